@@ -1,0 +1,231 @@
+"""Which input pixels an output position really sees: effective receptive fields from gradients."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+ACTIVATIONS = ("as_is", "identity")
+_IDENTITY = {
+    *(F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6, F.hardtanh, F.threshold, F.rrelu),
+    *(F.leaky_relu, F.prelu, torch.prelu, F.elu, F.elu_, F.selu, torch.selu, F.celu, torch.celu),
+    *(F.gelu, F.silu, F.mish, F.hardswish, F.softplus),
+}
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """The effective receptive field of one output position.
+
+    Attributes:
+        map: float32 Tensor[H, W] on the CPU, mean over images and channels of |d output / d input|, largest value 1.
+        size: rows and columns that hold a positive entry.
+        pixels: number of positive entries.
+        side: side of the smallest square, wherever it lies, that holds ``share`` of the map's sum.
+        share: that share.
+        stride: input pixels between neighbouring output positions, (vertical, horizontal); None along an axis with one
+            position. Exact as long as no field is cut by the border.
+        offset: where the field of output position (0, 0) has its centre, in pixels from the input's upper left corner,
+            extrapolated from ``position``; None where the stride is.
+        position: (row, column) in the output map.
+        layer: module name, "" for the whole network.
+    """
+
+    map: Tensor = field(repr=False)
+    size: tuple[int, int]
+    pixels: int
+    side: int
+    share: float
+    stride: tuple[float | None, float | None]
+    offset: tuple[float | None, float | None]
+    position: tuple[int, int]
+    layer: str
+
+
+def effective_receptive_field(
+    model: nn.Module,
+    input: Sequence[int] | Tensor,
+    *,
+    layer: str | None = None,
+    position: tuple[int, int] | None = None,
+    activations: str = "as_is",
+    share: float = 0.95,
+) -> ReceptiveField:
+    """Estimate the effective receptive field from the gradient of one output position with respect to the input.
+
+    Source: Understanding the Effective Receptive Field (NIPS 2016), and the estimate behind Figure 5 of Log-Polar Space
+    Convolution (NeurIPS 2022). The gradient is that of the mean over output channels. ``activations="as_is"``
+    differentiates the network as it stands, in eval mode: the field of these images. ``"identity"`` makes it linear, for
+    the field that the layers can reach: ReLU and its kin do nothing, maximum pooling averages over its window, and the
+    default input is zero; gates (sigmoid, tanh) and the maximum of an anisotropic convolution stay. A weight of zero hides
+    its tap from both. The model keeps its mode, gradients and hooks.
+
+    Args:
+        model: any network that takes one tensor.
+        input: images Tensor[N, C, H, W], over which the map is averaged; or the (C, H, W) of one image, for four images
+            of standard normal noise (zeros with ``activations="identity"``).
+        layer: name of the submodule whose output is looked at, at its first call; the whole network by default.
+        position: (row, column) in that output map; its centre by default (the upper left one of four).
+        activations: "as_is" or "identity".
+        share: part of the map's sum that ``ReceptiveField.side`` holds, above 0 and at most 1.
+
+    Returns:
+        The field.
+
+    Raises:
+        ValueError: an argument breaks its rule, the output looked at is no map [N, C, H, W], or the gradient is zero or
+            not finite.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3))
+        >>> found = effective_receptive_field(net, (3, 32, 32), activations="identity")
+        >>> found.size, found.stride, found.offset
+        ((8, 8), (2.0, 2.0), (4.0, 4.0))
+    """
+    if activations not in ACTIVATIONS:
+        raise ValueError(f"activations must be one of {', '.join(map(repr, ACTIVATIONS))}; got {activations!r}")
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be above 0 and at most 1; got {share!r}")
+    modules = dict(model.named_modules())
+    if layer is not None and layer not in modules:
+        close = get_close_matches(layer, modules, n=3, cutoff=0.3)
+        raise ValueError(f"layer must name a submodule; got {layer!r}. Near it: {', '.join(close) or 'none'}")
+
+    parameter = next(model.parameters(), torch.empty(0))
+    images = _images(input, zeros=activations == "identity").to(parameter.device, parameter.dtype)
+    training = [(module, module.training) for module in modules.values()]
+    model.eval()
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), _Linear() if activations == "identity" else nullcontext():
+            images = images.clone().requires_grad_()
+            output = _output(model, modules[layer or ""], images)
+            rows, columns = output.shape[2:]
+            row, column = _position(position, rows, columns)
+
+            def gradient(row: int, column: int) -> Tensor:
+                seen = output[:, :, row, column].mean(1).sum()
+                found = torch.autograd.grad(seen, images, retain_graph=True, allow_unused=True)[0]
+                return torch.zeros(1, 1) if found is None else found.abs().mean((0, 1)).float().cpu()
+
+            heat = gradient(row, column)
+            if not heat.isfinite().all():
+                raise ValueError("model must have finite gradients at this input; got NaN or infinity")
+            if not heat.any():
+                raise ValueError(f"model must pass a gradient from output position {row, column} to the input; got zero")
+            steps = [1 if i + 1 < n else -1 if i else 0 for i, n in ((row, rows), (column, columns))]
+            moved = gradient(row + steps[0], column + steps[1]) if any(steps) else heat
+    finally:
+        for module, mode in training:
+            module.training = mode
+
+    here, there = _centre(heat), _centre(moved)
+    stride = tuple((b - a) / s if s else None for a, b, s in zip(here, there, steps, strict=True))
+    offset = tuple(c if s is None else c - s * i for c, s, i in zip(here, stride, (row, column), strict=True))
+    heat = heat / heat.max()
+    return ReceptiveField(
+        map=heat,
+        size=(int(heat.any(1).sum()), int(heat.any(0).sum())),
+        pixels=int(heat.count_nonzero()),
+        side=_side(heat, share),
+        share=share,
+        stride=stride,
+        offset=offset,
+        position=(row, column),
+        layer=layer or "",
+    )
+
+
+class _Reached(Exception):
+    """Ends a forward pass at the layer that is looked at."""
+
+
+def _output(model: nn.Module, module: nn.Module, images: Tensor) -> Tensor:
+    """What the module gives the first time that it is called."""
+    caught: list[Any] = []
+
+    def catch(*arguments: Any) -> None:
+        caught.append(arguments[-1])
+        raise _Reached
+
+    hook = module.register_forward_hook(catch)
+    try:
+        model(images)
+    except _Reached:
+        pass
+    finally:
+        hook.remove()
+    if not caught:
+        raise ValueError("layer must be called in the forward pass; this one is not")
+    output = caught[0]
+    while isinstance(output, dict | list | tuple) and output:
+        output = next(iter(output.values() if isinstance(output, dict) else output))
+    if not isinstance(output, Tensor) or output.ndim != 4:
+        what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"layer must be one whose output is a map [N, C, H, W]; got {what}. Name an earlier one")
+    return output
+
+
+class _Linear(TorchFunctionMode):
+    """Lets activations do nothing and maximum pooling average, also where a forward calls the function."""
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _IDENTITY:
+            return args[0] if args else kwargs["input"]
+        if func is torch.max_pool2d:
+            return _mean_pool2d(*args, **kwargs)
+        if func is torch.nn.functional.adaptive_max_pool2d:
+            return F.adaptive_avg_pool2d(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _mean_pool2d(
+    input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+) -> Tensor:
+    if dilation not in (1, (1, 1), [1, 1]):
+        raise ValueError(f"activations='identity' needs maximum pooling without dilation; got dilation {dilation}")
+    return F.avg_pool2d(input, kernel_size, stride, padding, ceil_mode)
+
+
+def _images(input: Sequence[int] | Tensor, *, zeros: bool) -> Tensor:
+    if isinstance(input, Tensor):
+        if input.ndim != 4 or not input.numel():
+            raise ValueError(f"input must be images [N, C, H, W] or the (C, H, W) of one; got shape {tuple(input.shape)}")
+        return input.detach()
+    if len(input) != 3 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in input):
+        raise ValueError(f"input must be images [N, C, H, W] or the (C, H, W) of one, positive; got {tuple(input)!r}")
+    if zeros:
+        return torch.zeros(1, *input)
+    return torch.randn(4, *input, generator=torch.Generator().manual_seed(0))
+
+
+def _position(position: tuple[int, int] | None, rows: int, columns: int) -> tuple[int, int]:
+    if position is None:
+        return (rows - 1) // 2, (columns - 1) // 2
+    if len(position) != 2 or not (0 <= position[0] < rows and 0 <= position[1] < columns):
+        raise ValueError(f"position must lie in the output map of {rows} x {columns}; got {position!r}")
+    return position
+
+
+def _centre(heat: Tensor) -> tuple[float, float]:
+    """Middle of the bounding box of positive entries, in pixels from the upper left corner."""
+    row, column = heat.any(1).nonzero(), heat.any(0).nonzero()
+    return float(row[0] + row[-1] + 1) / 2, float(column[0] + column[-1] + 1) / 2
+
+
+def _side(heat: Tensor, share: float) -> int:
+    """Smallest square window whose sum is the share of the whole, by an integral image."""
+    height, width = heat.shape
+    sums = F.pad(heat.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    for side in range(1, max(height, width) + 1):
+        a, b = min(side, height), min(side, width)  # a square larger than the image covers it in that direction
+        window = sums[a:, b:] - sums[:-a, b:] - sums[a:, :-b] + sums[:-a, :-b]
+        if window.max() >= share * (1 - 1e-9) * sums[-1, -1]:
+            break
+    return side

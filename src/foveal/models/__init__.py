@@ -1,0 +1,32 @@
+"""Plain networks to convert: ours by name, and torchvision's and timm's through the same door."""
+
+from foveal.models.cifar import (
+    cifar_alexnet,
+    cifar_resnet18,
+    cifar_resnet20,
+    cifar_resnet32,
+    cifar_resnet44,
+    cifar_resnet56,
+    cifar_resnet110,
+    cifar_vgg16_gap,
+    cifar_vgg19_bn,
+    cifar_vgg19_bn_stem,
+    small_cnn,
+)
+from foveal.models.factory import create_model, list_models
+
+__all__ = [
+    "cifar_alexnet",
+    "cifar_resnet18",
+    "cifar_resnet20",
+    "cifar_resnet32",
+    "cifar_resnet44",
+    "cifar_resnet56",
+    "cifar_resnet110",
+    "cifar_vgg16_gap",
+    "cifar_vgg19_bn",
+    "cifar_vgg19_bn_stem",
+    "create_model",
+    "list_models",
+    "small_cnn",
+]

@@ -1,0 +1,145 @@
+"""Networks by name: those of this package first, then torchvision's, then timm's."""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from foveal.models import cifar
+
+_OURS: dict[str, Callable[..., nn.Module]] = {
+    build.__name__: build
+    for build in (
+        cifar.cifar_alexnet,
+        cifar.cifar_resnet18,
+        cifar.cifar_resnet20,
+        cifar.cifar_resnet32,
+        cifar.cifar_resnet44,
+        cifar.cifar_resnet56,
+        cifar.cifar_resnet110,
+        cifar.cifar_vgg16_gap,
+        cifar.cifar_vgg19_bn,
+        cifar.cifar_vgg19_bn_stem,
+        cifar.small_cnn,
+    )
+}
+
+
+def create_model(name: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
+    """Build a network by its name, with fresh weights.
+
+    Names are looked up among ours (``list_models()``), then torchvision's, then timm's. Nothing is downloaded unless
+    asked for in torchvision's or timm's own keywords (``weights``, ``pretrained``).
+
+    Args:
+        name: one of ``list_models(all=True)``.
+        num_classes: length of the output.
+        kwargs: further keywords of the network. ``in_channels`` is taken by ours and timm's; torchvision's networks
+            have three input channels.
+
+    Returns:
+        the network, in training mode.
+
+    Raises:
+        ValueError: an unknown name, or a keyword that the network does not take; the message has the nearest ones.
+
+    Example:
+        >>> create_model("cifar_resnet20", num_classes=100).fc
+        Linear(in_features=64, out_features=100, bias=True)
+    """
+    for argument, value in {"num_classes": num_classes, "in_channels": kwargs.get("in_channels", 3)}.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{argument} must be a whole number of at least 1; got {value!r}")
+    if name in _OURS:
+        return _build(name, _OURS[name], {"num_classes": num_classes, **kwargs})
+
+    missing = []
+    torchvision, problem = _import("torchvision.models")
+    if torchvision is None:
+        missing.append(problem)
+    elif name in torchvision.list_models():
+        if kwargs.pop("in_channels", 3) != 3:
+            raise ValueError(f"in_channels must be 3 for {name!r}: torchvision's networks take no other number")
+        builder = torchvision.get_model_builder(name)
+        offered = inspect.signature(builder).parameters
+        fresh = {key: None for key in ("weights", "weights_backbone") if key in offered}
+        return _build(name, partial(builder, **fresh), {"num_classes": num_classes, **kwargs}, strict=True)
+
+    timm, problem = _import("timm")
+    if timm is None:
+        missing.append(problem)
+    elif timm.is_model(str(name)):
+        if "in_channels" in kwargs:
+            kwargs["in_chans"] = kwargs.pop("in_channels")
+        return _build(name, partial(timm.create_model, name), {"num_classes": num_classes, **kwargs})
+
+    found = difflib.get_close_matches(str(name), list_models(all=True), n=4)
+    nearest = f"the nearest: {', '.join(found)}" if found else "list_models(all=True) has all names"
+    raise ValueError("; ".join([f"name must be that of a network; got {name!r}, {nearest}", *missing]))
+
+
+def list_models(all: bool = False) -> list[str]:
+    """The names that ``create_model`` knows, in alphabetical order.
+
+    Args:
+        all: add torchvision's and timm's names, as far as these packages are installed.
+
+    Example:
+        >>> list_models()[:3]
+        ['cifar_alexnet', 'cifar_resnet110', 'cifar_resnet18']
+    """
+    names = set(_OURS)
+    for library in ("torchvision.models", "timm") if all else ():
+        module, _ = _import(library)
+        if module is not None:
+            names.update(module.list_models())
+    return sorted(names)
+
+
+def _import(library: str) -> tuple[ModuleType | None, str]:
+    """The library, or None and what to do about it. A torchvision that does not match torch fails with RuntimeError."""
+    package = library.partition(".")[0]
+    try:
+        return importlib.import_module(library), ""
+    except ModuleNotFoundError:
+        return None, f"{package}'s names need {package} (pip install 'foveal[train]')"
+    except (ImportError, RuntimeError) as error:
+        return None, f"{package}'s names need a {package} that fits torch {torch.__version__} ({error})"
+
+
+def _build(name: str, build: Callable[..., nn.Module], keywords: dict[str, Any], strict: bool = False) -> nn.Module:
+    """Call a builder; with strict, refuse also the unknown keywords that it would swallow."""
+    try:
+        network = build(**keywords)
+    except TypeError as error:
+        _check_keywords(name, keywords, build, build(), error)
+        raise
+    if strict:
+        _check_keywords(name, keywords, build, network)
+    return network
+
+
+def _check_keywords(
+    name: str,
+    keywords: dict[str, Any],
+    build: Callable[..., nn.Module],
+    network: nn.Module,
+    cause: Exception | None = None,
+) -> None:
+    parameters = list(inspect.signature(build).parameters.values())
+    if any(p.kind == p.VAR_KEYWORD for p in parameters):  # handed on to the network's class
+        for parent in type(network).__mro__:
+            parameters += inspect.signature(parent).parameters.values()
+    takes = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    told = []
+    for keyword in sorted(keywords.keys() - takes):
+        nearest = difflib.get_close_matches(keyword, takes, n=3) or sorted(takes)
+        told.append(f"{name} takes no keyword {keyword!r}; the nearest: {', '.join(nearest)}")
+    if told:
+        raise ValueError(". ".join(told)) from cause

@@ -1,0 +1,129 @@
+"""What both ops check and normalise before they call a kernel, and what their kernels share."""
+
+from collections.abc import Callable, Iterable, Sequence
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def pair(name: str, value: int | Sequence[int], *, at_least: int) -> tuple[int, int]:
+    """Normalise a whole number or a pair of them."""
+    two = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, Iterable) else ()
+    if len(two) != 2 or not all(isinstance(v, int | torch.SymInt) and not isinstance(v, bool) and v >= at_least for v in two):
+        raise ValueError(f"{name} must be a whole number of at least {at_least} or a pair of them; got {value!r}")
+    return two[0], two[1]
+
+
+def split_padding(
+    padding: int | str | Sequence[int], window: tuple[int, int], stride: tuple[int, int], *, at_least: int = 0
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Normalise nn.Conv2d's padding to what stands before (top, left) and after (bottom, right) the map.
+
+    ``window`` is dilation * (kernel - 1) in both directions.
+    """
+    if not isinstance(padding, str):
+        both = pair("padding", padding, at_least=at_least)
+        return both, both
+    if padding == "valid":
+        return (0, 0), (0, 0)
+    if padding != "same":
+        raise ValueError(f"padding must be whole numbers, 'same' or 'valid'; got {padding!r}")
+    if stride != (1, 1):
+        raise ValueError(f"padding='same' needs stride 1; got stride {stride}. Give the padding in numbers")
+    before = (window[0] // 2, window[1] // 2)
+    return before, (window[0] - before[0], window[1] - before[1])
+
+
+def check_input(input: Tensor, channels: int, weight: Tensor) -> None:
+    """The rules of nn.Conv2d on its input, with the argument named."""
+    if input.ndim != 4:
+        raise ValueError(f"input must have 3 or 4 dimensions, [N, C, H, W] or [C, H, W]; got shape {tuple(input.shape)}")
+    if input.shape[1] != channels:
+        raise ValueError(f"input must have {channels} channels (groups * weight's); got shape {tuple(input.shape)}")
+    if input.shape[1] == 0 or input.shape[2] == 0 or input.shape[3] == 0:
+        raise ValueError(f"input must have no empty dimension but the batch; got shape {tuple(input.shape)}")
+    if input.dtype not in FLOATING:
+        raise ValueError(f"input must be float64, float32, float16 or bfloat16; got {input.dtype}")
+    if weight.dtype != input.dtype:
+        raise ValueError(f"weight must have the dtype of input, {input.dtype}; got {weight.dtype}")
+
+
+def check_weight(weight: Tensor, dims: tuple[str, ...], groups: int) -> None:
+    """A weight has its dimensions, and groups divide its output channels."""
+    if weight.ndim != len(dims):
+        raise ValueError(f"weight must be [{', '.join(dims)}]; got shape {tuple(weight.shape)}")
+    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
+        raise ValueError(f"groups must be a whole number of at least 1; got {groups!r}")
+    out_channels = weight.shape[dims.index("O")]
+    if out_channels < 1 or out_channels % groups:
+        raise ValueError(f"groups must divide weight's output channels, {out_channels}; got {groups}")
+
+
+def check_bias(bias: Tensor | None, length: int, input: Tensor) -> None:
+    """A bias is one number for each output channel, in the dtype of the input."""
+    if bias is None:
+        return
+    if tuple(bias.shape) != (length,):
+        raise ValueError(f"bias must have shape ({length},), one number an output channel; got {tuple(bias.shape)}")
+    if bias.dtype != input.dtype:
+        raise ValueError(f"bias must have the dtype of input, {input.dtype}; got {bias.dtype}")
+
+
+def output_side(size: int, around: int, window: int, stride: int) -> int:
+    """Output size of a convolution; a window larger than the padded map is an error."""
+    free = size + around - window - 1
+    if free < 0:
+        raise ValueError(f"the window, {window + 1} pixels, must fit the padded input, {size + around}; pad more or shrink it")
+    return free // stride + 1
+
+
+def autocast(input: Tensor, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """What torch.autocast does to a convolution: cast to its dtype where it is on (float64 stays)."""
+    kind = input.device.type
+    if not torch.is_autocast_enabled(kind) or input.dtype == torch.float64:
+        return (input, *tensors)
+    dtype = torch.get_autocast_dtype(kind)
+    return tuple(t if t is None else t.to(dtype) for t in (input, *tensors))
+
+
+def exporting() -> bool:
+    """True while a graph of standard operators is wanted: torch.export, ONNX, torch.jit.trace."""
+    return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()
+
+
+def transforming() -> bool:
+    """True under torch.func (grad, vmap, jvp), which custom ops do not support: there the definition runs."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def layout(input: Tensor) -> torch.memory_format:
+    """The memory format that an op keeps: channels_last where the input is, else contiguous."""
+    last = input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def double_backward(
+    definition: Callable[..., Tensor],
+    grad: Tensor,
+    inputs: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+    outer: Sequence[Tensor],
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """Gradients, for (grad, *inputs), of those gradients of an op that were wanted: taken through its definition."""
+    with torch.enable_grad(), torch.autocast(grad.device.type, enabled=False):
+        grad, *free = (t if t is None else t.detach().requires_grad_() for t in (grad, *inputs))  # type: ignore[assignment]
+        asked = [t for t, w in zip(free, wanted, strict=True) if w]
+        first = torch.autograd.grad(definition(*free), asked, grad, create_graph=True)
+        leaves = [t for t, n in zip((grad, *free), needs, strict=True) if n]
+        chosen = [o for o, w in zip(outer, wanted, strict=True) if w]
+        found = iter(torch.autograd.grad(first, leaves, chosen, materialize_grads=True))
+    return [next(found) if n else None for n in needs]
+
+
+def pad_after(input: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Tensor:
+    """Add the pixels that asymmetric padding ("same" around an even kernel) has on the bottom and right."""
+    extra = (after[0] - before[0], after[1] - before[1])
+    return F.pad(input, (0, extra[1], 0, extra[0])) if any(extra) else input

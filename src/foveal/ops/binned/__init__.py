@@ -1,0 +1,1 @@
+"""Binned convolution: a kernel whose weights are shared over the bins of a fixed map."""

@@ -1,0 +1,206 @@
+"""The whole contract of binned convolution: arguments, schema, shapes, gradients, FLOP formula, kernel per device."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from foveal.ops import arguments
+from foveal.ops.binned import reference
+
+
+def binned_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bins: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | str | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Convolve with a kernel whose taps share weights: exactly ``F.conv2d(input, weight[:, :, bins])``, bin -1 being zero.
+
+    Source: Eq. (3) of Log-Polar Space Convolution (NeurIPS 2022) for the log-polar map; any other map is welcome.
+    A NaN in the input comes out at every output that a tap of bin >= 0 touches.
+
+    Args:
+        input: Tensor[N, C, H, W] or [C, H, W], float64, float32, float16 or bfloat16.
+        weight: Tensor[O, C / groups, columns], in the input's dtype.
+        bins: int64 Tensor[kh, kw] with values -1 .. columns - 1.
+        bias: Tensor[O] or None.
+        stride, padding, dilation, groups: as in ``F.conv2d``; padding may be "same" or "valid".
+
+    Returns:
+        Tensor[N, O, H', W'] in the input's dtype and memory format (under autocast in its dtype).
+
+    Raises:
+        ValueError: an argument breaks its rule; the message names argument, rule and value.
+
+    Example:
+        >>> bins = torch.tensor([[-1, 1, -1], [1, 0, 1], [-1, 1, -1]])
+        >>> weight = torch.tensor([[[1.0, 0.5]]])
+        >>> binned_conv2d(torch.ones(1, 1, 3, 3), weight, bins, padding=1)
+        tensor([[[[2.0000, 2.5000, 2.0000],
+                  [2.5000, 3.0000, 2.5000],
+                  [2.0000, 2.5000, 2.0000]]]])
+    """
+    arguments.check_weight(weight, ("O", "C / groups", "columns"), groups)
+    if input.ndim == 3:
+        return binned_conv2d(input[None], weight, bins, bias, stride, padding, dilation, groups)[0]
+    input, weight, bias = arguments.autocast(input, weight, bias)  # type: ignore[assignment]
+    arguments.check_input(input, weight.shape[1] * groups, weight)
+    arguments.check_bias(bias, weight.shape[0], input)
+    if bins.ndim != 2 or bins.dtype != torch.int64:
+        raise ValueError(f"bins must be an int64 tensor [kh, kw]; got {bins.dtype} of shape {tuple(bins.shape)}")
+    stride = arguments.pair("stride", stride, at_least=1)
+    dilation = arguments.pair("dilation", dilation, at_least=1)
+    window = (dilation[0] * (bins.shape[0] - 1), dilation[1] * (bins.shape[1] - 1))
+    before, after = arguments.split_padding(padding, window, stride)
+    input = arguments.pad_after(input, before, after)
+    for size, pad, reach, step in zip(input.shape[2:], before, window, stride, strict=True):
+        arguments.output_side(size, 2 * pad, reach, step)
+    op = reference.binned_conv2d if arguments.exporting() or arguments.transforming() else _forward
+    return op(input, weight, bins, bias, list(stride), list(before), list(dilation), groups)
+
+
+@torch.library.custom_op("foveal::binned_conv2d", mutates_args=())
+def _forward(
+    input: Tensor,
+    weight: Tensor,
+    bins: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    _check_values(bins, weight.shape[2])
+    with torch.autocast(input.device.type, enabled=False):
+        out = reference.binned_conv2d(input, weight, bins, bias, list(stride), list(padding), list(dilation), groups)
+    return out.contiguous(memory_format=arguments.layout(input))
+
+
+@torch.library.custom_op("foveal::binned_conv2d_backward", mutates_args=())
+def _backward(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bins: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor]:
+    grad_input, grad_weight = reference.binned_conv2d_backward(
+        grad, input, weight, bins, list(stride), list(padding), list(dilation), groups, list(wanted)
+    )
+    if wanted[0]:
+        grad_input = grad_input.contiguous(memory_format=arguments.layout(input))
+    return grad_input, grad_weight
+
+
+@_forward.register_fake
+def _forward_shape(
+    input: Tensor,
+    weight: Tensor,
+    bins: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    height, width = (
+        (size + 2 * pad - space * (side - 1) - 1) // step + 1
+        for size, pad, space, side, step in zip(input.shape[2:], padding, dilation, bins.shape, stride, strict=True)
+    )
+    shape = (input.shape[0], weight.shape[0], height, width)
+    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=arguments.layout(input))
+
+
+@_backward.register_fake
+def _backward_shape(
+    grad: Tensor, input: Tensor, weight: Tensor, bins: Tensor, stride: Any, padding: Any, dilation: Any, groups: int, wanted: Any
+) -> tuple[Tensor, Tensor]:
+    need_input, need_weight = wanted
+    return (
+        torch.empty_like(input, memory_format=arguments.layout(input)) if need_input else input.new_empty(0),
+        weight.new_empty(weight.shape) if need_weight else weight.new_empty(0),
+    )
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    input, weight, bins, bias, *ctx.plain = inputs
+    ctx.save_for_backward(input, weight, bins)
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    input, weight, bins = ctx.saved_tensors
+    need_input, need_weight, _, need_bias = ctx.needs_input_grad[:4]
+    grad_input = grad_weight = None
+    if need_input or need_weight:
+        grad_input, grad_weight = _backward(grad, input, weight, bins, *ctx.plain, [need_input, need_weight])
+    return (
+        grad_input if need_input else None,
+        grad_weight if need_weight else None,
+        None,
+        grad.sum((0, 2, 3)) if need_bias else None,
+        *(None,) * 4,
+    )
+
+
+def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    grad, input, weight, bins, *ctx.plain, ctx.wanted = inputs
+    ctx.save_for_backward(grad, input, weight, bins)
+
+
+def _second_gradients(ctx: Any, grad_grad_input: Tensor, grad_grad_weight: Tensor) -> tuple[Tensor | None, ...]:
+    grad, input, weight, bins = ctx.saved_tensors
+
+    def definition(input: Tensor, weight: Tensor) -> Tensor:
+        return reference.binned_conv2d(input, weight, bins, None, *ctx.plain)
+
+    outer = (grad_grad_input, grad_grad_weight)
+    found = arguments.double_backward(definition, grad, (input, weight), ctx.wanted, outer, ctx.needs_input_grad[:3])
+    return (*found, None, *(None,) * 5)
+
+
+_forward.register_autograd(_gradients, setup_context=_save)
+_backward.register_autograd(_second_gradients, setup_context=_save_backward)
+
+
+@register_flop_formula(torch.ops.foveal.binned_conv2d)
+def _forward_flops(
+    input_shape: Sequence[int], weight_shape: Sequence[int], *args: Any, out_shape: Sequence[int], **kwargs: Any
+) -> int:
+    """Pooling form, as the paper counts: one multiply-add for each column, input channel, output channel and position."""
+    out_channels, in_channels, columns = weight_shape
+    return 2 * out_shape[0] * out_shape[2] * out_shape[3] * out_channels * in_channels * columns
+
+
+@register_flop_formula(torch.ops.foveal.binned_conv2d_backward)
+def _backward_flops(
+    grad_shape: Sequence[int], input_shape: Sequence[int], weight_shape: Sequence[int], *args: Any, **kwargs: Any
+) -> int:
+    one = _forward_flops(input_shape, weight_shape, out_shape=grad_shape)
+    return one * sum(map(bool, args[5]))
+
+
+def _check_values(bins: Tensor, columns: int) -> None:
+    """Refuse bins outside the weight; on the CPU alone, since elsewhere it would wait for the device."""
+    if bins.device.type != "cpu" or isinstance(bins, torch._subclasses.FakeTensor):
+        return
+    least, most = _range(bins.contiguous().numpy().tobytes())
+    if least < -1 or most >= columns:
+        raise ValueError(f"bins must lie in -1 .. {columns - 1} (weight has {columns} columns); got {least} .. {most}")
+
+
+@lru_cache(maxsize=256)
+def _range(content: bytes) -> tuple[int, int]:
+    values = torch.frombuffer(bytearray(content), dtype=torch.int64) if content else torch.zeros(1, dtype=torch.int64)
+    return int(values.min()), int(values.max())

@@ -1,0 +1,60 @@
+"""The definition of binned convolution in plain PyTorch, for any device and dtype."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def dense_kernel(weight: Tensor, bins: Tensor) -> Tensor:
+    """The kernel that a weight stands for: each tap has its bin's column, and bin -1 reads the zero behind the last."""
+    return F.pad(weight, (0, 1))[:, :, bins]
+
+
+def binned_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bins: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    """Convolve with the dense kernel."""
+    return F.conv2d(input, dense_kernel(weight, bins), bias, stride, padding, dilation, groups)
+
+
+def binned_conv2d_backward(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bins: Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    wanted: list[bool],
+) -> tuple[Tensor, Tensor]:
+    """Gradients of input and weight: those of the dense kernel's taps, added up within each bin."""
+    need_input, need_weight = wanted
+    grad_input, grad_kernel, _ = torch.ops.aten.convolution_backward(
+        grad,
+        input,
+        dense_kernel(weight, bins),
+        None,
+        stride,
+        padding,
+        dilation,
+        False,
+        [0, 0],
+        groups,
+        [need_input, need_weight, False],
+    )
+    if not need_weight:
+        return grad_input, weight.new_empty(0)
+    # half types add up in float32: a bin of a large kernel holds hundreds of taps
+    total = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    columns = torch.where(bins < 0, weight.shape[2], bins).flatten()
+    sums = torch.zeros((*weight.shape[:2], weight.shape[2] + 1), dtype=total, device=weight.device)
+    sums.index_add_(2, columns, grad_kernel.flatten(2).to(total))
+    return grad_input if need_input else input.new_empty(0), sums[..., :-1].contiguous().to(weight.dtype)

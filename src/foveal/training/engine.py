@@ -1,0 +1,681 @@
+"""The training loop: a network is built from a recipe, fitted, evaluated, saved, and taken up again."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import csv
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+import io
+import json
+import math
+import os
+import platform
+import signal
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, Self
+
+import torch
+from torch import Tensor, nn
+
+from foveal.analysis import cost
+from foveal.data import Preset, batches, create_dataset, preset
+from foveal.models import create_model
+from foveal.surgery import convert
+from foveal.training import checkpoint
+from foveal.training.recipe import Recipe, Train, load_recipe
+from foveal.training.tasks import Classification
+
+COLUMNS = (
+    "epoch",
+    "step",
+    "lr",
+    "train_loss",
+    "train_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "seconds",
+    "images_per_s",
+)
+"""Columns of metrics.csv, one line per epoch."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM came, and what was trained so far is saved.
+
+    Attributes:
+        signum: the signal; a program that ends by it exits with 128 + signum.
+    """
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a run stands: after some steps, and after each epoch (then `row` holds its line of metrics.csv)."""
+
+    name: str
+    seed: int
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    accuracy: float
+    images_per_s: float
+    seconds_left: float
+    row: dict[str, Any] | None = None
+
+
+def build(recipe: Recipe, *, num_classes: int, in_channels: int, seed: int = 0) -> nn.Module:
+    """The network of a recipe, with its first weights.
+
+    The same recipe and seed give the same weights, and layers that the plan does not touch start equal in all rows
+    that differ in the plan only. The global random state is left as it was.
+
+    Args:
+        recipe: names the network and the plan.
+        num_classes: classes of the data set.
+        in_channels: channels of its images.
+        seed: of the weights.
+
+    Raises:
+        ValueError: the network or the plan is not possible; the message names the recipe.
+    """
+    arguments = {"num_classes": num_classes, "in_channels": in_channels, **recipe.model.model_dump(exclude={"name"})}
+    with torch.random.fork_rng(devices=[]):
+        try:
+            torch.default_generator.manual_seed(_mix(seed, "model"))
+            model = create_model(recipe.model.name, **arguments)
+            torch.default_generator.manual_seed(_mix(seed, "convert"))
+            return convert(model, recipe.convert)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"recipe {recipe.name}: {error}") from error
+
+
+def learning_rate(train: Train, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step (counted from 0 over all epochs).
+
+    Example:
+        >>> train = Train(epochs=4, batch_size=1, lr=0.1, schedule="step", milestones=[2])
+        >>> [round(learning_rate(train, step, 10), 3) for step in (0, 19, 20, 39)]
+        [0.1, 0.1, 0.01, 0.01]
+    """
+    warmup = train.warmup_epochs * steps_per_epoch
+    factor = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    if train.schedule == "step":
+        factor *= train.gamma ** sum(step >= milestone * steps_per_epoch for milestone in train.milestones)
+    elif train.schedule == "cosine" and step >= warmup:
+        done = (step - warmup) / (train.epochs * steps_per_epoch - warmup)
+        factor *= (1 + math.cos(math.pi * done)) / 2
+    return train.lr * factor
+
+
+def fit(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    progress: Callable[[Progress], None] | None = None,
+    save_every: float = 60.0,
+) -> dict[str, Any]:
+    """Train one row of a table with one seed, or go on where an earlier call was stopped.
+
+    The run lies in ``out/<recipe name>/seed<seed>``. A finished run is not trained again. A stopped one ends with the
+    same weights, bit for bit on the same machine, as if it had not been stopped.
+
+    Args:
+        recipe: what to train.
+        out: folder of the table.
+        seed: of the weights, the order of the data, the augmentation and dropout.
+        device: ``"auto"`` is CUDA where there is one, else the CPU.
+        progress: called a few times per second and after each epoch.
+        save_every: seconds between checkpoints within an epoch; there is one after each epoch anyway.
+
+    Returns:
+        The content of the run's result.json.
+
+    Raises:
+        ValueError: the recipe cannot be built, or the folder holds a run of another recipe.
+        CheckpointError: the run was begun, but none of its checkpoints is good.
+        FloatingPointError: the loss is not finite any more.
+        OSError: the folder cannot be written.
+        Interrupted: Ctrl-C or SIGTERM; the state is saved.
+    """
+    run = Path(out) / recipe.name / f"seed{seed}"
+    _refuse_other_recipe(run, recipe)
+    shown = recipe.model_dump(include={"title", "note", "row", "published"})
+    result = run / "result.json"
+    if result.exists():
+        content = {**_read_json(result), **shown}
+    else:
+        device = pick_device(device)
+        checkpoint.write_file(run / "environment.json", _json(environment(device)))
+    checkpoint.write_file(run / "recipe.yaml", recipe.dump().encode())
+    if not result.exists():
+        devices = [device] if device.type == "cuda" else []
+        with _Signals() as signals, torch.random.fork_rng(devices=devices):
+            with signals.at_once():
+                training = _Training(recipe, run, seed, device, progress, save_every, signals)
+            training.run_to_the_end()
+            with signals.at_once():
+                content = {"name": recipe.name, "table": Path(out).resolve().name, **shown, **training.result()}
+    checkpoint.write_file(result, _json(content))
+    return content
+
+
+def load_run(run: str | Path) -> tuple[Recipe, nn.Module]:
+    """The recipe of a run and its network with the newest saved weights, in eval mode on the CPU.
+
+    Raises:
+        FileNotFoundError: the folder is not that of a run.
+        CheckpointError: nothing good was saved there.
+    """
+    run = Path(run)
+    if not (run / "recipe.yaml").is_file():
+        raise FileNotFoundError(f"{run} is not the folder of a run: it has no recipe.yaml (try OUT/NAME/seed0)")
+    recipe = load_recipe(run / "recipe.yaml")
+    saved = checkpoint.load_newest(run / "checkpoint")
+    if saved is None:
+        raise checkpoint.CheckpointError(f"nothing is saved in {run / 'checkpoint'} yet; train it first")
+    _refuse_other_checkpoint(saved, recipe)
+    about = saved.manifest
+    model = build(recipe, num_classes=len(about["classes"]), in_channels=about["in_channels"], seed=about["seed"])
+    checkpoint.put_weights(saved.weights, model, saved.folder)
+    return recipe, model.eval()
+
+
+def load_data(recipe: Recipe, split: str) -> tuple[Any, Preset]:
+    """One split of a recipe's data set, and how its images are prepared.
+
+    Raises:
+        ValueError: no such data set.
+        FileNotFoundError: it is not there; the message says how to get it.
+    """
+    data = recipe.data
+    dataset = create_dataset(data.name, split, root=data.root, download=data.download)
+    if data.limit is not None and data.limit < len(dataset):
+        dataset = _subset(dataset, data.limit)
+    size = (data.size[0], data.size[1]) if data.size else None
+    return dataset, preset(data.name, **({"size": size} if size else {}), **data.augment.model_dump())
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: Any,
+    preset: Preset,
+    *,
+    batch_size: int = 128,
+    task: Classification | None = None,
+    amp: str | None = None,
+    channels_last: bool = False,
+) -> dict[str, float]:
+    """Measure a network on a data set, on the device where the network is.
+
+    Args:
+        model: gives Tensor[N, classes]; its training mode is restored afterwards.
+        dataset: an `ImageSet` or `FolderSet`.
+        preset: how images are prepared.
+        batch_size: images at a time.
+        task: loss and metrics, `Classification()` by default.
+        amp: ``"bfloat16"`` for autocast.
+        channels_last: memory layout of the images.
+
+    Returns:
+        ``loss``, ``accuracy`` (0 to 1), ``correct``, ``n`` and ``ms_per_image`` (median over the batches).
+    """
+    task = task or Classification()
+    device = next(model.parameters()).device
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    totals = torch.zeros(3, dtype=torch.float64, device=device)
+    times: list[float] = []
+    stream = batches(dataset, batch_size=batch_size, seed=0, epoch=0, train=False, preset=preset, device=device)
+    with torch.no_grad():
+        for images, labels in stream:
+            images = _laid_out(images, channels_last)
+            start = _now(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=amp is not None):
+                outputs = model(images)
+            times.append((_now(device) - start) / len(labels))
+            totals += task.count(outputs, labels)
+    for module, mode in modes:
+        module.training = mode
+    # The first batch warms up and the last one may be smaller: both are left out where there are more.
+    middle = times[1:-1] or times[1:] or times
+    return {**task.summary(totals), "ms_per_image": 1000 * statistics.median(middle)}
+
+
+class _Training:
+    """One run in memory: network, optimiser, and the position (epoch, batch, step) that a checkpoint can restore."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: Path,
+        seed: int,
+        device: torch.device,
+        progress: Callable[[Progress], None] | None,
+        save_every: float,
+        signals: _Signals,
+    ) -> None:
+        self.recipe, self.run, self.seed, self.device = recipe, run, seed, device
+        self.progress, self.save_every, self.signals = progress, save_every, signals
+        train = recipe.train
+        self.train_set, self.preset = load_data(recipe, "train")
+        self.test_set, _ = load_data(recipe, "test")
+        self.task = Classification(train.label_smoothing)
+        self.in_channels = self.train_set[0][0].shape[0]
+        model = build(recipe, num_classes=len(self.train_set.classes), in_channels=self.in_channels, seed=seed)
+        self.model = model.to(device)
+        if train.channels_last:
+            for parameter in self.model.parameters():
+                parameter.data = _laid_out(parameter.data, True)
+        self.averaged = copy.deepcopy(self.model) if train.ema else None
+        self.network = torch.compile(self.model) if train.compile else self.model
+        self.optimizer = torch.optim.SGD(
+            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
+            lr=train.lr,
+            momentum=train.momentum,
+            nesterov=train.nesterov,
+            weight_decay=train.weight_decay,
+        )
+        self.steps_per_epoch = math.ceil(len(self.train_set) / train.batch_size)
+        self.epoch = self.batch = self.step = 0
+        self.totals = torch.zeros(3, dtype=torch.float64, device=device)
+        self.history: list[dict[str, Any]] = []
+        self.seconds = 0.0
+        """Wall time of the whole run, earlier processes included; `timed` is training alone: seconds, images."""
+        self.timed = [0.0, 0.0]
+        self.warm = False
+        self.last_good: Path | None = None
+        self._resume()
+        self.first_step = self.step
+        self.started = self.saved_at = self.shown_at = time.perf_counter()
+
+    # ---- saving and going on ----
+
+    def _resume(self) -> None:
+        saved = checkpoint.load_newest(self.run / "checkpoint")
+        if saved is None:
+            return
+        _refuse_other_checkpoint(saved, self.recipe)
+        if saved.manifest["seed"] != self.seed or saved.manifest["world_size"] != 1:
+            raise checkpoint.CheckpointError(
+                f"{saved.folder} is of seed {saved.manifest['seed']} on {saved.manifest['world_size']} process(es), this "
+                f"run is seed {self.seed} on one; move it back, or delete {saved.folder.parent} to start again"
+            )
+        state = saved.state
+        checkpoint.put_weights(saved.weights, self.averaged or self.model, saved.folder)
+        if self.averaged:
+            checkpoint.put_weights(state["model"], self.model, saved.folder)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
+        self.totals = state["totals"].to(self.device)
+        self.history, self.seconds, self.timed = state["history"], state["seconds"], state["timed"]
+        self.last_good = saved.folder
+
+    def _save(self) -> None:
+        self._refuse_nan()
+        elapsed = self._elapsed()
+        state = {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "step": self.step,
+            "totals": self.totals,
+            "history": self.history,
+            "seconds": elapsed,
+            "timed": self.timed,
+            "optimizer": self.optimizer.state_dict(),
+        }
+        if self.averaged:
+            state["model"] = self.model.state_dict()
+        about = {
+            "foveal": _version("foveal"),
+            "torch": torch.__version__,
+            "world_size": 1,
+            "seed": self.seed,
+            "in_channels": self.in_channels,
+            "classes": list(self.train_set.classes),
+            "recipe": self.recipe.identity(),
+        }
+        weights = (self.averaged or self.model).state_dict()
+        self.last_good = checkpoint.save(self.run / "checkpoint", weights, state, about, keep=self.last_good)
+        self.saved_at = time.perf_counter()
+
+    def _stop(self, signum: int) -> NoReturn:
+        """End the run because a signal came, with all that was trained saved."""
+        self._save()
+        where = f"epoch {self.epoch + 1} of {self.recipe.train.epochs}, step {self.step}"
+        name = signal.Signals(signum).name
+        raise Interrupted(signum, f"stopped by {name} in {where}; saved in {self.run}: run the same command to go on")
+
+    # ---- the loop ----
+
+    def run_to_the_end(self) -> None:
+        self._write_metrics()
+        while self.epoch < self.recipe.train.epochs:
+            self._train_epoch()
+            try:
+                with self.signals.at_once():
+                    row = self._measure_epoch()
+            except Interrupted as interrupt:
+                self._stop(interrupt.signum)
+            self.history.append(row)
+            self.epoch, self.batch, self.timed = self.epoch + 1, 0, [0.0, 0.0]
+            self.totals = torch.zeros_like(self.totals)
+            self._save()
+            self._write_metrics()
+            self._show(row)
+
+    def _train_epoch(self) -> None:
+        train = self.recipe.train
+        stream = batches(
+            self.train_set,
+            batch_size=train.batch_size,
+            seed=self.seed,
+            epoch=self.epoch,
+            train=True,
+            preset=self.preset,
+            device=self.device,
+            start_batch=self.batch,
+        )
+        self.model.train()
+        since = _now(self.device)
+        for images, labels in stream:
+            self._train_step(images, labels)
+            self.batch += 1
+            self.step += 1
+            if self.warm:
+                self.timed[1] += len(labels)
+            else:
+                self.warm, since = True, _now(self.device)
+            if self.device.type == "cpu" or self.step % 20 == 0:
+                self._refuse_nan()
+            if self.signals.received or time.perf_counter() - self.saved_at > self.save_every:
+                self.timed[0] += _now(self.device) - since
+                if self.signals.received:
+                    self._stop(self.signals.received)
+                self._save()
+                since = _now(self.device)
+            if time.perf_counter() - self.shown_at > 0.2:
+                self._show()
+        self.timed[0] += _now(self.device) - since
+        self._refuse_nan()
+
+    def _train_step(self, images: Tensor, labels: Tensor) -> None:
+        train = self.recipe.train
+        # Dropout is a function of the seed and the step, so that a stopped run needs no random state to go on.
+        torch.manual_seed(_mix(self.seed, f"step {self.step}"))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(train, self.step, self.steps_per_epoch)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=train.amp is not None):
+            outputs = self.network(_laid_out(images, train.channels_last))
+        self.optimizer.zero_grad()
+        self.task.loss(outputs, labels).backward()
+        if train.clip_grad_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_grad_norm)
+        self.optimizer.step()
+        self.totals += self.task.count(outputs, labels)
+        if self.averaged and train.ema:
+            # Short runs would never forget their first weights: the decay grows to its value.
+            _average(self.averaged, self.model, min(train.ema, (1 + self.step) / (10 + self.step)))
+
+    def _measure_epoch(self) -> dict[str, Any]:
+        train = self.recipe.train
+        trained = self.task.summary(self.totals)
+        row = {
+            "epoch": self.epoch + 1,
+            "step": self.step,
+            "lr": learning_rate(train, self.step - 1, self.steps_per_epoch),
+            "train_loss": trained["loss"],
+            "train_accuracy": trained["accuracy"],
+            "images_per_s": self.timed[1] / self.timed[0] if self.timed[1] else None,
+        }
+        if (self.epoch + 1) % train.eval_every == 0 or self.epoch + 1 == train.epochs:
+            measured = evaluate(
+                self.averaged or self.network,
+                self.test_set,
+                self.preset,
+                batch_size=train.batch_size,
+                task=self.task,
+                amp=train.amp,
+                channels_last=train.channels_last,
+            )
+            row |= {f"test_{key}": measured[key] for key in ("loss", "accuracy", "correct", "n")}
+            row["ms_per_image"] = measured["ms_per_image"]
+        return row | {"seconds": self._elapsed()}
+
+    def _refuse_nan(self) -> None:
+        loss = self.totals[0].item()
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the training loss of {self.run} is {loss} in epoch {self.epoch + 1}, step {self.step}: lower train.lr "
+                f"({self.recipe.train.lr:g}), or set train.warmup_epochs or train.clip_grad_norm, with another --out"
+            )
+
+    # ---- telling ----
+
+    def _elapsed(self) -> float:
+        return self.seconds + time.perf_counter() - self.started
+
+    def _show(self, row: dict[str, Any] | None = None) -> None:
+        self.shown_at = time.perf_counter()
+        if self.progress is None:
+            return
+        train, trained = self.recipe.train, self.task.summary(self.totals)
+        steps = train.epochs * self.steps_per_epoch
+        pace = (time.perf_counter() - self.started) / max(1, self.step - self.first_step)
+        status = Progress(
+            name=self.recipe.name,
+            seed=self.seed,
+            epoch=row["epoch"] if row else self.epoch + 1,
+            epochs=train.epochs,
+            step=self.step,
+            steps=steps,
+            loss=row["train_loss"] if row else trained["loss"],
+            accuracy=row["train_accuracy"] if row else trained["accuracy"],
+            images_per_s=train.batch_size / pace,
+            seconds_left=(steps - self.step) * pace,
+            row=row,
+        )
+        self.progress(status)
+
+    def _write_metrics(self) -> None:
+        text = io.StringIO()
+        table = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.history)
+        checkpoint.write_file(self.run / "metrics.csv", text.getvalue().encode())
+
+    def result(self) -> dict[str, Any]:
+        """What stands in result.json besides names: the last epoch's numbers, the cost, the speed."""
+        one = batches(self.test_set, batch_size=1, seed=0, epoch=0, train=False, preset=self.preset, device=self.device)
+        images, _ = next(iter(one))
+        spent = cost(self.averaged or self.model, tuple(images.shape[1:]), latency=False)
+        last, train = self.history[-1], self.recipe.train
+        measured = [row for row in self.history if "test_accuracy" in row]
+        paces = [row["images_per_s"] for row in self.history if row["images_per_s"]]
+        return {
+            "seed": self.seed,
+            **{key: last[key] for key in ("test_accuracy", "test_correct", "test_n", "test_loss")},
+            "best_test_accuracy": max(row["test_accuracy"] for row in measured),
+            **{key: last[key] for key in ("train_loss", "train_accuracy")},
+            "params": spent.params,
+            "macs": spent.macs,
+            "conv_macs": spent.conv_macs,
+            "train_images_per_s": statistics.median(paces) if paces else None,
+            "ms_per_image": statistics.median(row["ms_per_image"] for row in measured),
+            "epochs": train.epochs,
+            "seconds": self._elapsed(),
+            "quick": self.recipe.data.limit is not None,
+            "device": str(self.device),
+        }
+
+
+class _Signals:
+    """Ctrl-C and SIGTERM, held back until training has come to the end of a step; a second one is not."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.held_back = True
+        self.former: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self.former = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.former.items():
+            signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Where nothing changes that is saved: a signal need not wait."""
+        self.held_back = False
+        try:
+            if self.received:
+                self._raise(self.received)
+            yield
+        finally:
+            self.held_back = True
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        second, self.received = self.received is not None, number
+        if second or not self.held_back:
+            self._raise(number)
+
+    def _raise(self, number: int) -> NoReturn:
+        raise Interrupted(number, f"stopped by {signal.Signals(number).name}: run the same command to go on")
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """A device by name; ``"auto"`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    if device == "auto":
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device must be auto, cpu or cuda with a CUDA device present, got {device}: {reason}"
+        ) from error
+    return device
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a result depends on besides its recipe: versions, machine, command, time."""
+    model = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            model = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), model)
+    return {
+        "foveal": _version("foveal"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "os": platform.platform(),
+        "cpu": model,
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "command": sys.argv,
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _refuse_other_recipe(run: Path, recipe: Recipe) -> None:
+    """A run's folder belongs to one recipe; titles and the place of the data may change."""
+    path = run / "recipe.yaml"
+    if not path.exists():
+        return
+    old, new = load_recipe(path).identity(), recipe.identity()
+    changed = [
+        f"{section}.{key}"
+        for section in ("model", "data", "train")
+        for key in {**old[section], **new[section]}
+        if old[section].get(key) != new[section].get(key)
+    ]
+    if old["convert"] != new["convert"]:
+        changed.append("convert")
+    if changed:
+        raise ValueError(
+            f"{run} holds a run of another recipe (different: {', '.join(changed)}); choose another --out, or delete {run}"
+        )
+
+
+def _refuse_other_checkpoint(saved: checkpoint.Checkpoint, recipe: Recipe) -> None:
+    if saved.manifest.get("recipe") != json.loads(json.dumps(recipe.identity())):
+        raise checkpoint.CheckpointError(
+            f"{saved.folder} is of another recipe than this run; move it back, or delete {saved.folder.parent} to start again"
+        )
+
+
+def _subset(dataset: Any, limit: int) -> Any:
+    """Some images of a set, spread over all of it, in its order."""
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:limit].sort().values
+    if hasattr(dataset, "images"):
+        return dataclasses.replace(dataset, images=dataset.images[order], labels=dataset.labels[order])
+    paths = [dataset.paths[i] for i in order.tolist()]
+    return dataclasses.replace(dataset, paths=type(dataset.paths)(paths), labels=dataset.labels[order])
+
+
+@torch.no_grad()
+def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
+    for mean, value in zip(averaged.state_dict().values(), model.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
+
+
+def _laid_out(tensor: Tensor, channels_last: bool) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last) if channels_last and tensor.ndim == 4 else tensor
+
+
+def _mix(seed: int, purpose: str) -> int:
+    """A generator's seed for each purpose: near seeds and steps get unrelated numbers."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:4])
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it, then the run is measured again") from error
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n"
