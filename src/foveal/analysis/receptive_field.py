@@ -28,11 +28,12 @@ class ReceptiveField:
         size: rows and columns that hold a positive entry.
         pixels: number of positive entries.
         side: side of the smallest square, wherever it lies, that holds ``share`` of the map's sum.
+        corner: (row, column) of its upper left pixel.
         share: that share.
         stride: input pixels between neighbouring output positions, (vertical, horizontal); None along an axis with one
             position. Exact as long as no field is cut by the border.
         offset: where the field of output position (0, 0) has its centre, in pixels from the input's upper left corner,
-            extrapolated from ``position``; None where the stride is.
+            extrapolated from ``position``.
         position: (row, column) in the output map.
         layer: module name, "" for the whole network.
     """
@@ -41,9 +42,10 @@ class ReceptiveField:
     size: tuple[int, int]
     pixels: int
     side: int
+    corner: tuple[int, int]
     share: float
     stride: tuple[float | None, float | None]
-    offset: tuple[float | None, float | None]
+    offset: tuple[float, float]
     position: tuple[int, int]
     layer: str
 
@@ -125,17 +127,18 @@ def effective_receptive_field(
             module.training = mode
 
     here, there = _centre(heat), _centre(moved)
-    stride = tuple((b - a) / s if s else None for a, b, s in zip(here, there, steps, strict=True))
-    offset = tuple(c if s is None else c - s * i for c, s, i in zip(here, stride, (row, column), strict=True))
+    down, right = ((b - a) / s if s else None for a, b, s in zip(here, there, steps, strict=True))
     heat = heat / heat.max()
+    side, corner = _square(heat, share)
     return ReceptiveField(
         map=heat,
         size=(int(heat.any(1).sum()), int(heat.any(0).sum())),
         pixels=int(heat.count_nonzero()),
-        side=_side(heat, share),
+        side=side,
+        corner=corner,
         share=share,
-        stride=stride,
-        offset=offset,
+        stride=(down, right),
+        offset=(here[0] - row * (down or 0), here[1] - column * (right or 0)),
         position=(row, column),
         layer=layer or "",
     )
@@ -178,15 +181,21 @@ class _Linear(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _IDENTITY:
             return args[0] if args else kwargs["input"]
-        if func is torch.max_pool2d:
+        if func in (F.max_pool2d, torch.max_pool2d):
             return _mean_pool2d(*args, **kwargs)
-        if func is torch.nn.functional.adaptive_max_pool2d:
-            return F.adaptive_avg_pool2d(*args, **kwargs)
+        if func is F.adaptive_max_pool2d:
+            return F.adaptive_avg_pool2d(*args[:2])
         return func(*args, **kwargs)
 
 
 def _mean_pool2d(
-    input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
 ) -> Tensor:
     if dilation not in (1, (1, 1), [1, 1]):
         raise ValueError(f"activations='identity' needs maximum pooling without dilation; got dilation {dilation}")
@@ -219,13 +228,13 @@ def _centre(heat: Tensor) -> tuple[float, float]:
     return float(row[0] + row[-1] + 1) / 2, float(column[0] + column[-1] + 1) / 2
 
 
-def _side(heat: Tensor, share: float) -> int:
-    """Smallest square window whose sum is the share of the whole, by an integral image."""
+def _square(heat: Tensor, share: float) -> tuple[int, tuple[int, int]]:
+    """Side and corner of the smallest square whose sum is the share of the whole, by an integral image."""
     height, width = heat.shape
     sums = F.pad(heat.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
     for side in range(1, max(height, width) + 1):
         a, b = min(side, height), min(side, width)  # a square larger than the image covers it in that direction
-        window = sums[a:, b:] - sums[:-a, b:] - sums[a:, :-b] + sums[:-a, :-b]
-        if window.max() >= share * (1 - 1e-9) * sums[-1, -1]:
+        windows = sums[a:, b:] - sums[:-a, b:] - sums[a:, :-b] + sums[:-a, :-b]
+        if windows.max() >= share * (1 - 1e-9) * sums[-1, -1]:
             break
-    return side
+    return side, divmod(int(windows.argmax()), windows.shape[1])

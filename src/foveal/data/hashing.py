@@ -22,21 +22,21 @@ def random_bits(*keys: int | Tensor) -> Tensor:
 
     Example:
         >>> random_bits(7, torch.arange(3))
-        tensor([ -456498271096366823,  4384399106474785044, -8178044346193420303])
+        tensor([-1560629665965767182,  7276452696135751452,  5680667148098334032])
     """
-    state = torch.zeros((), dtype=torch.int64)
+    state = torch.zeros((), dtype=torch.int64, device="cpu")
     for key in keys:
-        counter = torch.as_tensor(key, dtype=torch.int64) + 1
-        state = _mix(state + counter * _GOLDEN)
+        counter = key if isinstance(key, Tensor) else torch.tensor(key, dtype=torch.int64, device="cpu")
+        state = _mix(state + (counter + 1) * _GOLDEN)
     return state
 
 
 def random_below(bits: Tensor, n: int) -> Tensor:
-    """Turn random bits into whole numbers from 0 to n - 1, n at most 2**31; each is as likely up to one part in 2**32 / n.
+    """Turn random bits into whole numbers from 0 to n - 1, n at most 2**31, equally likely up to n parts in 2**32.
 
     Example:
         >>> random_below(random_bits(7, torch.arange(6)), 10)
-        tensor([9, 2, 5, 3, 7, 9])
+        tensor([9, 3, 3, 1, 0, 9])
     """
     return _shifted(bits, 32) * n >> 32
 

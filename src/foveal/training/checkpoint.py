@@ -179,11 +179,10 @@ def put_weights(weights: Mapping[str, Tensor], model: nn.Module, folder: Path) -
     own = model.state_dict()
     wrong = [f"{name} is missing" for name in own if name not in weights]
     wrong += [f"{name} is not in this network" for name in weights if name not in own]
-    wrong += [
-        f"{name} is {list(weights[name].shape)} {weights[name].dtype}, this network has {list(value.shape)} {value.dtype}"
-        for name, value in own.items()
-        if name in weights and (weights[name].shape, weights[name].dtype) != (value.shape, value.dtype)
-    ]
+    for name in (name for name in own if name in weights):
+        saved, here = ([list(tensor.shape), tensor.dtype] for tensor in (weights[name], own[name]))
+        if saved != here:
+            wrong.append(f"{name} is {saved[0]} {saved[1]}, here it is {here[0]} {here[1]}")
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise CheckpointError(f"{folder / _WEIGHTS} holds the weights of another network: {'; '.join(wrong[:3])}{more}")

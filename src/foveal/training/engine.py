@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from foveal.analysis import cost
-from foveal.data import Preset, batches, create_dataset, preset
+from foveal.data import FolderSet, ImageSet, Preset, batches, create_dataset, preset
 from foveal.models import create_model
 from foveal.surgery import convert
 from foveal.training import checkpoint
@@ -190,14 +190,14 @@ def load_run(run: str | Path) -> tuple[Recipe, nn.Module]:
     saved = checkpoint.load_newest(run / "checkpoint")
     if saved is None:
         raise checkpoint.CheckpointError(f"nothing is saved in {run / 'checkpoint'} yet; train it first")
-    _refuse_other_checkpoint(saved, recipe)
     about = saved.manifest
+    _refuse_other_checkpoint(saved, recipe, about["seed"])
     model = build(recipe, num_classes=len(about["classes"]), in_channels=about["in_channels"], seed=about["seed"])
     checkpoint.put_weights(saved.weights, model, saved.folder)
     return recipe, model.eval()
 
 
-def load_data(recipe: Recipe, split: str) -> tuple[Any, Preset]:
+def load_data(recipe: Recipe, split: str) -> tuple[ImageSet | FolderSet, Preset]:
     """One split of a recipe's data set, and how its images are prepared.
 
     Raises:
@@ -214,7 +214,7 @@ def load_data(recipe: Recipe, split: str) -> tuple[Any, Preset]:
 
 def evaluate(
     model: nn.Module,
-    dataset: Any,
+    dataset: ImageSet | FolderSet,
     preset: Preset,
     *,
     batch_size: int = 128,
@@ -311,12 +311,7 @@ class _Training:
         saved = checkpoint.load_newest(self.run / "checkpoint")
         if saved is None:
             return
-        _refuse_other_checkpoint(saved, self.recipe)
-        if saved.manifest["seed"] != self.seed or saved.manifest["world_size"] != 1:
-            raise checkpoint.CheckpointError(
-                f"{saved.folder} is of seed {saved.manifest['seed']} on {saved.manifest['world_size']} process(es), this "
-                f"run is seed {self.seed} on one; move it back, or delete {saved.folder.parent} to start again"
-            )
+        _refuse_other_checkpoint(saved, self.recipe, self.seed)
         state = saved.state
         checkpoint.put_weights(saved.weights, self.averaged or self.model, saved.folder)
         if self.averaged:
@@ -461,10 +456,9 @@ class _Training:
     def _refuse_nan(self) -> None:
         loss = self.totals[0].item()
         if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the training loss of {self.run} is {loss} in epoch {self.epoch + 1}, step {self.step}: lower train.lr "
-                f"({self.recipe.train.lr:g}), or set train.warmup_epochs or train.clip_grad_norm, with another --out"
-            )
+            where = f"{self.run}, epoch {self.epoch + 1}, step {self.step}"
+            cure = f"lower train.lr ({self.recipe.train.lr:g}), or set train.warmup_epochs or train.clip_grad_norm"
+            raise FloatingPointError(f"the training loss is {loss} in {where}: {cure}, with another --out")
 
     # ---- telling ----
 
@@ -618,25 +612,26 @@ def _refuse_other_recipe(run: Path, recipe: Recipe) -> None:
     if old["convert"] != new["convert"]:
         changed.append("convert")
     if changed:
-        raise ValueError(
-            f"{run} holds a run of another recipe (different: {', '.join(changed)}); choose another --out, or delete {run}"
-        )
+        what = ", ".join(changed)
+        raise ValueError(f"{run} is a run of another recipe (different: {what}); choose another --out, or delete {run}")
 
 
-def _refuse_other_checkpoint(saved: checkpoint.Checkpoint, recipe: Recipe) -> None:
-    if saved.manifest.get("recipe") != json.loads(json.dumps(recipe.identity())):
-        raise checkpoint.CheckpointError(
-            f"{saved.folder} is of another recipe than this run; move it back, or delete {saved.folder.parent} to start again"
-        )
+def _refuse_other_checkpoint(saved: checkpoint.Checkpoint, recipe: Recipe, seed: int) -> None:
+    """A checkpoint that was moved here from another run would go on as something that it is not."""
+    here = {"recipe": json.loads(json.dumps(recipe.identity())), "seed": seed, "world_size": 1}
+    other = [key for key in here if saved.manifest.get(key) != here[key]]
+    if other:
+        cure = f"put back what was here, or delete {saved.folder.parent} to start again"
+        raise checkpoint.CheckpointError(f"{saved.folder} is of another run (different: {', '.join(other)}); {cure}")
 
 
-def _subset(dataset: Any, limit: int) -> Any:
-    """Some images of a set, spread over all of it, in its order."""
+def _subset(dataset: ImageSet | FolderSet, limit: int) -> ImageSet | FolderSet:
+    """Some images of a set, drawn from all of it, in its order."""
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:limit].sort().values
-    if hasattr(dataset, "images"):
-        return dataclasses.replace(dataset, images=dataset.images[order], labels=dataset.labels[order])
-    paths = [dataset.paths[i] for i in order.tolist()]
-    return dataclasses.replace(dataset, paths=type(dataset.paths)(paths), labels=dataset.labels[order])
+    labels = dataset.labels[order]
+    if isinstance(dataset, ImageSet):
+        return dataclasses.replace(dataset, images=dataset.images[order], labels=labels)
+    return dataclasses.replace(dataset, paths=tuple(dataset.paths[index] for index in order.tolist()), labels=labels)
 
 
 @torch.no_grad()

@@ -435,6 +435,29 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
+def load_plan(plan: str) -> dict[str, dict[str, Any]]:
+    """Read a plan for `foveal.convert` from a YAML file, from a recipe's `convert`, or from YAML text.
+
+    Raises:
+        RecipeError: it is not a mapping of patterns to layers.
+
+    Example:
+        >>> load_plan("{conv3: {layer: dilated, dilation: 2}}")
+        {'conv3': {'layer': 'dilated', 'dilation': 2}}
+    """
+    is_file = "\n" not in plan and plan.endswith((".yaml", ".yml"))
+    source = plan if is_file else "plan"
+    reading = _Reading(source)
+    values = reading.value(reading.parse(Path(plan).read_text("utf-8") if is_file else plan, source))
+    if isinstance(values, dict) and {"model", "convert"} <= values.keys():
+        values = values["convert"]
+    if not isinstance(values, dict) or not all(isinstance(spec, dict) for spec in values.values()):
+        reading.wrong(source, (), "must look like {conv3: {layer: dilated, dilation: 2}}")
+    if reading.mistakes:
+        raise reading.stop()
+    return values
+
+
 # ---- finding recipes -------------------------------------------------------------------------------------------------
 
 

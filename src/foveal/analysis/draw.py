@@ -1,0 +1,475 @@
+"""Pictures of what the layers are and do: bins, kernels, sampling points, winning scales, receptive fields.
+
+Each figure is drawn on a white card of its own, so that it reads on a dark page, too. Colours are apart for colour-blind
+eyes, and shape or text says the same again.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from foveal.analysis.receptive_field import ReceptiveField
+
+_INK = "#1f2328"
+_MUTED = "#59636e"
+_FAINT = "#d1d9e0"
+# Paul Tol's "light" scheme, made for cells with black text
+_CELLS = ("#77AADD", "#EEDD88", "#FFAABB", "#99DDFF", "#BBCC33", "#EE8866", "#44BB99", "#AAAA00")
+# green, purple and pink for scales 1, 2 and 4 as in Figure 4 of the anisotropic paper, then others
+_SCALES = {1.0: ("#1a9850", "o"), 2.0: ("#5e3c99", "s"), 4.0: ("#f768a1", "^")}
+_OTHERS = (("#0072B2", "D"), ("#E69F00", "v"), ("#56B4E9", "P"), ("#8c510a", "X"))
+_DIVERGING = "RdBu_r"
+
+
+def draw_bins(bins: Tensor | nn.Module, *, title: str | None = None) -> Figure:
+    """Draw the bins of a kernel's window, as Figure 1(b) of Log-Polar Space Convolution (NeurIPS 2022).
+
+    Each bin has its colour and its index; taps without weight (-1) stay blank; a ring marks the centre tap.
+
+    Args:
+        bins: int64 Tensor[kh, kw], or a layer with ``.bins``.
+        title: above the picture; by default what the layer's arguments say.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: ``bins`` is neither.
+
+    Example:
+        >>> figure = draw_bins(torch.tensor([[-1, 1, -1], [2, 0, 2], [-1, 1, -1]]))
+        >>> figure.axes[0].get_title()
+        '3 × 3 window · 3 weights on 5 of 9 taps'
+    """
+    grid = _bins(bins)
+    height, width = grid.shape
+    scale = min(0.34, 4.6 / max(height, width))
+    figure, axes = _card(width * scale + 0.3, height * scale + 0.75)
+    colours = _apart(grid)
+    picture = np.ones((height, width, 3))
+    for index, colour in colours.items():
+        picture[grid == index] = _rgb(colour)
+    axes.imshow(picture, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():  # the window, whose taps without weight stay blank
+        spine.set_color(_FAINT)
+    _borders(axes, grid)
+
+    size = 72 * scale * (0.42 if height * width <= 15 * 15 else 0.0)
+    for index in colours:
+        rows, columns = np.nonzero(grid == index)
+        if size:
+            for row, column in zip(rows, columns, strict=True):
+                axes.text(column, row, str(index), ha="center", va="center", color=_INK, fontsize=size)
+        elif math.sqrt(len(rows)) * 72 * scale > 14:  # one number a bin, where it fits
+            middle = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
+            axes.text(columns[middle], rows[middle], str(index), ha="center", va="center", color=_INK, fontsize=7)
+    axes.plot((width - 1) / 2, (height - 1) / 2, "o", markersize=72 * scale * 0.78, mfc="none", mec=_INK, mew=1.3)
+    axes.set_title(_bins_caption(bins, grid) if title is None else title, fontsize=8, color=_INK)
+    return figure
+
+
+def draw_kernels(layer: nn.Module, *, outputs: int = 16, inputs: int = 3, title: str | None = None) -> Figure:
+    """Draw learned kernels, tap by tap, as Figure 4 of Log-Polar Space Convolution (NeurIPS 2022).
+
+    One column for each output channel, one row for each input channel, all on one colour scale with zero in the
+    middle. It ends at the largest of 99 % of the weights; what lies beyond takes the end's colour. Taps outside the
+    field are blank; weights that are not finite are crossed out.
+
+    Args:
+        layer: one with ``.kernel()`` (log-polar layers), or with a weight Tensor[O, C / groups, kh, kw], for which
+            Tensor[S, O, C / groups, kh, kw] shows its first set.
+        outputs: output channels shown at most.
+        inputs: input channels shown at most.
+        title: above the picture; by default what is shown.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: the layer has no such weight.
+
+    Example:
+        >>> figure = draw_kernels(nn.Conv2d(3, 8, 5))
+        >>> figure.axes[0].get_title()
+        '5 × 5 kernels: 8 of 8 output and 3 of 3 input channels'
+    """
+    dense = _kernel(layer)
+    kernels = dense[:outputs, :inputs].double()
+    shown_outputs, shown_inputs, height, width = kernels.shape
+    grid = _bins(layer) if hasattr(layer, "bins") else np.zeros((height, width), dtype=int)
+    inside = grid >= 0
+
+    finite = kernels[kernels.isfinite() & torch.from_numpy(inside)]
+    limit = float(finite.abs().quantile(0.99)) if finite.numel() else 0.0
+    limit = limit or 1.0
+    gap = 1
+    mosaic = np.full((shown_inputs * (height + gap) - gap, shown_outputs * (width + gap) - gap), np.nan)
+    scale = min(0.16, 9.0 / mosaic.shape[1])
+    figure, axes = _card(mosaic.shape[1] * scale + 1.0, max(mosaic.shape[0] * scale, 0.9) + 0.75)
+    crosses = []
+    for (o, c), tile in zip(np.ndindex(shown_outputs, shown_inputs), kernels.flatten(0, 1).numpy(), strict=True):
+        top, left = c * (height + gap), o * (width + gap)
+        mosaic[top : top + height, left : left + width] = np.where(inside & np.isfinite(tile), tile, np.nan)
+        crosses += [(top + row, left + column) for row, column in np.argwhere(inside & ~np.isfinite(tile))]
+        _borders(axes, inside.astype(int) - 1, top, left, color=_MUTED, inner=False)
+    picture = axes.imshow(mosaic, cmap=_DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
+    if crosses:
+        rows, columns = zip(*crosses, strict=True)
+        axes.plot(columns, rows, "x", color=_INK, markersize=72 * scale * 0.6, mew=1)
+    axes.set_axis_off()
+    bar = figure.colorbar(picture, ax=axes, shrink=0.9, pad=0.02, aspect=12, extend="both", ticks=[-limit, 0, limit])
+    bar.ax.set_yticklabels([f"{-limit:.2g}", "0", f"{limit:.2g}"], fontsize=7, color=_INK)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    if title is None:
+        title = (
+            f"{height} × {width} kernels: {shown_outputs} of {dense.shape[0]} output and "
+            f"{shown_inputs} of {dense.shape[1]} input channels"
+        )
+        if crosses:
+            title += f" · {len(crosses)} weights × are not finite"
+    axes.set_title(title, fontsize=8, color=_INK)
+    return figure
+
+
+def draw_taps(
+    layer: Any,
+    input: Tensor,
+    *,
+    image: Tensor | None = None,
+    positions: Sequence[tuple[int, int]] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw where an anisotropic or deformable layer reads its input, as Figure 4 of Anisotropic Convolution (TIP 2020).
+
+    Scale 1 is green (circles), 2 purple (squares), 4 pink (triangles); a cross marks the output position.
+
+    Args:
+        layer: one with ``.sampling_points(input)``, float32 Tensor[N, S, H', W', T, 2], and ``.scales``.
+        input: what the layer gets, Tensor[N, C, H, W]; one picture for each of at most four samples.
+        image: the images to draw on, Tensor[N, 1 or 3, h, w], which may be larger than the layer's input; by default
+            the input itself (its mean over channels, unless it has 1 or 3).
+        positions: (row, column) of the output positions; by default two on the diagonal.
+        title: above the picture.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: the layer has no sampling points, or a position lies outside its output.
+    """
+    if not hasattr(layer, "sampling_points"):
+        raise ValueError(f"layer must have sampling points (anisotropic, deformable); got {type(layer).__name__}")
+    input = input[:4]
+    with torch.no_grad():
+        points = layer.sampling_points(input).cpu()
+    rows, columns = points.shape[2:4]
+    if positions is None:
+        positions = sorted({(int(at * rows), int(at * columns)) for at in (0.3, 0.7)})
+    if any(not (0 <= r < rows and 0 <= c < columns) for r, c in positions):
+        raise ValueError(f"positions must lie in the output map of {rows} x {columns}; got {list(positions)!r}")
+    backdrops = _backdrops(input if image is None else image[:4])
+    # pixel centres of the layer's input, in pixels of the image
+    zoom = torch.tensor([big / small for big, small in zip(backdrops[0].shape[:2], input.shape[2:], strict=True)])
+    points = (points + 0.5) * zoom - 0.5
+    styles = _scale_styles(layer.scales)
+
+    figure, panels = _panels(backdrops, bottom=0.35, top=0.0 if title is None else 0.3)
+    for panel, backdrop, places in zip(panels, backdrops, points, strict=True):
+        panel.imshow(backdrop, cmap="gray", vmin=0, vmax=1, alpha=0.75, interpolation="nearest")
+        for row, column in positions:
+            here = places[:, row, column]
+            for (colour, marker), taps in zip(styles, here, strict=True):
+                panel.plot(taps[:, 1], taps[:, 0], marker, color=colour, markersize=4.6, mec="white", mew=0.6, ls="")
+            centre = here[0].mean(0) if here.shape[1] else torch.zeros(2)
+            panel.plot(centre[1], centre[0], "+", color=_INK, markersize=7, mew=1.4)
+        panel.set_xlim(-0.5, backdrop.shape[1] - 0.5)
+        panel.set_ylim(backdrop.shape[0] - 0.5, -0.5)
+    _legend(figure, styles, layer.scales)
+    if title is not None:
+        figure.suptitle(title, fontsize=8, color=_INK)
+    return figure
+
+
+def draw_winning_scale(
+    layer: Any, input: Tensor, *, image: Tensor | None = None, title: str | None = None
+) -> Figure:
+    """Draw which scale wins the maximum at each position: Eq. (5) of Anisotropic Convolution (TIP 2020).
+
+    A position has the colour of the scale that wins in most output channels, the stronger the larger its share. The
+    legend gives each scale's share over all positions and channels.
+
+    Args:
+        layer: one with ``.winning_scale(input)``, uint8 Tensor[N, O, H', W'] of indices into ``.scales``.
+        input: what the layer gets, Tensor[N, C, H, W]; one picture for each of at most four samples.
+        image: the images to draw on, Tensor[N, 1 or 3, h, w]; by default the input itself.
+        title: above the picture.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: the layer has no winning scale.
+    """
+    if not hasattr(layer, "winning_scale"):
+        raise ValueError(f"layer must have a winning scale (anisotropic); got {type(layer).__name__}")
+    input = input[:4]
+    with torch.no_grad():
+        winners = layer.winning_scale(input).cpu().long()
+    styles = _scale_styles(layer.scales)
+    shares = torch.stack([(winners == k).double().mean(1) for k in range(len(styles))], -1)  # [N, H', W', S]
+    most, winner = shares.max(-1)
+    colours = torch.tensor([_rgb(colour) for colour, _ in styles], dtype=torch.float64)
+    least = 1 / len(styles)
+    strength = 0.15 + 0.6 * ((most - least) / max(1 - least, 1e-9)).clamp(0, 1)
+    overlay = torch.cat([colours[winner], strength[..., None]], -1).numpy()
+
+    backdrops = _backdrops(input if image is None else image[:4])
+    figure, panels = _panels(backdrops, bottom=0.35, top=0.0 if title is None else 0.3)
+    for panel, backdrop, layer_over in zip(panels, backdrops, overlay, strict=True):
+        extent = (-0.5, backdrop.shape[1] - 0.5, backdrop.shape[0] - 0.5, -0.5)
+        grey = backdrop.mean(-1) if backdrop.ndim == 3 else backdrop
+        panel.imshow(grey, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+        panel.imshow(layer_over, extent=extent, interpolation="nearest")
+    _legend(figure, styles, layer.scales, shares.mean((0, 1, 2)).tolist(), squares=True)
+    if title is not None:
+        figure.suptitle(title, fontsize=8, color=_INK)
+    return figure
+
+
+def draw_receptive_field(
+    fields: ReceptiveField | Sequence[ReceptiveField], *, labels: Sequence[str] | None = None, columns: int = 4
+) -> Figure:
+    """Draw effective receptive fields side by side on one colour scale, as Figure 5 of the log-polar paper.
+
+    Colours follow the square root of the gradient, since its tails are what tells fields apart; pixels without gradient
+    are white, and a dashed square has the side that holds most of the map (``ReceptiveField.side``).
+
+    Args:
+        fields: one field or several.
+        labels: a name for each.
+        columns: pictures in one line at most.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: there is no field, or not one label for each.
+    """
+    if not isinstance(fields, Sequence):
+        fields = [fields]
+    if not fields or (labels is not None and len(labels) != len(fields)):
+        raise ValueError(f"fields must be at least one, with a label for each; got {len(fields)} and labels {labels!r}")
+    from matplotlib.colors import PowerNorm
+    from matplotlib.patches import Rectangle
+
+    columns = min(columns, len(fields))
+    lines = math.ceil(len(fields) / columns)
+    shape = fields[0].map.shape
+    wide = min(2.2, 9.0 / columns)
+    figure = _figure(columns * wide + 0.8, lines * (wide * shape[0] / shape[1] + 0.55))
+    panels = figure.subplots(lines, columns, squeeze=False).flat
+    for k, panel in enumerate(panels):
+        panel.set_axis_off()
+        if k >= len(fields):
+            continue
+        found = fields[k]
+        heat = found.map.numpy()
+        picture = panel.imshow(
+            np.where(heat > 0, heat, np.nan), cmap="viridis_r", norm=PowerNorm(0.5, 0, 1), interpolation="nearest"
+        )
+        panel.set_axis_on()
+        panel.set(xticks=[], yticks=[])
+        for spine in panel.spines.values():
+            spine.set_color(_FAINT)
+        row, column = found.corner
+        panel.add_patch(
+            Rectangle((column - 0.5, row - 0.5), found.side, found.side, fill=False, ec=_INK, ls=(0, (3, 2)), lw=1)
+        )
+        text = f"{found.size[0]} × {found.size[1]} pixels, {found.share:.0%} in {found.side} × {found.side}"
+        panel.set_title(f"{labels[k]}\n{text}" if labels else text, fontsize=8, color=_INK)
+    bar = figure.colorbar(picture, ax=list(panels) or figure.axes, shrink=0.8, pad=0.015, aspect=18, ticks=[0, 0.01, 0.1, 0.5, 1])
+    bar.ax.set_yticklabels(["0", "0.01", "0.1", "0.5", "1"], fontsize=7, color=_INK)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    return figure
+
+
+def to_data_uri(figure: Figure, format: str = "svg") -> str:
+    """Write a figure as a data URI, for HTML pages that stand alone.
+
+    Args:
+        figure: what to write.
+        format: "svg", or "png" at twice the size for sharp screens.
+
+    Returns:
+        ``data:image/...;base64,...``, the same for the same figure.
+
+    Raises:
+        ValueError: another format.
+    """
+    if format not in ("svg", "png"):
+        raise ValueError(f"format must be 'svg' or 'png'; got {format!r}")
+    from matplotlib import rc_context
+
+    kinds = {"svg": "image/svg+xml", "png": "image/png"}
+    target = io.BytesIO()
+    with rc_context({"svg.hashsalt": "foveal"}):
+        figure.savefig(target, format=format, dpi=200, metadata={"Date": None} if format == "svg" else None)
+    return f"data:{kinds[format]};base64,{base64.b64encode(target.getvalue()).decode()}"
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A white card of some inches, outside of pyplot's state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), dpi=150, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _card(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = _figure(width, height)
+    return figure, figure.subplots()
+
+
+def _panels(backdrops: Sequence[np.ndarray], *, bottom: float, top: float) -> tuple[Figure, list[Axes]]:
+    """One axes for each picture in a row, without frames."""
+    count = len(backdrops)
+    height, width = backdrops[0].shape[:2]
+    side = min(2.4, 9.0 / count)
+    figure = _figure(count * side + 0.1, side * height / width + bottom + top)
+    panels = list(figure.subplots(1, count, squeeze=False)[0])
+    for panel in panels:
+        panel.set_axis_off()
+    return figure, panels
+
+
+def _rgb(colour: str) -> tuple[float, float, float]:
+    return tuple(int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5))  # type: ignore[return-value]
+
+
+def _bins(bins: Tensor | nn.Module) -> np.ndarray:
+    grid = bins if isinstance(bins, Tensor) else getattr(bins, "bins", None)
+    if not isinstance(grid, Tensor) or grid.ndim != 2 or grid.is_floating_point():
+        what = f"shape {tuple(grid.shape)}" if isinstance(grid, Tensor) else type(bins).__name__
+        raise ValueError(f"bins must be an integer tensor [kh, kw] or a layer with one as .bins; got {what}")
+    return grid.detach().cpu().numpy()
+
+
+def _bins_caption(bins: Tensor | nn.Module, grid: np.ndarray) -> str:
+    """What the picture shows, from the layer's own arguments."""
+    window = f"{grid.shape[0]} × {grid.shape[1]} window"
+    weights = f"{len(np.unique(grid[grid >= 0]))} weights on {(grid >= 0).sum()} of {grid.size} taps"
+    if getattr(bins, "radial_bins", None) is None:
+        return f"{window} · {weights}"
+    parts = [window, f"{bins.radial_bins} radial × {bins.angular_bins} angular bins"]
+    names = {"growth_rate": "growth rate", "rotation": "rotation", "aspect_ratio": "aspect ratio"}
+    for attribute, name in names.items():
+        value = getattr(bins, attribute, None)
+        if value:
+            parts.append(f"{name} {value:.3g}")
+    kind = ", ".join(str(getattr(bins, name)) for name in ("support", "reduce") if hasattr(bins, name))
+    return " · ".join(parts) + "\n" + " · ".join(part for part in (kind, weights) if part)
+
+
+def _apart(grid: np.ndarray) -> dict[int, str]:
+    """A colour for each bin that no bin next to it has, corners included, as far as the colours reach."""
+    neighbours: dict[int, set[int]] = {int(index): set() for index in np.unique(grid[grid >= 0])}
+    touching = ((grid[1:], grid[:-1]), (grid[:, 1:], grid[:, :-1]), (grid[1:, 1:], grid[:-1, :-1]), (grid[1:, :-1], grid[:-1, 1:]))
+    for one, two in touching:
+        for a, b in {(int(a), int(b)) for a, b in zip(one.flat, two.flat, strict=True) if a != b and min(a, b) >= 0}:
+            neighbours[a].add(b)
+            neighbours[b].add(a)
+    colours: dict[int, str] = {}
+    for index, near in neighbours.items():
+        taken = {colours.get(other) for other in near}
+        order = [_CELLS[(index + k) % len(_CELLS)] for k in range(len(_CELLS))]
+        colours[index] = next((colour for colour in order if colour not in taken), order[0])
+    return colours
+
+
+def _borders(
+    axes: Axes, grid: np.ndarray, top: int = 0, left: int = 0, *, color: str = _INK, inner: bool = True
+) -> None:
+    """Lines between taps of different bins; the field's edge is drawn stronger."""
+    from matplotlib.collections import LineCollection
+
+    padded = np.pad(grid, 1, constant_values=-1)
+    segments, widths = [], []
+    for row, column in np.argwhere(padded[1:] != padded[:-1]):
+        segments.append([(column - 1.5, row - 0.5), (column - 0.5, row - 0.5)])
+        widths.append(min(padded[row, column], padded[row + 1, column]) < 0)
+    for row, column in np.argwhere(padded[:, 1:] != padded[:, :-1]):
+        segments.append([(column - 0.5, row - 1.5), (column - 0.5, row - 0.5)])
+        widths.append(min(padded[row, column], padded[row, column + 1]) < 0)
+    if not inner:
+        segments = [s for s, edge in zip(segments, widths, strict=True) if edge]
+    moved = [[(x + left, y + top) for x, y in segment] for segment in segments]
+    lines = [1.1 if edge else 0.6 for edge in widths] if inner else 0.5
+    axes.add_collection(LineCollection(moved, colors=color, linewidths=lines, capstyle="round", clip_on=False))
+
+
+def _kernel(layer: Any) -> Tensor:
+    with torch.no_grad():
+        weight = layer.kernel() if hasattr(layer, "kernel") else getattr(layer, "weight", None)
+    if isinstance(weight, Tensor) and weight.ndim == 5:
+        weight = weight[0]
+    if not isinstance(weight, Tensor) or weight.ndim != 4:
+        raise ValueError(
+            f"layer must have kernel() or a weight [O, C / groups, kh, kw]; got {type(layer).__name__}. "
+            f"Name the part of it that has one"
+        )
+    return weight.detach().float().cpu()
+
+
+def _backdrops(images: Tensor) -> list[np.ndarray]:
+    """Images [h, w, 3] or [h, w] between 0 and 1."""
+    images = images.detach().float().cpu()
+    if images.shape[1] not in (1, 3):
+        images = images.mean(1, keepdim=True)
+    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    images = ((images - low) / (high - low).clamp_min(1e-12)).nan_to_num(0.5)
+    return [image.permute(1, 2, 0).squeeze(-1).numpy() for image in images]
+
+
+def _scale_styles(scales: Any) -> list[tuple[str, str]]:
+    """Colour and marker of each scale."""
+    if isinstance(scales, str):
+        return [_SCALES[1.0]]
+    others = iter(_OTHERS * len(scales))
+    return [_SCALES.get(float(scale)) or next(others) for scale in scales]
+
+
+def _legend(
+    figure: Figure,
+    styles: Sequence[tuple[str, str]],
+    scales: Any,
+    shares: Sequence[float] | None = None,
+    *,
+    squares: bool = False,
+) -> None:
+    from matplotlib.lines import Line2D
+
+    names = [f"{scales} scale"] if isinstance(scales, str) else [f"scale {scale:g}" for scale in scales]
+    if shares is not None:
+        names = [f"{name}: {share:.0%}" for name, share in zip(names, shares, strict=True)]
+    handles = [
+        Line2D([], [], color=colour, marker="s" if squares else marker, markersize=6, ls="") for colour, marker in styles
+    ]
+    figure.legend(
+        handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=8, labelcolor=_INK,
+        handletextpad=0.2, columnspacing=1.2,
+    )  # fmt: skip

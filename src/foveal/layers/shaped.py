@@ -1,0 +1,202 @@
+"""What the layers share: nn.Conv2d's arguments and padding modes, maps that no cast can harm, the way from a convolution."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foveal.ops import arguments
+
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+INITS = ("fresh", "project")
+
+
+class ShapedConv2d(nn.Module):
+    """A convolution whose kernel is a weight and a fixed map; takes nn.Conv2d's arguments and checks them."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int],
+        padding: int | str | Sequence[int] | None,
+        dilation: int | Sequence[int],
+        groups: int,
+        padding_mode: str,
+    ) -> None:
+        super().__init__()
+        for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
+            check_count(name, value)
+        for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if value % groups:
+                raise ValueError(f"{name} must be a multiple of groups, {groups}; got {value}")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = arguments.pair("kernel_size", kernel_size, at_least=1)
+        self.stride = arguments.pair("stride", stride, at_least=1)
+        self.dilation = arguments.pair("dilation", dilation, at_least=1)
+        self.groups = groups
+        self.padding = same_size_padding(self.window) if padding is None else padding
+        if not isinstance(self.padding, str):
+            self.padding = arguments.pair("padding", self.padding, at_least=0)
+        self.before, self.after = arguments.split_padding(self.padding, self.window, self.stride)
+        self.padding_mode = check_choice("padding_mode", padding_mode, PADDING_MODES)
+        self._maps: dict[str, Tensor] = {}
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Pixels between the first and the last tap, down and right."""
+        return self.dilation[0] * (self.kernel_size[0] - 1), self.dilation[1] * (self.kernel_size[1] - 1)
+
+    def add_map(self, name: str, value: Tensor) -> None:
+        """Keep a map beside the weights: on their device, out of the state dict, untouched by casts and to_empty."""
+        self._maps[name] = value
+        self.register_buffer(name, value.to(self.weight.device), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        for name, value in self._maps.items():
+            self._buffers[name] = value.to(self.weight.device)
+        return self
+
+    def extra_repr(self) -> str:
+        """nn.Conv2d's line."""
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        text += f", padding={self.padding!r}"
+        if self.dilation != (1, 1):
+            text += f", dilation={self.dilation}"
+        if self.groups != 1:
+            text += f", groups={self.groups}"
+        if self.padding_mode != "zeros":
+            text += f", padding_mode={self.padding_mode!r}"
+        return text
+
+
+def check_count(name: str, value: int) -> None:
+    """A whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}")
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
+    """One of the names that an argument may have."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+    return value
+
+
+def same_size_padding(window: tuple[int, int]) -> tuple[int, int]:
+    """Padding that keeps the size at stride 1."""
+    if window[0] % 2 or window[1] % 2:
+        raise ValueError(
+            f"padding must be given for a window of {window[0] + 1} x {window[1] + 1} pixels, whose half is not whole: "
+            "padding='same' keeps the size at stride 1"
+        )
+    return window[0] // 2, window[1] // 2
+
+
+def pad(input: Tensor, before: tuple[int, int], after: tuple[int, int], mode: str) -> Tensor:
+    """Pad the last two dimensions by one of nn.Conv2d's modes."""
+    return F.pad(input, (before[1], after[1], before[0], after[0]), mode="constant" if mode == "zeros" else mode)
+
+
+def uniform_(tensor: Tensor | None, fan_in: int) -> None:
+    """nn.Conv2d's start: uniform within 1 / sqrt(fan_in)."""
+    if tensor is not None:
+        nn.init.uniform_(tensor, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+
+
+def check_plain(conv: nn.Module) -> nn.Conv2d:
+    """A convolution that another layer can stand for: nn.Conv2d's own forward, plain parameters."""
+    if not isinstance(conv, nn.Conv2d):
+        raise ValueError(f"only an nn.Conv2d can be replaced; got {type(conv).__name__}")
+    if isinstance(conv, nn.modules.lazy.LazyModuleMixin):
+        raise ValueError("a lazy convolution has no channels yet; run the model once before converting it")
+    kind = type(conv)
+    if kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward:
+        raise ValueError(
+            f"{kind.__name__} is a subclass of nn.Conv2d with a forward of its own, which the replacement would lose; "
+            "leave it out of the plan, or turn it into an nn.Conv2d first"
+        )
+    if hasattr(conv, "parametrizations") or "weight" not in conv._parameters:
+        raise ValueError(
+            "a parametrised convolution (weight norm, spectral norm, pruning) computes its weight; "
+            "make it plain first, with torch.nn.utils.parametrize.remove_parametrizations or its like"
+        )
+    return conv
+
+
+def window_of(taken: Mapping[str, Any]) -> tuple[int, int]:
+    """Pixels between the first and the last tap, from constructor arguments."""
+    sides = arguments.pair("kernel_size", taken["kernel_size"], at_least=1)
+    spaces = arguments.pair("dilation", taken.get("dilation", 1), at_least=1)
+    return spaces[0] * (sides[0] - 1), spaces[1] * (sides[1] - 1)
+
+
+def arguments_of(conv: nn.Conv2d, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Constructor arguments taken from a convolution, but its dilation; a spec's go before; padding keeps the output size."""
+    taken = {
+        "in_channels": conv.in_channels,
+        "out_channels": conv.out_channels,
+        "kernel_size": conv.kernel_size,
+        "stride": conv.stride,
+        "groups": conv.groups,
+        "bias": conv.bias is not None,
+        "padding_mode": conv.padding_mode,
+        "device": conv.weight.device,
+        "dtype": conv.weight.dtype,
+        **spec,
+    }
+    if "padding" not in spec:
+        taken["padding"] = "same" if conv.padding == "same" else kept_padding(conv, window_of(taken))
+    return taken
+
+
+def kept_padding(conv: nn.Conv2d, window: tuple[int, int]) -> tuple[int, int]:
+    """Padding with which a new window gives the output size of the old one."""
+    old_padding = (0, 0) if isinstance(conv.padding, str) else conv.padding
+    found = []
+    for old, pad_, space, side in zip(window, old_padding, conv.dilation, conv.kernel_size, strict=True):
+        twice = 2 * pad_ + old - space * (side - 1)
+        if twice < 0 or twice % 2:
+            raise ValueError(
+                f"padding {tuple(old_padding)} of the {tuple(conv.kernel_size)} convolution cannot be kept by a window of "
+                f"{window[0] + 1} x {window[1] + 1} pixels: it would need {twice / 2:g}. Give padding in the plan, or another kernel_size"
+            )
+        found.append(twice // 2)
+    return found[0], found[1]
+
+
+def take_over(new: nn.Module, old: nn.Module, pairs: Sequence[tuple[nn.Parameter | None, nn.Parameter | None]]) -> None:
+    """Give a replacement the mode and the requires_grad of what it replaces; ``pairs`` are (new, old) parameters."""
+    new.train(old.training)
+    for mine, theirs in pairs:
+        if mine is not None and theirs is not None:
+            mine.requires_grad_(theirs.requires_grad)
+
+
+def embed(kernel: Tensor, dilation: tuple[int, int], size: tuple[int, int], spacing: tuple[int, int] = (1, 1)) -> Tensor:
+    """A kernel's taps, ``dilation`` pixels apart, in a centred window of ``size`` taps ``spacing`` apart; what lies beyond is cut."""
+    out = kernel.new_zeros((*kernel.shape[:-2], *size))
+    places = []
+    for side, gap, new_side, new_gap in zip(kernel.shape[-2:], dilation, size, spacing, strict=True):
+        # twice the distance from the centre, so that even sides have whole numbers too
+        twice = (2 * torch.arange(side) - (side - 1)) * gap + (new_side - 1) * new_gap
+        if bool((twice % (2 * new_gap)).any()):
+            raise ValueError(
+                f"a kernel of {tuple(kernel.shape[-2:])} taps at dilation {dilation} does not lie on the grid of a "
+                f"{size} window at dilation {spacing}; use init='fresh'"
+            )
+        at = twice // (2 * new_gap)
+        places.append((at, (at >= 0) & (at < new_side)))
+    (rows, row_in), (cols, col_in) = places
+    kept = kernel[..., row_in.nonzero()[:, 0], :][..., col_in.nonzero()[:, 0]]
+    out[..., rows[row_in][:, None], cols[col_in][None, :]] = kept
+    return out

@@ -1,0 +1,205 @@
+"""Replace convolutions of a model by a plan, and turn what is exactly a convolution back into one."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from foveal.layers import AnisotropicConv2d, CrossConv2d, LogPolarConv2d, shaped
+
+Model = TypeVar("Model", bound=nn.Module)
+Ours = (LogPolarConv2d, CrossConv2d, AnisotropicConv2d)
+
+
+def _conv(conv: nn.Conv2d, *, init: str = "fresh", **spec: Any) -> nn.Conv2d:
+    """A conventional convolution with other arguments."""
+    shaped.check_choice("init", init, shaped.INITS)
+    shaped.check_plain(conv)
+    new = nn.Conv2d(**shaped.arguments_of(conv, {"dilation": conv.dilation, **spec}))
+    with torch.no_grad():
+        if init == "project":
+            spaces, sides = (new.dilation[0], new.dilation[1]), (new.kernel_size[0], new.kernel_size[1])
+            new.weight.copy_(shaped.embed(conv.weight, (conv.dilation[0], conv.dilation[1]), sides, spaces))
+        if new.bias is not None and conv.bias is not None:
+            new.bias.copy_(conv.bias)
+    shaped.take_over(new, conv, [(new.weight, conv.weight), (new.bias, conv.bias)])
+    return new
+
+
+def _dilated(conv: nn.Conv2d, *, dilation: Any = 2, **spec: Any) -> nn.Conv2d:
+    """A dilated convolution."""
+    return _conv(conv, dilation=dilation, **spec)
+
+
+def _deformable(conv: nn.Conv2d, **spec: Any) -> AnisotropicConv2d:
+    """The deformable convolution: one scale, offsets without bound."""
+    return AnisotropicConv2d.from_conv(conv, **{"scales": (1,), "offset_bound": None, **spec})
+
+
+# the name in a plan: how it is made from a convolution, and the constructors whose arguments it takes
+_MAKERS: dict[str, tuple[Callable[..., nn.Module], tuple[type[nn.Module], ...]]] = {
+    "conv": (_conv, (nn.Conv2d,)),
+    "dilated": (_dilated, (nn.Conv2d,)),
+    "deformable": (_deformable, (AnisotropicConv2d,)),
+    "log_polar": (LogPolarConv2d.from_conv, (LogPolarConv2d,)),
+    "cross": (CrossConv2d.from_conv, (CrossConv2d, LogPolarConv2d)),
+    "anisotropic": (AnisotropicConv2d.from_conv, (AnisotropicConv2d,)),
+}
+LAYERS = tuple(_MAKERS)
+_TAKEN = {"self", "in_channels", "out_channels", "device", "dtype", "log_polar"}  # the convolution's own, never a plan's
+
+
+def convert(model: Model, plan: Mapping[str, Mapping[str, Any] | None]) -> Model:
+    """Replace convolutions of a model, in place, and return the model.
+
+    A plan maps patterns to entries, and the first pattern that matches a convolution decides. A pattern is an fnmatch
+    pattern over module names (``"layer1.*.conv1"``), or ``"type:Conv2d"``, the name of a class. An entry is
+    ``{"layer": name, ...}`` with a name of ``LAYERS``; its other keys are arguments of that layer and override what is
+    taken from the convolution; ``"init": "project"`` takes its kernel over too. An entry None leaves alone what it matches.
+
+    Device, dtype, requires_grad and train/eval mode are kept; a shared module stays shared. A network with a method
+    ``init_layer`` initialises fresh layers by its own rule.
+
+    Args:
+        model: any nn.Module. A model that is itself a convolution is not changed but its replacement returned.
+        plan: pattern -> entry, in order.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: an unknown layer or argument (the nearest valid one is named), a pattern that is left with no
+            convolution, a subclass with a forward of its own, a parametrised module, a padding that cannot be kept.
+            The model is unchanged then.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
+        >>> plan = {"0": {"layer": "log_polar", "kernel_size": 9, "growth_rate": 3.0}}
+        >>> type(convert(model, plan)[0]).__name__
+        'LogPolarConv2d'
+    """
+    makers = {pattern: _maker(pattern, entry) for pattern, entry in plan.items()}
+    left = dict.fromkeys(plan, True)
+    replacements: list[tuple[list[str], nn.Module]] = []
+    for names, conv in _modules(model, nn.Conv2d):
+        pattern = next((p for p in plan if any(_matches(p, name, conv) for name in names)), None)
+        if pattern is None:
+            continue
+        left[pattern] = False
+        maker = makers[pattern]
+        if maker is not None:
+            try:
+                replacements.append((names, maker(conv)))
+            except ValueError as error:
+                raise ValueError(f"{names[0] or 'the model'}, matched by {pattern!r}: {error}") from error
+            if (plan[pattern] or {}).get("init", "fresh") == "fresh":
+                _initialise(model, replacements[-1][1])
+    for pattern, nothing in left.items():
+        if nothing:
+            raise ValueError(_why_unmatched(model, pattern))
+    return _put(model, replacements)
+
+
+def reparameterize(model: Model) -> Model:
+    """Turn every layer that is exactly an nn.Conv2d into one, in place, and return the model; the others stay.
+
+    Args:
+        model: any nn.Module. A model that is itself such a layer is not changed but its convolution returned.
+
+    Returns:
+        The model.
+
+    Example:
+        >>> model = nn.Sequential(LogPolarConv2d(3, 8, 9), nn.ReLU())
+        >>> type(reparameterize(model)[0]).__name__
+        'Conv2d'
+    """
+    ours = _modules(model, Ours)
+    exact = [(names, m) for names, m in ours if not (isinstance(m, AnisotropicConv2d) and m.not_a_conv())]
+    return _put(model, [(names, layer.to_conv()) for names, layer in exact])  # type: ignore[operator]
+
+
+def _modules(model: nn.Module, kind: Any) -> list[tuple[list[str], nn.Module]]:
+    """The modules of a kind with all their names, but what lies inside a layer of ours."""
+    found: dict[int, tuple[list[str], nn.Module]] = {}
+    inside: tuple[str, ...] = ()
+    for name, module in model.named_modules(remove_duplicate=False):
+        if name.startswith(inside):
+            continue
+        if isinstance(module, kind):
+            found.setdefault(id(module), ([], module))[0].append(name)
+        if isinstance(module, Ours):
+            if not name:
+                break
+            inside = (*inside, f"{name}.")
+    return list(found.values())
+
+
+def _put(model: Model, replacements: Iterable[tuple[list[str], nn.Module]]) -> Model:
+    for names, new in replacements:
+        for name in names:
+            if not name:
+                return new  # type: ignore[return-value]
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, new)
+    return model
+
+
+def _matches(pattern: str, name: str, module: nn.Module) -> bool:
+    if pattern.startswith("type:"):
+        return type(module).__name__ == pattern.removeprefix("type:")
+    return fnmatchcase(name, pattern)
+
+
+def _maker(pattern: str, entry: Mapping[str, Any] | None) -> Callable[[nn.Module], nn.Module] | None:
+    """Check an entry against the layer's constructor."""
+    if entry is None:
+        return None
+    if not isinstance(entry, Mapping) or "layer" not in entry:
+        raise ValueError(f"plan[{pattern!r}] must be a mapping with the key 'layer', or None; got {entry!r}")
+    spec = dict(entry)
+    layer = spec.pop("layer")
+    if layer not in LAYERS:
+        raise ValueError(f"plan[{pattern!r}]: no layer {layer!r}{_nearest(layer, LAYERS)}; layers are {', '.join(LAYERS)}")
+    make, constructors = _MAKERS[layer]
+    allowed = {name for cls in constructors for name in inspect.signature(cls.__init__).parameters} - _TAKEN | {"init"}
+    for name in spec:
+        if name not in allowed:
+            raise ValueError(f"plan[{pattern!r}]: layer {layer!r} has no argument {name!r}{_nearest(name, sorted(allowed))}")
+    return lambda conv: make(conv, **spec)
+
+
+def _initialise(model: nn.Module, layer: nn.Module) -> None:
+    """Let a network with an initialisation of its own apply it to a fresh layer."""
+    rule = getattr(model, "init_layer", None)
+    if rule is None:
+        return
+    for part in (layer.conv, layer.log_polar) if isinstance(layer, CrossConv2d) else (layer,):
+        if part is not None:
+            rule(part)
+
+
+def _why_unmatched(model: nn.Module, pattern: str) -> str:
+    """The message for a pattern that is left with nothing."""
+    modules = dict(model.named_modules())
+    matched = [name for name, module in modules.items() if _matches(pattern, name, module)]
+    convs = [name for names, _ in _modules(model, nn.Conv2d) for name in names]
+    if any(name in convs for name in matched):
+        return f"plan[{pattern!r}] is left with nothing: the patterns before it take all that it matches; put it first"
+    if matched:
+        kinds = ", ".join(sorted({type(modules[name]).__name__ for name in matched})[:4])
+        return f"plan[{pattern!r}] matches no nn.Conv2d, but {kinds} ({matched[0] or 'the model itself'})"
+    if pattern.startswith("type:"):
+        kinds = ", ".join(sorted({type(modules[name]).__name__ for name in convs})) or "none"
+        return f"plan[{pattern!r}] matches nothing: the model's convolutions are of type {kinds}"
+    some = ", ".join(convs[:8]) + (", ..." if len(convs) > 8 else "")
+    return f"plan[{pattern!r}] matches nothing{_nearest(pattern, convs)}; convolutions are {some or 'none'}"
+
+
+def _nearest(name: object, valid: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.4)
+    return f"; did you mean {close[0]!r}?" if close else ""

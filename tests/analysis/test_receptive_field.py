@@ -1,0 +1,187 @@
+"""Receptive fields: sizes known from counting, published estimates, and a model that is left alone."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from foveal.analysis import effective_receptive_field
+
+
+def simple_vgg(first=3, second=3):
+    """The example network of the estimate in Figure 5 of the log-polar paper: no padding, average pooling."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, 64, first), nn.ReLU(), nn.Conv2d(64, 64, second), nn.ReLU(), nn.AvgPool2d(2, 2)),
+        *(nn.Conv2d(64, 128, 3), nn.ReLU(), nn.Conv2d(128, 128, 3), nn.ReLU(), nn.AvgPool2d(2, 2)),
+        *(nn.Conv2d(128, 256, 3), nn.ReLU(), nn.Conv2d(256, 256, 3), nn.ReLU()),
+    )
+
+
+@pytest.mark.parametrize(
+    ("network", "layer", "size", "stride", "offset"),
+    [
+        ((3, 3), "8", 14, 2, 7),
+        ((3, 3), "13", 32, 4, 16),
+        ((7, 7), "8", 22, 2, 11),
+        ((5, 9), "8", 22, 2, 11),
+        ((7, 7), "13", 40, 4, 20),
+    ],
+)
+def test_published_estimates(network, layer, size, stride, offset):
+    found = effective_receptive_field(simple_vgg(*network), (3, 96, 96), layer=layer, activations="identity")
+    assert (found.size, found.stride, found.offset) == ((size, size), (stride, stride), (offset, offset))
+    assert found.pixels == size * size
+    assert found.map.shape == (96, 96)
+    assert found.map.max() == 1
+
+
+def test_the_centre_is_the_upper_left_of_four():
+    net = nn.Conv2d(1, 1, 1)
+    assert effective_receptive_field(net, (1, 6, 7)).position == (2, 3)
+    assert effective_receptive_field(net, (1, 6, 7)).map.nonzero().tolist() == [[2, 3]]
+
+
+def test_a_position_and_a_rectangular_kernel():
+    found = effective_receptive_field(nn.Conv2d(2, 3, (3, 5), stride=(2, 1)), (2, 16, 16), position=(4, 6))
+    rows, columns = found.map.any(1).nonzero().flatten().tolist(), found.map.any(0).nonzero().flatten().tolist()
+    assert (rows, columns) == ([8, 9, 10], [6, 7, 8, 9, 10])
+    assert (found.size, found.stride, found.offset, found.pixels) == ((3, 5), (2, 1), (1.5, 2.5), 15)
+
+
+def test_dilated_convolutions_leave_holes():
+    found = effective_receptive_field(nn.Conv2d(2, 3, 3, dilation=3), (2, 16, 16))
+    assert (found.size, found.pixels) == ((3, 3), 9)
+    assert found.side == 7
+
+
+def test_maximum_pooling_and_functional_activations_under_identity():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            x = F.max_pool2d(F.relu(self.one(x) - 100), 3, 2, 1)
+            return torch.relu(self.two(x) - 100)
+
+    net = Net()
+    assert effective_receptive_field(net, (1, 24, 24), activations="identity").size == (5, 5)
+    with pytest.raises(ValueError, match="must pass a gradient"):
+        effective_receptive_field(net, (1, 24, 24))
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), nn.Hardtanh(), nn.LeakyReLU(), nn.PReLU(), nn.RReLU(), nn.ELU(), nn.SELU()]
+    + [nn.CELU(), nn.GELU(), nn.SiLU(), nn.SiLU(inplace=True), nn.Mish(), nn.Hardswish(), nn.Softplus(), nn.Threshold(1, 2)],
+    ids=str,
+)  # fmt: skip
+def test_each_activation_does_nothing_under_identity(activation):
+    image = torch.randn(1, 3, 4, 4)
+    found = effective_receptive_field(nn.Sequential(activation), image, activations="identity", position=(1, 2))
+    assert torch.equal(found.map, F.pad(torch.ones(1, 1), (2, 1, 1, 2)))
+
+
+def test_adaptive_maximum_pooling_under_identity_sees_all():
+    found = effective_receptive_field(nn.AdaptiveMaxPool2d(1), (3, 8, 6), activations="identity")
+    assert found.pixels == 48
+    assert (found.stride, found.offset) == ((None, None), (4, 3))
+
+
+def test_the_map_is_the_gradient():
+    torch.manual_seed(0)
+    net = nn.Conv2d(2, 3, 3)
+    images = torch.randn(5, 2, 7, 7)
+    found = effective_receptive_field(net, images)
+    expected = net.weight.detach().mean(0).abs().mean(0)
+    torch.testing.assert_close(found.map[2:5, 2:5], expected / expected.max())
+
+
+def test_the_side_holds_the_share():
+    net = nn.Conv2d(1, 1, 5, bias=False)
+    with torch.no_grad():
+        net.weight.fill_(0.01)
+        net.weight[0, 0, 1:4, 1:4] = 1.0  # 9 of 9.16
+    images = torch.zeros(1, 1, 9, 9)
+    assert [effective_receptive_field(net, images, share=s).side for s in (0.1, 0.95, 0.99, 1)] == [1, 3, 5, 5]
+    assert effective_receptive_field(net, images).corner == (3, 3)
+
+
+def test_the_rest_of_the_network_need_not_fit_the_size():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(1, 1))
+    assert effective_receptive_field(net, (3, 20, 20), layer="0").size == (3, 3)
+
+
+def test_the_first_tensor_of_a_structure_is_taken():
+    class Segmenter(nn.Conv2d):
+        def forward(self, x):
+            return {"out": super().forward(x), "aux": None}
+
+    assert effective_receptive_field(Segmenter(3, 4, 3), (3, 9, 9)).size == (3, 3)
+
+
+def test_the_model_is_left_as_it_was():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten()).train()
+    net[1].eval()
+    net[0].weight.grad = torch.ones_like(net[0].weight)
+    state = copy.deepcopy(net.state_dict())
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        effective_receptive_field(net, images, layer="1")
+    with pytest.raises(ValueError, match="Name an earlier one"):
+        effective_receptive_field(net, images)
+    assert [m.training for m in net.modules()] == [True, True, False, True, True]
+    assert torch.equal(net[0].weight.grad, torch.ones_like(net[0].weight))
+    assert net[0].bias.grad is None
+    assert all(torch.equal(net.state_dict()[key], state[key]) for key in state)
+    assert not any(m._forward_hooks for m in net.modules())
+    assert not images.requires_grad
+
+
+def test_it_works_without_gradients_allowed():
+    net = nn.Conv2d(3, 4, 3).requires_grad_(False)
+    with torch.inference_mode():
+        assert effective_receptive_field(net, (3, 9, 9)).size == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"activations": "linear"}, "activations must be one of 'as_is', 'identity'"),
+        ({"share": 0}, "share must be above 0"),
+        ({"layer": "convv"}, "layer must name a submodule; got 'convv'. Near it: conv"),
+        ({"position": (6, 0)}, "position must lie in the output map of 6 x 6"),
+        ({"layer": "unused"}, "layer must be called"),
+    ],
+)
+def test_arguments_are_checked(arguments, message):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.unused = nn.Conv2d(3, 4, 3), nn.ReLU()
+
+        def forward(self, x):
+            return self.conv(x)
+
+    with pytest.raises(ValueError, match=message):
+        effective_receptive_field(Net(), (3, 8, 8), **arguments)
+
+
+@pytest.mark.parametrize("input", [(3, 8), (3, 8, 0), torch.zeros(3, 8, 8), torch.zeros(0, 3, 8, 8)])
+def test_the_input_is_checked(input):
+    with pytest.raises(ValueError, match="input must be images"):
+        effective_receptive_field(nn.Conv2d(3, 4, 3), input)
+
+
+def test_nan_weights_are_told():
+    net = nn.Conv2d(3, 4, 3)
+    nn.init.constant_(net.weight, float("nan"))
+    with pytest.raises(ValueError, match="finite gradients"):
+        effective_receptive_field(net, (3, 8, 8))
+
+
+def test_maximum_pooling_with_dilation_is_refused_under_identity():
+    with pytest.raises(ValueError, match="without dilation"):
+        effective_receptive_field(nn.MaxPool2d(3, dilation=2), (3, 8, 8), activations="identity")

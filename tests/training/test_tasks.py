@@ -1,0 +1,52 @@
+"""The loss and the counts of classification, and the interval of a counted share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from foveal.training.tasks import Classification, wilson_interval
+
+
+def test_counts_add_up_over_batches_of_any_size() -> None:
+    generator = torch.Generator().manual_seed(0)
+    outputs, labels = torch.randn(97, 10, generator=generator), torch.randint(10, (97,), generator=generator)
+    task = Classification()
+    parts = sum(task.count(outputs[start : start + 13], labels[start : start + 13]) for start in range(0, 97, 13))
+    assert isinstance(parts, torch.Tensor)
+    summary = task.summary(parts)
+    assert summary["n"] == 97
+    assert summary["correct"] == sum(
+        int(row.argmax()) == int(label) for row, label in zip(outputs, labels, strict=True)
+    )
+    assert summary["accuracy"] == summary["correct"] / 97
+    assert summary["loss"] == pytest.approx(F.cross_entropy(outputs.double(), labels).item(), rel=1e-6)
+
+
+def test_smoothing_is_in_the_training_loss_only() -> None:
+    outputs, labels = torch.tensor([[3.0, 0.0, 0.0]]), torch.tensor([0])
+    plain, smooth = Classification(), Classification(label_smoothing=0.3)
+    log_p = outputs.log_softmax(1)
+    assert smooth.loss(outputs, labels).item() == pytest.approx(-(0.8 * log_p[0, 0] + 0.1 * log_p[0, 1] * 2).item())
+    assert torch.equal(smooth.count(outputs, labels), plain.count(outputs, labels))
+
+
+def test_half_precision_outputs_are_measured_in_float32() -> None:
+    outputs, labels = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)).bfloat16(), torch.arange(8) % 4
+    assert Classification().loss(outputs, labels).dtype == torch.float32
+    assert Classification().count(outputs, labels).dtype == torch.float64
+
+
+def test_nothing_counted() -> None:
+    assert Classification().summary(torch.zeros(3))["accuracy"] == 0
+
+
+def test_wilson_interval() -> None:
+    # Newcombe 1998, Table I: 81 of 263 and 0 of 20, method 3.
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert wilson_interval(20, 20)[1] == 1.0
+    for correct, n in ((-1, 5), (6, 5), (0, 0)):
+        with pytest.raises(ValueError, match="correct and n must be counts"):
+            wilson_interval(correct, n)
