@@ -157,7 +157,7 @@ def _pair(value: int | Sequence[int]) -> tuple[int, int]:
 
 
 def _odd_pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
-    sides = (value, value) if isinstance(value, int) else tuple(value)
+    sides = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(sides) != 2 or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 or s % 2 == 0 for s in sides):
         raise ValueError(
             f"{name} must be a positive odd number or a pair of them, so that the window has a centre tap; got {value!r}"

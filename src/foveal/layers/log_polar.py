@@ -331,7 +331,7 @@ class CrossConv2d(nn.Module):
         dilation = arguments.pair("dilation", dilation, at_least=1)
         sides = arguments.pair("kernel_size", kernel_size, at_least=1)
         if padding is None:
-            padding = shaped.same_size_padding((dilation[0] * (sides[0] - 1), dilation[1] * (sides[1] - 1)))
+            padding = arguments.same_size_padding((dilation[0] * (sides[0] - 1), dilation[1] * (sides[1] - 1)))
         common = {"groups": groups, "bias": bias, "padding_mode": padding_mode, "device": device, "dtype": dtype}
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.share, self.field = share, arguments.pair("field", field, at_least=1)

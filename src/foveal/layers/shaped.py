@@ -43,7 +43,7 @@ class ShapedConv2d(nn.Module):
         self.stride = arguments.pair("stride", stride, at_least=1)
         self.dilation = arguments.pair("dilation", dilation, at_least=1)
         self.groups = groups
-        self.padding = same_size_padding(self.window) if padding is None else padding
+        self.padding = arguments.same_size_padding(self.window) if padding is None else padding
         if not isinstance(self.padding, str):
             self.padding = arguments.pair("padding", self.padding, at_least=0)
         self.before, self.after = arguments.split_padding(self.padding, self.window, self.stride)
@@ -90,16 +90,6 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
     return value
-
-
-def same_size_padding(window: tuple[int, int]) -> tuple[int, int]:
-    """Padding that keeps the size at stride 1."""
-    if window[0] % 2 or window[1] % 2:
-        raise ValueError(
-            f"padding must be given for a window of {window[0] + 1} x {window[1] + 1} pixels, whose half is not whole: "
-            "padding='same' keeps the size at stride 1"
-        )
-    return window[0] // 2, window[1] // 2
 
 
 def pad(input: Tensor, before: tuple[int, int], after: tuple[int, int], mode: str) -> Tensor:

@@ -16,6 +16,16 @@ def pair(name: str, value: int | Sequence[int], *, at_least: int) -> tuple[int, 
     return two[0], two[1]
 
 
+def same_size_padding(window: tuple[int, int]) -> tuple[int, int]:
+    """Padding that keeps the size at stride 1."""
+    if window[0] % 2 or window[1] % 2:
+        raise ValueError(
+            f"padding must be given for a window of {window[0] + 1} x {window[1] + 1} pixels, whose half is not whole: "
+            "padding='same' keeps the size at stride 1"
+        )
+    return window[0] // 2, window[1] // 2
+
+
 def split_padding(
     padding: int | str | Sequence[int], window: tuple[int, int], stride: tuple[int, int], *, at_least: int = 0
 ) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -179,16 +179,20 @@ def _forward_flops(
     input_shape: Sequence[int], weight_shape: Sequence[int], *args: Any, out_shape: Sequence[int], **kwargs: Any
 ) -> int:
     """Pooling form, as the paper counts: one multiply-add for each column, input channel, output channel and position."""
-    out_channels, in_channels, columns = weight_shape
-    return 2 * out_shape[0] * out_shape[2] * out_shape[3] * out_channels * in_channels * columns
+    return _flops(weight_shape, out_shape)
 
 
 @register_flop_formula(torch.ops.foveal.binned_conv2d_backward)
 def _backward_flops(
     grad_shape: Sequence[int], input_shape: Sequence[int], weight_shape: Sequence[int], *args: Any, **kwargs: Any
 ) -> int:
-    one = _forward_flops(input_shape, weight_shape, out_shape=grad_shape)
-    return one * sum(map(bool, args[5]))
+    wanted = args[-1]
+    return _flops(weight_shape, grad_shape) * sum(map(bool, wanted))
+
+
+def _flops(weight_shape: Sequence[int], out_shape: Sequence[int]) -> int:
+    out_channels, in_channels, columns = weight_shape
+    return 2 * out_shape[0] * out_shape[2] * out_shape[3] * out_channels * in_channels * columns
 
 
 def _check_values(bins: Tensor, columns: int) -> None:

@@ -121,7 +121,7 @@ def anisotropic_conv2d(
     Example:
         >>> input = torch.arange(25.0).reshape(1, 1, 5, 5)
         >>> anisotropic_conv2d(input, torch.ones(1, 1, 3, 3), scales=(1, 2))[0, 0, 2]
-        tensor([ 66.,  99., 108., 117.,  84.])
+        tensor([ 66.,  99., 108., 117.,  81.])
     """
     if weight.ndim not in (4, 5):
         raise ValueError(f"weight must be [O, C / groups, kh, kw], or that for each scale; got shape {tuple(weight.shape)}")
@@ -132,7 +132,7 @@ def anisotropic_conv2d(
     dilation = arguments.pair("dilation", dilation, at_least=1)
     window = (dilation[0] * (sides[0] - 1), dilation[1] * (sides[1] - 1))
     if padding is None:
-        padding = (window[0] // 2, window[1] // 2)
+        padding = arguments.same_size_padding(window)
     before, after = arguments.split_padding(padding, window, stride)
     line = [torch.arange(n, dtype=torch.float64) * d - w / 2 for n, d, w in zip(sides, dilation, window, strict=True)]
     centre = torch.tensor([w / 2 - b for w, b in zip(window, before, strict=True)], dtype=torch.float64)
@@ -259,20 +259,21 @@ def _backward(
     output_size: Sequence[int],
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    found = reference.sampled_conv2d_backward(
-        grad,
-        input,
-        weight,
-        taps,
-        offset,
-        winner,
-        list(deformed),
-        list(stride),
-        groups,
-        fuse,
-        list(output_size),
-        list(wanted),
-    )
+    with torch.autocast(input.device.type, enabled=False):
+        found = reference.sampled_conv2d_backward(
+            grad,
+            input,
+            weight,
+            taps,
+            offset,
+            winner,
+            list(deformed),
+            list(stride),
+            groups,
+            fuse,
+            list(output_size),
+            list(wanted),
+        )
     grad_input, grad_weight, grad_offset = (input.new_empty(0) if g is None else g for g in found)
     if wanted[0]:
         grad_input = grad_input.contiguous(memory_format=arguments.layout(input))

@@ -1,0 +1,28 @@
+"""What every test runs under: one thread a worker, uninitialised memory that is NaN, no network."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import socket
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+torch.use_deterministic_algorithms(True)  # also fills torch.empty with NaN
+
+
+@pytest.fixture(autouse=True)
+def _seed_and_loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same random numbers in any order of tests, and no connection that leaves the machine."""
+    torch.manual_seed(0)
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        host = address[0] if isinstance(address, tuple) else "local"
+        if host not in ("local", "127.0.0.1", "localhost", "::1"):
+            raise AssertionError(f"a test may not reach {address}")
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
