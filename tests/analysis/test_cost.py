@@ -93,7 +93,7 @@ def test_torchvisions_deformable_convolution_counts():
 
 def test_peak_memory_of_a_known_case():
     model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.ReLU(inplace=True), nn.Flatten())
-    # 8 x 8 x 4 bytes a channel: the first activation (4 channels) and its ReLU (4) live together, everything else is less
+    # 8 x 8 x 4 bytes a channel: the first activation (4 channels) and its ReLU (4) live together, the rest is less
     assert cost(model, (1, 8, 8), latency=False).peak_mib * 2**20 == 8 * 256
     assert cost(model, (1, 8, 8), batch_size=3, latency=False).peak_mib * 2**20 == 3 * 8 * 256
 

@@ -94,8 +94,8 @@ def cost(
 ) -> Cost:
     """Measure one forward pass in eval mode, without gradients; the model is left exactly as it was.
 
-    Multiply-adds are those of ``torch.utils.flop_counter`` halved; element-wise work, normalisation and pooling are not in
-    it. ``conv_macs`` of a plain network is the convolution entry of fvcore, which the log-polar paper prints as FLOPs.
+    Multiply-adds are those of ``torch.utils.flop_counter`` halved; element-wise work, normalisation and pooling are not
+    in it. ``conv_macs`` of a plain network is fvcore's entry for convolutions, printed as FLOPs in the log-polar paper.
 
     ``latency_ms`` is the median of at least five passes after a warm-up. ``peak_mib`` is on CUDA what the allocator
     measured (``torch.cuda.max_memory_allocated``); elsewhere the sum of the storages that operators returned and that
@@ -132,8 +132,8 @@ def cost(
 def paper_counts(model: nn.Module, input_size: Sequence[int]) -> list[LayerCount]:
     """Count each convolution as the log-polar paper does.
 
-    Source: Log-Polar Space Convolution (NeurIPS 2022), section 3.4, for one output position and output channel that reads
-    C channels. A convolution of kh x kw takes kh * kw * C multiplications and as many additions; a log-polar one
+    Source: Log-Polar Space Convolution (NeurIPS 2022), section 3.4, for one output position and output channel that
+    reads C channels. A convolution of kh x kw takes kh * kw * C multiplications and as many additions; a log-polar one
     2 * L_r * L_theta * C multiplications (the weights' and the means'; the centre's own weight is not in the paper's
     count), kh * kw * C additions and kh * kw look-ups. For a map of other bins L_r * L_theta is the weight's columns.
 
@@ -158,8 +158,8 @@ def paper_counts(model: nn.Module, input_size: Sequence[int]) -> list[LayerCount
 def multiply_adds(model: nn.Module, input_size: Sequence[int]) -> MultiplyAdds:
     """Count a network's multiply-adds without and with the additions of log-polar pooling.
 
-    The first number is ``cost(...).conv_macs``. The pooling adds up, once for all output channels, each tap of the window
-    that has a bin: the sum over log-polar layers of (taps inside the field) * C * H' * W', C all input channels.
+    The first number is ``cost(...).conv_macs``. The pooling adds up, once for all output channels, each tap of the
+    window that has a bin: the sum over log-polar layers of (taps inside the field) * C * H' * W', C all input channels.
 
     Args:
         model: any network that takes one tensor.
@@ -178,7 +178,7 @@ def multiply_adds(model: nn.Module, input_size: Sequence[int]) -> MultiplyAdds:
     pooled = (
         int((layer.bins >= 0).sum()) * layer.in_channels * positions
         for _, layer, positions in _convolutions(model, input_size)
-        if hasattr(layer, "bins")
+        if _has_bins(layer)
     )
     return MultiplyAdds(cost(model, input_size, latency=False).conv_macs, sum(pooled))
 
@@ -190,7 +190,7 @@ def _convolutions(model: nn.Module, input_size: Sequence[int]) -> list[tuple[str
     with _undisturbed(model):
         hooks = []
         for name, layer in model.named_modules():
-            if hasattr(layer, "bins") or isinstance(layer, nn.Conv2d):
+            if _has_bins(layer) or isinstance(layer, nn.Conv2d):
 
                 def note(layer: nn.Module, _: Any, output: Tensor, name: str = name) -> None:
                     before = found[name][1] if name in found else 0  # a layer that is called twice works twice
@@ -207,7 +207,7 @@ def _convolutions(model: nn.Module, input_size: Sequence[int]) -> list[tuple[str
 
 def _count(name: str, layer: Any, positions: int) -> LayerCount:
     channels = layer.in_channels // layer.groups
-    log_polar = hasattr(layer, "bins")
+    log_polar = _has_bins(layer)
     window = tuple(layer.bins.shape) if log_polar else tuple(layer.kernel_size)
     taps = prod(window)
     regions = taps
@@ -226,6 +226,10 @@ def _count(name: str, layer: Any, positions: int) -> LayerCount:
         additions=taps * channels,
         lookups=taps if log_polar else 0,
     )
+
+
+def _has_bins(layer: nn.Module) -> bool:
+    return isinstance(getattr(layer, "bins", None), Tensor)
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -279,9 +283,10 @@ def _measure(model: nn.Module, x: Tensor) -> tuple[int, int, float]:
     if cuda:
         torch.cuda.reset_peak_memory_stats(x.device)
         before = torch.cuda.memory_allocated(x.device)
-    with _LiveStorage(x, *model.parameters(), *model.buffers()) as live, FlopCounterMode(
-        display=False, custom_mapping=formulas
-    ) as counter:
+    with (
+        _LiveStorage(x, *model.parameters(), *model.buffers()) as live,
+        FlopCounterMode(display=False, custom_mapping=formulas) as counter,
+    ):
         model(x)
     peak = torch.cuda.max_memory_allocated(x.device) - before if cuda else live.peak
     macs = {str(op): flops // 2 for op, flops in counter.get_flop_counts()["Global"].items()}

@@ -1,7 +1,7 @@
 """Pictures of what the layers are and do: bins, kernels, sampling points, winning scales, receptive fields.
 
-Each figure is drawn on a white card of its own, so that it reads on a dark page, too. Colours are apart for colour-blind
-eyes, and shape or text says the same again.
+Each figure is drawn on a white card of its own, so that it reads on a dark page, too. Colours are apart for
+colour-blind eyes, and shape or text says the same again.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def draw_bins(bins: Tensor | nn.Module, *, title: str | None = None) -> Figure:
     for index in colours:
         rows, columns = np.nonzero(grid == index)
         if size:
-            for row, column in zip(rows, columns, strict=True):
+            for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
                 axes.text(column, row, str(index), ha="center", va="center", color=_INK, fontsize=size)
         elif math.sqrt(len(rows)) * 72 * scale > 14:  # one number a bin, where it fits
             middle = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
@@ -117,8 +117,8 @@ def draw_kernels(layer: nn.Module, *, outputs: int = 16, inputs: int = 3, title:
     limit = limit or 1.0
     gap = 1
     mosaic = np.full((shown_inputs * (height + gap) - gap, shown_outputs * (width + gap) - gap), np.nan)
-    scale = min(0.16, 9.0 / mosaic.shape[1])
-    figure, axes = _card(mosaic.shape[1] * scale + 1.0, max(mosaic.shape[0] * scale, 0.9) + 0.75)
+    scale = min(0.16, 6.4 / mosaic.shape[1])
+    figure, axes = _card(mosaic.shape[1] * scale + 0.8, max(mosaic.shape[0] * scale, 0.9) + 0.75)
     crosses = []
     for (o, c), tile in zip(np.ndindex(shown_outputs, shown_inputs), kernels.flatten(0, 1).numpy(), strict=True):
         top, left = c * (height + gap), o * (width + gap)
@@ -132,7 +132,7 @@ def draw_kernels(layer: nn.Module, *, outputs: int = 16, inputs: int = 3, title:
     axes.set_axis_off()
     bar = figure.colorbar(picture, ax=axes, shrink=0.9, pad=0.02, aspect=12, extend="both", ticks=[-limit, 0, limit])
     bar.ax.set_yticklabels([f"{-limit:.2g}", "0", f"{limit:.2g}"], fontsize=7, color=_INK)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     if title is None:
         title = (
             f"{height} × {width} kernels: {shown_outputs} of {dense.shape[0]} output and "
@@ -154,10 +154,12 @@ def draw_taps(
 ) -> Figure:
     """Draw where an anisotropic or deformable layer reads its input, as Figure 4 of Anisotropic Convolution (TIP 2020).
 
-    Scale 1 is green (circles), 2 purple (squares), 4 pink (triangles); a cross marks the output position.
+    Scale 1 is green (circles), 2 purple (squares), 4 pink (triangles); a cross marks each output position, and thin
+    lines lead from it to its taps.
 
     Args:
-        layer: one with ``.sampling_points(input)``, float32 Tensor[N, S, H', W', T, 2], and ``.scales``.
+        layer: one with ``.sampling_points(input)``, float Tensor[N, S, H', W', T, 2], ``.offsets(input)`` and
+            ``.scales``.
         input: what the layer gets, Tensor[N, C, H, W]; one picture for each of at most four samples.
         image: the images to draw on, Tensor[N, 1 or 3, h, w], which may be larger than the layer's input; by default
             the input itself (its mean over channels, unless it has 1 or 3).
@@ -174,8 +176,12 @@ def draw_taps(
         raise ValueError(f"layer must have sampling points (anisotropic, deformable); got {type(layer).__name__}")
     input = input[:4]
     with torch.no_grad():
-        points = layer.sampling_points(input).cpu()
+        points = layer.sampling_points(input).float().cpu()
+        moved = layer.offsets(input)[0]
     rows, columns = points.shape[2:4]
+    centres = points[:, 0].mean(-2)  # of the taps before they were moved: the sampling centre of each output position
+    if moved is not None:
+        centres = centres - moved.float().cpu().unflatten(1, (-1, 2)).mean(1).permute(0, 2, 3, 1)
     if positions is None:
         positions = sorted({(int(at * rows), int(at * columns)) for at in (0.3, 0.7)})
     if any(not (0 <= r < rows and 0 <= c < columns) for r, c in positions):
@@ -183,18 +189,20 @@ def draw_taps(
     backdrops = _backdrops(input if image is None else image[:4])
     # pixel centres of the layer's input, in pixels of the image
     zoom = torch.tensor([big / small for big, small in zip(backdrops[0].shape[:2], input.shape[2:], strict=True)])
-    points = (points + 0.5) * zoom - 0.5
+    points, centres = (points + 0.5) * zoom - 0.5, (centres + 0.5) * zoom - 0.5
     styles = _scale_styles(layer.scales)
 
     figure, panels = _panels(backdrops, bottom=0.35, top=0.0 if title is None else 0.3)
-    for panel, backdrop, places in zip(panels, backdrops, points, strict=True):
-        panel.imshow(backdrop, cmap="gray", vmin=0, vmax=1, alpha=0.75, interpolation="nearest")
+    for panel, backdrop, places, middles in zip(panels, backdrops, points, centres, strict=True):
+        panel.imshow(_pale(backdrop), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         for row, column in positions:
-            here = places[:, row, column]
-            for (colour, marker), taps in zip(styles, here, strict=True):
-                panel.plot(taps[:, 1], taps[:, 0], marker, color=colour, markersize=4.6, mec="white", mew=0.6, ls="")
-            centre = here[0].mean(0) if here.shape[1] else torch.zeros(2)
-            panel.plot(centre[1], centre[0], "+", color=_INK, markersize=7, mew=1.4)
+            y, x = middles[row, column].tolist()
+            for (colour, marker), taps in zip(styles, places[:, row, column], strict=True):
+                for down, right in taps.tolist():
+                    panel.plot([x, right], [y, down], color=colour, lw=0.6, alpha=0.6)
+                panel.plot(taps[:, 1], taps[:, 0], marker, color=colour, markersize=4.2, mec="white", mew=0.5, ls="")
+            panel.plot(x, y, "+", color="white", markersize=7.5, mew=2.8)
+            panel.plot(x, y, "+", color=_INK, markersize=6, mew=1.2)
         panel.set_xlim(-0.5, backdrop.shape[1] - 0.5)
         panel.set_ylim(backdrop.shape[0] - 0.5, -0.5)
     _legend(figure, styles, layer.scales)
@@ -203,9 +211,7 @@ def draw_taps(
     return figure
 
 
-def draw_winning_scale(
-    layer: Any, input: Tensor, *, image: Tensor | None = None, title: str | None = None
-) -> Figure:
+def draw_winning_scale(layer: Any, input: Tensor, *, image: Tensor | None = None, title: str | None = None) -> Figure:
     """Draw which scale wins the maximum at each position: Eq. (5) of Anisotropic Convolution (TIP 2020).
 
     A position has the colour of the scale that wins in most output channels, the stronger the larger its share. The
@@ -233,7 +239,7 @@ def draw_winning_scale(
     most, winner = shares.max(-1)
     colours = torch.tensor([_rgb(colour) for colour, _ in styles], dtype=torch.float64)
     least = 1 / len(styles)
-    strength = 0.15 + 0.6 * ((most - least) / max(1 - least, 1e-9)).clamp(0, 1)
+    strength = 0.25 + 0.55 * ((most - least) / max(1 - least, 1e-9)).clamp(0, 1)
     overlay = torch.cat([colours[winner], strength[..., None]], -1).numpy()
 
     backdrops = _backdrops(input if image is None else image[:4])
@@ -241,7 +247,7 @@ def draw_winning_scale(
     for panel, backdrop, layer_over in zip(panels, backdrops, overlay, strict=True):
         extent = (-0.5, backdrop.shape[1] - 0.5, backdrop.shape[0] - 0.5, -0.5)
         grey = backdrop.mean(-1) if backdrop.ndim == 3 else backdrop
-        panel.imshow(grey, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+        panel.imshow(_pale(grey), cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
         panel.imshow(layer_over, extent=extent, interpolation="nearest")
     _legend(figure, styles, layer.scales, shares.mean((0, 1, 2)).tolist(), squares=True)
     if title is not None:
@@ -250,7 +256,11 @@ def draw_winning_scale(
 
 
 def draw_receptive_field(
-    fields: ReceptiveField | Sequence[ReceptiveField], *, labels: Sequence[str] | None = None, columns: int = 4
+    fields: ReceptiveField | Sequence[ReceptiveField],
+    *,
+    labels: Sequence[str] | None = None,
+    columns: int = 4,
+    colorbar: bool = True,
 ) -> Figure:
     """Draw effective receptive fields side by side on one colour scale, as Figure 5 of the log-polar paper.
 
@@ -261,6 +271,7 @@ def draw_receptive_field(
         fields: one field or several.
         labels: a name for each.
         columns: pictures in one line at most.
+        colorbar: whether the scale is drawn, too; it is the same for all fields.
 
     Returns:
         The figure.
@@ -279,7 +290,7 @@ def draw_receptive_field(
     lines = math.ceil(len(fields) / columns)
     shape = fields[0].map.shape
     wide = min(2.2, 9.0 / columns)
-    figure = _figure(columns * wide + 0.8, lines * (wide * shape[0] / shape[1] + 0.55))
+    figure = _figure(columns * wide + (0.8 if colorbar else 0.1), lines * (wide * shape[0] / shape[1] + 0.55))
     panels = figure.subplots(lines, columns, squeeze=False).flat
     for k, panel in enumerate(panels):
         panel.set_axis_off()
@@ -300,9 +311,11 @@ def draw_receptive_field(
         )
         text = f"{found.size[0]} × {found.size[1]} pixels, {found.share:.0%} in {found.side} × {found.side}"
         panel.set_title(f"{labels[k]}\n{text}" if labels else text, fontsize=8, color=_INK)
-    bar = figure.colorbar(picture, ax=list(panels) or figure.axes, shrink=0.8, pad=0.015, aspect=18, ticks=[0, 0.01, 0.1, 0.5, 1])
-    bar.ax.set_yticklabels(["0", "0.01", "0.1", "0.5", "1"], fontsize=7, color=_INK)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    if colorbar:
+        ticks = [0, 0.01, 0.1, 0.5, 1]
+        bar = figure.colorbar(picture, ax=figure.axes, shrink=0.8, pad=0.015, aspect=18, ticks=ticks)
+        bar.ax.set_yticklabels([f"{tick:g}" for tick in ticks], fontsize=7, color=_INK)
+        bar.outline.set_visible(False)
     return figure
 
 
@@ -349,7 +362,7 @@ def _panels(backdrops: Sequence[np.ndarray], *, bottom: float, top: float) -> tu
     """One axes for each picture in a row, without frames."""
     count = len(backdrops)
     height, width = backdrops[0].shape[:2]
-    side = min(2.4, 9.0 / count)
+    side = 1.8 if count > 1 else 2.6
     figure = _figure(count * side + 0.1, side * height / width + bottom + top)
     panels = list(figure.subplots(1, count, squeeze=False)[0])
     for panel in panels:
@@ -373,29 +386,28 @@ def _bins_caption(bins: Tensor | nn.Module, grid: np.ndarray) -> str:
     """What the picture shows, from the layer's own arguments."""
     window = f"{grid.shape[0]} × {grid.shape[1]} window"
     weights = f"{len(np.unique(grid[grid >= 0]))} weights on {(grid >= 0).sum()} of {grid.size} taps"
-    if getattr(bins, "radial_bins", None) is None:
+    arguments = dict(getattr(bins, "map", None) or {})
+    if not arguments:
         return f"{window} · {weights}"
-    parts = [window, f"{bins.radial_bins} radial × {bins.angular_bins} angular bins"]
-    names = {"growth_rate": "growth rate", "rotation": "rotation", "aspect_ratio": "aspect ratio"}
-    for attribute, name in names.items():
-        value = getattr(bins, attribute, None)
-        if value:
-            parts.append(f"{name} {value:.3g}")
-    kind = ", ".join(str(getattr(bins, name)) for name in ("support", "reduce") if hasattr(bins, name))
-    return " · ".join(parts) + "\n" + " · ".join(part for part in (kind, weights) if part)
+    parts = [window, f"{arguments['radial_bins']} radial × {arguments['angular_bins']} angular bins"]
+    for name in ("growth_rate", "rotation", "aspect_ratio"):
+        if arguments.get(name):
+            parts.append(f"{name.replace('_', ' ')} {arguments[name]:.3g}")
+    return " · ".join(parts) + f"\n{arguments['support']}, {getattr(bins, 'reduce', 'sum')} · {weights}"
 
 
 def _apart(grid: np.ndarray) -> dict[int, str]:
     """A colour for each bin that no bin next to it has, corners included, as far as the colours reach."""
     neighbours: dict[int, set[int]] = {int(index): set() for index in np.unique(grid[grid >= 0])}
-    touching = ((grid[1:], grid[:-1]), (grid[:, 1:], grid[:, :-1]), (grid[1:, 1:], grid[:-1, :-1]), (grid[1:, :-1], grid[:-1, 1:]))
-    for one, two in touching:
-        for a, b in {(int(a), int(b)) for a, b in zip(one.flat, two.flat, strict=True) if a != b and min(a, b) >= 0}:
+    padded = np.pad(grid, 1, constant_values=-1)
+    for step in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        pairs = np.stack([padded, np.roll(padded, step, (0, 1))]).reshape(2, -1)
+        for a, b in np.unique(pairs[:, (pairs >= 0).all(0)], axis=1).T.tolist():
             neighbours[a].add(b)
             neighbours[b].add(a)
     colours: dict[int, str] = {}
     for index, near in neighbours.items():
-        taken = {colours.get(other) for other in near}
+        taken = {colours.get(other) for other in near - {index}}
         order = [_CELLS[(index + k) % len(_CELLS)] for k in range(len(_CELLS))]
         colours[index] = next((colour for colour in order if colour not in taken), order[0])
     return colours
@@ -445,6 +457,11 @@ def _backdrops(images: Tensor) -> list[np.ndarray]:
     return [image.permute(1, 2, 0).squeeze(-1).numpy() for image in images]
 
 
+def _pale(backdrop: np.ndarray) -> np.ndarray:
+    """Without black, so that colours on it can be told apart."""
+    return 0.4 + 0.6 * backdrop
+
+
 def _scale_styles(scales: Any) -> list[tuple[str, str]]:
     """Colour and marker of each scale."""
     if isinstance(scales, str):
@@ -466,9 +483,7 @@ def _legend(
     names = [f"{scales} scale"] if isinstance(scales, str) else [f"scale {scale:g}" for scale in scales]
     if shares is not None:
         names = [f"{name}: {share:.0%}" for name, share in zip(names, shares, strict=True)]
-    handles = [
-        Line2D([], [], color=colour, marker="s" if squares else marker, markersize=6, ls="") for colour, marker in styles
-    ]
+    handles = [Line2D([], [], color=c, marker="s" if squares else m, markersize=6, ls="") for c, m in styles]
     figure.legend(
         handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=8, labelcolor=_INK,
         handletextpad=0.2, columnspacing=1.2,

@@ -63,10 +63,10 @@ def effective_receptive_field(
 
     Source: Understanding the Effective Receptive Field (NIPS 2016), and the estimate behind Figure 5 of Log-Polar Space
     Convolution (NeurIPS 2022). The gradient is that of the mean over output channels. ``activations="as_is"``
-    differentiates the network as it stands, in eval mode: the field of these images. ``"identity"`` makes it linear, for
-    the field that the layers can reach: ReLU and its kin do nothing, maximum pooling averages over its window, and the
-    default input is zero; gates (sigmoid, tanh) and the maximum of an anisotropic convolution stay. A weight of zero hides
-    its tap from both. The model keeps its mode, gradients and hooks.
+    differentiates the network as it stands, in eval mode: the field of these images. ``"identity"`` makes it linear,
+    for the field that the layers can reach: ReLU and its kin do nothing, maximum pooling averages over its window, and
+    the default input is zero; gates (sigmoid, tanh) and the maximum of an anisotropic convolution stay. A weight of
+    zero hides its tap from both. The model keeps its mode, gradients and hooks.
 
     Args:
         model: any network that takes one tensor.
@@ -104,7 +104,8 @@ def effective_receptive_field(
     training = [(module, module.training) for module in modules.values()]
     model.eval()
     try:
-        with torch.inference_mode(False), torch.enable_grad(), _Linear() if activations == "identity" else nullcontext():
+        linear = _Linear() if activations == "identity" else nullcontext()
+        with torch.inference_mode(False), torch.enable_grad(), linear:
             images = images.clone().requires_grad_()
             output = _output(model, modules[layer or ""], images)
             rows, columns = output.shape[2:]
@@ -119,7 +120,7 @@ def effective_receptive_field(
             if not heat.isfinite().all():
                 raise ValueError("model must have finite gradients at this input; got NaN or infinity")
             if not heat.any():
-                raise ValueError(f"model must pass a gradient from output position {row, column} to the input; got zero")
+                raise ValueError(f"model must pass a gradient from output {row, column} to the input; got zero")
             steps = [1 if i + 1 < n else -1 if i else 0 for i, n in ((row, rows), (column, columns))]
             moved = gradient(row + steps[0], column + steps[1]) if any(steps) else heat
     finally:
@@ -205,7 +206,8 @@ def _mean_pool2d(
 def _images(input: Sequence[int] | Tensor, *, zeros: bool) -> Tensor:
     if isinstance(input, Tensor):
         if input.ndim != 4 or not input.numel():
-            raise ValueError(f"input must be images [N, C, H, W] or the (C, H, W) of one; got shape {tuple(input.shape)}")
+            shape = tuple(input.shape)
+            raise ValueError(f"input must be images [N, C, H, W] or the (C, H, W) of one; got shape {shape}")
         return input.detach()
     if len(input) != 3 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in input):
         raise ValueError(f"input must be images [N, C, H, W] or the (C, H, W) of one, positive; got {tuple(input)!r}")

@@ -17,7 +17,6 @@ from torch.utils.data import Dataset
 
 from foveal.data.hashing import random_bits
 
-SPLITS = ("train", "test")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 _DIGITS = tuple("0123456789")
 _TORCHVISION = {
@@ -105,7 +104,7 @@ def create_dataset(
     """
     if name not in list_datasets():
         raise ValueError(f"name must be that of a data set; got {name!r}, {nearest(name, list_datasets())}")
-    if split not in SPLITS:
+    if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
     if name == "mnist5k":
         return _mnist5k(split)
@@ -141,8 +140,8 @@ def _mnist5k_arrays() -> tuple[Tensor, Tensor]:
 
 def _mnist5k(split: str) -> ImageSet:
     images, labels = _mnist5k_arrays()
-    draw = random_bits(5000, torch.arange(len(labels)))
-    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    draw = random_bits(5000, torch.arange(len(labels), device="cpu"))
+    held_out = torch.zeros_like(labels, dtype=torch.bool)
     for label in range(10):
         members = (labels == label).nonzero()[:, 0]
         held_out[members[draw[members].argsort()[:_HELD_OUT]]] = True
@@ -162,19 +161,23 @@ def _torchvision(name: str, split: str, root: Path, download: bool) -> ImageSet:
     missing = [file for file in sums if not (root / file).is_file()]
     if missing and not download:
         raise FileNotFoundError(
-            f"{(root / missing[0]).absolute()} is not there, nor are {len(missing) - 1} more of {len(sums)} files; fetch "
+            f"{(root / missing[0]).absolute()} is not there ({len(missing)} of {len(sums)} files are missing); fetch "
             f"{name} with download=True, or set root to the folder that holds {missing[0]}"
         )
     which = {"split": split} if name in ("stl10", "svhn") else {"train": split == "train"}
     try:
         data = reader(root, download=download, **which)
     except (OSError, RuntimeError, ValueError, TypeError, AssertionError) as error:
-        if download:
+        bad = [file for file, md5 in sums.items() if not datasets.utils.check_integrity(root / file, md5)]
+        if download and bad:
             raise ConnectionError(f"{name} could not be downloaded to {root.absolute()}: {error}") from error
-        damaged = [file for file, md5 in sums.items() if md5 and not datasets.utils.check_integrity(root / file, md5)]
-        where = (root / (damaged or [next(iter(sums))])[0]).absolute()
-        why = f"its MD5 is not {sums[damaged[0]]}" if damaged else str(error) or "it breaks its format"
-        raise ValueError(f"{where} is damaged ({why}); remove it and fetch it again with download=True") from error
+        if bad:
+            where, why = root / bad[0], f"its MD5 is not {sums[bad[0]]}"
+        else:
+            where, why = (root / next(iter(sums))).parent, str(error) or "it breaks its format"
+        raise ValueError(
+            f"{where.absolute()} is damaged ({why}); remove it and fetch it again with download=True"
+        ) from error
     images = torch.as_tensor(data.data)
     if images.ndim == 3:
         images = images[:, None]
@@ -222,10 +225,11 @@ def _npz(root: Path, split: str) -> ImageSet:
     if len(images) != len(labels):
         raise ValueError(f"{path}: there must be one label an image; got {len(images)} images and {len(labels)} labels")
     train = root / "train.npz"
-    classes = _npz_classes(train if train.is_file() else path)
+    source = train if train.is_file() else path
+    classes = _npz_classes(source)
     if labels.max() >= len(classes):
         raise ValueError(
-            f"{path}: labels must be below the number of classes, {len(classes)} in {train.name}; got {labels.max()}"
+            f"{path}: labels must be below the number of classes, {len(classes)} in {source.name}; got {labels.max()}"
         )
     pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     return ImageSet("npz", split, pixels, torch.from_numpy(labels.astype(np.int64)), classes)
@@ -248,17 +252,19 @@ def _npz_classes(path: Path) -> tuple[str, ...]:
 
 def _npz_labels(path: Path) -> np.ndarray:
     labels = _array(path, "labels")
-    if labels.dtype.kind not in "iu" or labels.ndim != 1 or not len(labels) or labels.min() < 0:
+    if labels.dtype.kind not in "iu" or labels.ndim != 1 or not len(labels):
         raise ValueError(
-            f"{path}: labels must be whole numbers of at least 0 in one dimension, and not none; got {labels.dtype} of "
-            f"shape {list(labels.shape)}" + (f" from {labels.min()}" if labels.size else "")
+            f"{path}: labels must be whole numbers in one dimension, and not none; got {labels.dtype} of shape "
+            f"{list(labels.shape)}"
         )
+    if labels.min() < 0:
+        raise ValueError(f"{path}: labels must be at least 0; got {labels.min()}. Remove or renumber these samples")
     return labels
 
 
 def _array(path: Path, key: str, optional: bool = False) -> Any:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if key in arrays.files:
                 return arrays[key]
             found = arrays.files
@@ -266,7 +272,7 @@ def _array(path: Path, key: str, optional: bool = False) -> Any:
         OSError,
         ValueError,
         TypeError,
-        AttributeError,
+        RuntimeError,
         EOFError,
         MemoryError,
         zipfile.BadZipFile,

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from foveal.data.datasets import FolderSet, ImageSet
 from foveal.data.hashing import random_below, random_bits
@@ -37,12 +38,14 @@ class Batches:
         order = torch.arange(len(self.dataset), device="cpu")
         if self.train:
             order = random_bits(self.seed, self.epoch, _ORDER, order).argsort(stable=True)
-        parts = order[self.start : self.stop].split(self.batch_size)[: len(self)]
-        indices = [part.to(self.device) for part in parts]
+        order = order[self.start : self.stop]
+        indices = order.to(self.device).split(self.batch_size)[: len(self)]
         if isinstance(self.dataset, ImageSet):
             stored = self._from_memory(self.dataset.to(self.device), indices)
         else:
-            stored = self._from_files(self.dataset, [part.tolist() for part in parts])
+            stored = self._from_files(
+                self.dataset, [part.tolist() for part in order.split(self.batch_size)][: len(self)]
+            )
         for index, (images, labels) in zip(indices, stored, strict=True):
             if self.train:
                 draws = _draws(self.seed, self.epoch, index)
@@ -57,15 +60,18 @@ class Batches:
             yield _fit(dataset.images[index], self.preset.size), dataset.labels[index]
 
     def _from_files(self, dataset: FolderSet, indices: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
-        loader: Iterable[tuple[Tensor, Tensor]] = DataLoader(
-            _Fitted(dataset, self.preset.size),
+        loader: Iterable[tuple[Tensor, Tensor] | ValueError] = DataLoader(
+            range(len(dataset)),  # type: ignore[arg-type]
             batch_sampler=indices,
+            collate_fn=partial(_read, dataset, self.preset.size),
             num_workers=self.workers,
-            collate_fn=_collate,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # without it every pass would draw from the global one
         )
-        for images, labels in loader:
+        for batch in loader:
+            if isinstance(batch, ValueError):
+                raise batch
+            images, labels = batch
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
 
@@ -135,26 +141,23 @@ def batches(
     return Batches(dataset, batch_size, seed, epoch, train, preset, torch.device(device), workers, start, stop)
 
 
-@dataclass(frozen=True)
-class _Fitted(Dataset[tuple[Tensor, int]]):
-    """A set whose images are brought to one size."""
-
-    dataset: FolderSet
-    size: tuple[int, int] | None
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self.dataset[index]
-        return _fit(image[None], self.size)[0], label
-
-
-def _collate(samples: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    images, labels = zip(*samples, strict=True)
-    shapes = {tuple(image.shape) for image in images}
+def _read(
+    dataset: FolderSet, size: tuple[int, int] | None, indices: Sequence[int]
+) -> tuple[Tensor, Tensor] | ValueError:
+    """Decode a batch; an error is handed back, to be raised without a worker's traceback in its message."""
+    images = []
+    for index in indices:
+        try:
+            image, _ = dataset[index]
+        except ValueError as error:
+            return error
+        images.append(_fit(image[None], size))
+    shapes = sorted({tuple(image.shape[-2:]) for image in images})
     if len(shapes) > 1:
-        raise ValueError(
-            f"size must be set in the preset where images differ in size; got {sorted(shapes)[:2]} in a batch"
+        return ValueError(
+            f"size must be set in the preset where images differ in height or width; got {shapes[0]} and {shapes[1]}"
         )
-    return torch.stack(images), torch.tensor(labels)
+    return torch.cat(images), dataset.labels[indices]
 
 
 def _draws(seed: int, epoch: int, index: Tensor) -> Tensor:
@@ -170,7 +173,8 @@ def _fit(images: Tensor, size: tuple[int, int] | None) -> Tensor:
         return images
     scale = max(size[0] / height, size[1] / width)
     new = (max(size[0], round(height * scale)), max(size[1], round(width * scale)))
-    scaled = F.interpolate(images.float(), new, mode="bilinear", antialias=True)
+    source = images if images.device.type == "cpu" else images.float()  # on the CPU uint8 is several times as fast
+    scaled = F.interpolate(source, new, mode="bilinear", antialias=True)
     top, left = (new[0] - size[0]) // 2, (new[1] - size[1]) // 2
     return scaled[..., top : top + size[0], left : left + size[1]].round().byte()
 

@@ -26,7 +26,7 @@ class Preset:
         size: (height, width) to bring images to, or one side of a square: the image is scaled until it covers the size,
             and its centre is kept. None leaves images as they are; they must have one size then.
         pad: black pixels to add on every side before a random part of the original size is cut out.
-        flip: mirror every other image, at random.
+        flip: mirror an image left to right, or do not, with equal chance.
         cutout: side of a square of zeros (the mean) at a random place, in pixels; its centre lies in the image, its
             borders need not.
 

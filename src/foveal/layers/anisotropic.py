@@ -119,6 +119,15 @@ class AnisotropicConv2d(shaped.ShapedConv2d):
         conv = nn.Conv2d(self.in_channels, channels, 3, self.stride, 0, self.dilation, **made)
         return nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), conv)
 
+    @property
+    def phase(self) -> str:
+        """What a learned scale trains: "both", the "scale" alone or the "offset" alone (the paper's control variates)."""
+        return self._phase
+
+    @phase.setter
+    def phase(self, value: str) -> None:
+        self._phase = shaped.check_choice("phase", value, PHASES)
+
     def reset_parameters(self) -> None:
         """Start anew: nn.Conv2d's weights, offsets and learned scale from zero."""
         fan_in = self.weight.shape[-3] * self.kernel_size[0] * self.kernel_size[1]
@@ -132,7 +141,7 @@ class AnisotropicConv2d(shaped.ShapedConv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve at every scale and fuse."""
-        if self.weight.numel() == 0 or input.ndim not in (3, 4) or input.shape[-3] != self.in_channels:
+        if input.ndim not in (3, 4) or input.shape[-3] != self.in_channels:
             raise ValueError(
                 f"input must be [N, {self.in_channels}, H, W] or [{self.in_channels}, H, W]; got shape {tuple(input.shape)}"
             )

@@ -335,6 +335,8 @@ class CrossConv2d(nn.Module):
         common = {"groups": groups, "bias": bias, "padding_mode": padding_mode, "device": device, "dtype": dtype}
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.share, self.field = share, arguments.pair("field", field, at_least=1)
+        if "bins" not in log_polar and not all(side % 2 for side in self.field):
+            raise ValueError(f"field must be an odd number or a pair of them, so that it has a centre tap; got {field!r}")
         square = nn.Conv2d(
             in_channels, max(out_channels - shaped_channels, groups), sides, stride, padding, dilation, **common
         )

@@ -156,22 +156,21 @@ def fit(
     """
     run = Path(out) / recipe.name / f"seed{seed}"
     _refuse_other_recipe(run, recipe)
-    shown = recipe.model_dump(include={"title", "note", "row", "published"})
     result = run / "result.json"
-    if result.exists():
-        content = {**_read_json(result), **shown}
-    else:
+    finished = result.exists()
+    content = _read_json(result) if finished else {}
+    checkpoint.write_file(run / "recipe.yaml", recipe.dump().encode())
+    if not finished:
         device = pick_device(device)
         checkpoint.write_file(run / "environment.json", _json(environment(device)))
-    checkpoint.write_file(run / "recipe.yaml", recipe.dump().encode())
-    if not result.exists():
-        devices = [device] if device.type == "cuda" else []
-        with _Signals() as signals, torch.random.fork_rng(devices=devices):
+        with _Signals() as signals, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             with signals.at_once():
                 training = _Training(recipe, run, seed, device, progress, save_every, signals)
             training.run_to_the_end()
             with signals.at_once():
-                content = {"name": recipe.name, "table": Path(out).resolve().name, **shown, **training.result()}
+                content = training.result()
+    shown = recipe.model_dump(include={"name", "title", "note", "row", "published"})
+    content = {**shown, "table": Path(out).resolve().name, **content, **shown}
     checkpoint.write_file(result, _json(content))
     return content
 
@@ -276,6 +275,8 @@ class _Training:
         train = recipe.train
         self.train_set, self.preset = load_data(recipe, "train")
         self.test_set, _ = load_data(recipe, "test")
+        if isinstance(self.train_set, ImageSet) and isinstance(self.test_set, ImageSet):
+            self.train_set, self.test_set = self.train_set.to(device), self.test_set.to(device)
         self.task = Classification(train.label_smoothing)
         self.in_channels = self.train_set[0][0].shape[0]
         model = build(recipe, num_classes=len(self.train_set.classes), in_channels=self.in_channels, seed=seed)

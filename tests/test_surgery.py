@@ -1,0 +1,278 @@
+"""Plans on networks of every make, and every way in which a plan can be wrong."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from foveal import LAYERS, AnisotropicConv2d, CrossConv2d, LogPolarConv2d, convert, reparameterize
+
+LOG_POLAR = {"layer": "log_polar", "kernel_size": 9, "growth_rate": 3.0}
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(4)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, input):
+        return input + self.conv2(self.bn(self.conv1(input)).relu())
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 7, stride=2, padding=3)
+        self.blocks = nn.Sequential(Block(), Block())
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, input):
+        return self.head(self.blocks(self.stem(input)).mean((2, 3)))
+
+
+def test_layers_are_the_names_of_the_design():
+    assert LAYERS == ("conv", "dilated", "deformable", "log_polar", "cross", "anisotropic")
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_every_layer_keeps_size_mode_dtype_and_trains(layer):
+    model = Net().double().eval()
+    model.blocks[1].requires_grad_(False)
+    size = model(torch.zeros(2, 3, 20, 20, dtype=torch.float64)).shape
+    result = convert(model, {"blocks.*.conv?": {"layer": layer}})
+    assert result is model
+    output = model(torch.randn(2, 3, 20, 20, dtype=torch.float64))
+    assert output.shape == size
+    output.sum().backward()
+    assert not any(m.training for m in model.modules())
+    assert all(p.dtype == torch.float64 for p in model.parameters())
+    assert all(p.grad is not None for p in model.blocks[0].parameters())
+    frozen = [m for m in model.blocks[1].modules() if hasattr(m, "kernel_size")]
+    assert not all(p.requires_grad for m in frozen for p in m.parameters())
+
+
+def test_what_the_names_mean():
+    model = convert(
+        Net(),
+        {
+            "blocks.0.conv1": {"layer": "dilated", "dilation": 3},
+            "blocks.0.conv2": {"layer": "deformable"},
+            "blocks.1.conv1": {"layer": "conv", "kernel_size": 5, "init": "project"},
+            "stem": LOG_POLAR,
+        },
+    )
+    dilated, deformable, wide = model.blocks[0].conv1, model.blocks[0].conv2, model.blocks[1].conv1
+    assert type(dilated) is nn.Conv2d
+    assert (dilated.dilation, dilated.padding, dilated.bias) == ((3, 3), (3, 3), None)
+    assert (deformable.scales, deformable.bounds) == ((1,), (None,))
+    assert (wide.kernel_size, wide.padding) == ((5, 5), (2, 2))
+    assert (model.stem.stride, model.stem.padding) == ((2, 2), (4, 4))
+
+
+def test_projection_keeps_the_function_where_the_layer_can_hold_it():
+    model = Net().eval()
+    input = torch.randn(1, 3, 20, 20)
+    expected = model(input)
+    plan = {
+        "blocks.0.conv1": {"layer": "conv", "kernel_size": 7, "init": "project"},
+        "blocks.0.conv2": {"layer": "anisotropic", "scales": (1,), "init": "project"},
+        "blocks.1.conv?": {"layer": "log_polar", "radial_bins": 1, "angular_bins": 8, "init": "project"},
+    }
+    torch.testing.assert_close(convert(model, plan)(input), expected)
+
+
+def test_first_match_wins_and_none_leaves_alone():
+    model = convert(
+        Net(),
+        {"blocks.1.conv2": None, "blocks.1.*": LOG_POLAR, "type:Conv2d": {"layer": "cross", "field": 5}},
+    )
+    assert type(model.blocks[1].conv2) is nn.Conv2d
+    assert isinstance(model.blocks[1].conv1, LogPolarConv2d)
+    assert isinstance(model.blocks[0].conv1, CrossConv2d)
+    assert isinstance(model.stem, CrossConv2d)
+
+
+def test_what_lies_inside_our_layers_is_not_converted_again():
+    model = convert(Net(), {"blocks.0.conv1": {"layer": "anisotropic"}, "blocks.0.conv2": {"layer": "cross"}})
+    convert(model, {"type:Conv2d": {"layer": "dilated"}})
+    assert model.blocks[0].conv1.offset_conv.dilation == (1, 1)
+    assert model.blocks[0].conv2.conv.dilation == (1, 1)
+    assert model.blocks[1].conv1.dilation == (2, 2)
+
+
+def test_shared_modules_stay_shared():
+    model = Net()
+    model.blocks[1].conv1 = model.blocks[0].conv1
+    convert(model, {"blocks.0.conv1": LOG_POLAR})
+    assert model.blocks[1].conv1 is model.blocks[0].conv1
+    assert isinstance(model.blocks[1].conv1, LogPolarConv2d)
+    reparameterize(model)
+    assert model.blocks[1].conv1 is model.blocks[0].conv1
+    assert type(model.blocks[1].conv1) is nn.Conv2d
+
+
+def test_a_model_that_is_a_convolution():
+    conv = nn.Conv2d(3, 4, 3, padding=1)
+    new = convert(conv, {"*": LOG_POLAR})
+    assert isinstance(new, LogPolarConv2d)
+    assert torch.equal(new.bias, conv.bias)
+    assert type(reparameterize(new)) is nn.Conv2d
+
+
+def test_networks_initialise_what_is_put_into_them():
+    class Own(Net):
+        def init_layer(self, layer):
+            nn.init.constant_(layer.weight, 0.5)
+
+    plan = {
+        "stem": LOG_POLAR,
+        "blocks.0.conv1": {"layer": "cross", "field": 5},
+        "blocks.0.conv2": {"layer": "anisotropic"},
+        "blocks.1.conv1": {"layer": "dilated"},
+        "blocks.1.conv2": {"layer": "conv", "init": "project"},
+    }
+    model = Own()
+    kept = model.blocks[1].conv2.weight.clone()
+    convert(model, plan)
+    cross, anisotropic = model.blocks[0].conv1, model.blocks[0].conv2
+    for layer in (model.stem, cross.conv, cross.log_polar, anisotropic, model.blocks[1].conv1):
+        assert (layer.weight == 0.5).all()
+    assert (anisotropic.offset_conv.weight == 0).all()
+    assert torch.equal(model.blocks[1].conv2.weight, kept)
+
+
+def test_reparameterize_turns_back_what_is_exact_and_leaves_the_rest():
+    model = convert(
+        Net(),
+        {
+            "stem": LOG_POLAR,
+            "blocks.0.conv1": {"layer": "cross", "field": 5},
+            "blocks.0.conv2": {"layer": "anisotropic", "scales": (2,), "offset": False},
+            "blocks.1.conv1": {"layer": "anisotropic"},
+        },
+    ).eval()
+    input = torch.randn(2, 3, 20, 20)
+    expected = model(input)
+    assert reparameterize(model) is model
+    torch.testing.assert_close(model(input), expected, rtol=1e-5, atol=1e-5)
+    kinds = [type(m) for m in (model.stem, model.blocks[0].conv1, model.blocks[0].conv2, model.blocks[1].conv1)]
+    assert kinds == [nn.Conv2d, nn.Conv2d, nn.Conv2d, AnisotropicConv2d]
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, input):
+        return super().forward(input * 2)
+
+
+class Renamed(nn.Conv2d):
+    """A subclass that computes what nn.Conv2d computes."""
+
+
+def net_with(conv):
+    model = Net()
+    model.blocks[0].conv1 = conv
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "plan", "words"),
+    [
+        (Net(), {"blocks.*.conv1": {"layer": "logpolar"}}, "no layer 'logpolar'; did you mean 'log_polar'"),
+        (Net(), {"stem": {"layer": "log_polar", "growth": 2}}, "no argument 'growth'; did you mean 'growth_rate'"),
+        (Net(), {"stem": {"layer": "cross", "angular_bin": 2}}, "did you mean 'angular_bins'"),
+        (Net(), {"stem": {"layer": "conv", "in_channels": 2}}, "no argument 'in_channels'"),
+        (Net(), {"stem": {"kernel_size": 9}}, "must be a mapping with the key 'layer'"),
+        (Net(), {"stem": "log_polar"}, "must be a mapping"),
+        (Net(), {"stm": LOG_POLAR}, "matches nothing; did you mean 'stem'.; convolutions are stem, blocks.0.conv1"),
+        (Net(), {"head": LOG_POLAR}, r"matches no nn.Conv2d, but Linear \(head\)"),
+        (Net(), {"type:Conv3d": LOG_POLAR}, "the model's convolutions are of type Conv2d"),
+        (Net(), {"blocks.*": LOG_POLAR, "blocks.0.conv1": LOG_POLAR}, "the patterns before it take all"),
+        (Net(), {"stem": {"layer": "log_polar", "kernel_size": 4}}, "stem, matched by 'stem': .*cannot be kept"),
+        (Net(), {"stem": {"layer": "conv", "kernel_size": 9, "dilation": 0}}, "stem, matched by 'stem'"),
+        (Net(), {"stem": {**LOG_POLAR, "init": "copy"}}, "init must be one of 'fresh', 'project'"),
+        (Net(), {"blocks.0.conv1": {"layer": "log_polar", "growth_rate": 1.0}}, "growth_rate must be"),
+        (net_with(Standardised(4, 4, 3, padding=1)), {"blocks.0.conv1": LOG_POLAR}, "Standardised is a subclass .* forward of its own"),
+        (net_with(nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3, padding=1))), {"blocks.0.conv1": LOG_POLAR}, "parametri"),
+        (net_with(nn.LazyConv2d(4, 3, padding=1)), {"blocks.0.conv1": LOG_POLAR}, "lazy"),
+        (net_with(nn.Conv2d(4, 4, 7, padding=1)), {"blocks.0.conv1": {"layer": "log_polar", "kernel_size": 3}}, "would need -1"),
+    ],
+)  # fmt: skip
+def test_wrong_plans_change_nothing(model, plan, words):
+    plan = {"blocks.1.conv2": LOG_POLAR, **plan} if "blocks.*" not in plan and "type:Conv3d" not in plan else plan
+    before = [type(m) for m in model.modules()]
+    with pytest.raises(ValueError, match=words):
+        convert(model, plan)
+    assert [type(m) for m in model.modules()] == before
+
+
+def test_a_subclass_with_conv2ds_forward_is_a_convolution():
+    model = convert(net_with(Renamed(4, 4, 3, padding=1)), {"type:Renamed": LOG_POLAR})
+    assert isinstance(model.blocks[0].conv1, LogPolarConv2d)
+
+
+TORCHVISION = {
+    "resnet18": {"conv1": LOG_POLAR, "layer4.*.conv2": {"layer": "anisotropic"}},
+    "resnext50_32x4d": {"layer1.*.conv2": {"layer": "log_polar", "kernel_size": 5}},
+    "vgg11_bn": {"features.0": LOG_POLAR, "features.8": {"layer": "deformable"}},
+    "alexnet": {"features.0": {"layer": "log_polar", "kernel_size": 11, "radial_bins": 3, "angular_bins": 8}},
+    "mobilenet_v2": {"features.1.conv.0.0": {"layer": "log_polar", "kernel_size": 7}},
+    "mobilenet_v3_small": {"features.2.block.1.0": {"layer": "log_polar", "kernel_size": 5}},
+    "densenet121": {"features.denseblock4.*.conv2": {"layer": "cross", "share": 0.25, "field": 5}},
+    "efficientnet_b0": {"features.0.0": LOG_POLAR},
+    "shufflenet_v2_x0_5": {"conv1.0": LOG_POLAR},
+    "squeezenet1_1": {"features.*.expand3x3": {"layer": "cross", "field": 5}},
+    "regnet_y_400mf": {"trunk_output.block4.*.f.b.0": {"layer": "anisotropic"}},
+    "mnasnet0_5": {"layers.0": LOG_POLAR},
+    "convnext_tiny": {"features.1.*.block.0": {"layer": "log_polar", "kernel_size": 13}},
+    "googlenet": {"inception4a.branch2.1.conv": {"layer": "dilated", "dilation": 2}},
+}
+TIMM = {
+    "resnet26d": {"conv1.0": LOG_POLAR, "layer3.*.conv2": {"layer": "anisotropic"}},
+    "convnext_atto": {"stages.0.blocks.*.conv_dw": {"layer": "log_polar", "kernel_size": 13}},
+    "efficientvit_m0": {"patch_embed.conv1.conv": LOG_POLAR},
+    "regnetx_002": {"s2.*.conv2.conv": {"layer": "deformable"}},
+    "mobilenetv3_small_050": {"conv_stem": LOG_POLAR},
+    "dla46_c": {"level2.*.conv1": {"layer": "cross", "field": 5}},
+}
+
+
+def check_network(model, plan):
+    input = torch.randn(2, 3, 64, 64)
+    model.train()
+    changed = {name for name, module in model.named_modules() if type(module) is nn.Conv2d}
+    kept = copy.deepcopy(model.state_dict())
+    size = model.eval()(input).shape
+    convert(model.train(), plan)
+    changed -= {name for name, module in model.named_modules() if type(module) is nn.Conv2d and module.dilation == (1, 1)}
+    assert changed
+    for name, value in model.state_dict().items():
+        if not any(name.startswith(f"{c}.") for c in changed):
+            assert torch.equal(value, kept[name])
+    output = model.eval()(input)
+    assert output.shape == size
+    output.sum().backward()
+    ours = [m for m in model.modules() if isinstance(m, LogPolarConv2d | AnisotropicConv2d)]
+    assert all(m.weight.grad is not None for m in ours)
+    model.requires_grad_(False)
+    expected = model(input)
+    torch.testing.assert_close(reparameterize(model)(input), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvision(name):
+    models = pytest.importorskip("torchvision.models", exc_type=ImportError, reason="torchvision does not match this torch")
+    extra = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
+    check_network(models.get_model(name, num_classes=5, weights=None, **extra), TORCHVISION[name])
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_timm(name):
+    timm = pytest.importorskip("timm", exc_type=ImportError, reason="timm needs a torchvision that matches this torch")
+    check_network(timm.create_model(name, num_classes=5), TIMM[name])
+
+
+def test_how_many_architectures_were_tried():
+    assert len(TORCHVISION) + len(TIMM) == 20

@@ -1,0 +1,563 @@
+"""The training loop: what it computes, and that stopping it at any moment changes nothing."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from foveal.data import batches, create_dataset, preset
+from foveal.training import checkpoint, engine
+from foveal.training.checkpoint import CheckpointError
+from foveal.training.engine import Interrupted, Progress, build, evaluate, fit, learning_rate, load_run
+from foveal.training.recipe import Recipe, Train, find_recipes, list_recipes, load_recipe
+
+
+def write_set(root: Path, shape: tuple[int, ...] = (8, 8), n: tuple[int, int] = (40, 24)) -> Path:
+    """A set of four classes, each a bright band of rows, that a network learns in a few steps."""
+    draw = np.random.default_rng(0)
+    root.mkdir(parents=True, exist_ok=True)
+    for split, count in zip(("train", "test"), n, strict=True):
+        labels = np.arange(count) % 4
+        images = draw.integers(0, 160, (count, *shape), dtype=np.uint8)
+        band = shape[0] // 4
+        for image, label in zip(images, labels, strict=True):
+            image[band * label : band * (label + 1)] += 90
+        np.savez(root / f"{split}.npz", images=images, labels=labels)
+    return root
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_set(tmp_path_factory.mktemp("set"))
+
+
+def recipe(root: Path, convert: dict[str, Any] | None = None, **train: Any) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "name": "row",
+            "model": {"name": "small_cnn"},
+            "convert": convert or {},
+            "data": {"name": "npz", "root": str(root), "augment": {"pad": 1, "flip": True}},
+            "train": {"epochs": 2, "batch_size": 8, "lr": 0.05, **train},
+        }
+    )
+
+
+class Dropping(nn.Module):
+    """A small network with dropout and batch normalisation."""
+
+    def __init__(self, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.conv3 = nn.Conv2d(in_channels, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.drop = nn.Dropout(0.5)
+        self.fc = nn.Linear(6, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.drop(self.norm(self.conv3(x)).relu().mean((2, 3))))
+
+
+@pytest.fixture
+def dropping(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        engine, "create_model", lambda name, num_classes, in_channels: Dropping(num_classes, in_channels)
+    )
+
+
+def saved(out: Path) -> dict[str, torch.Tensor]:
+    newest = checkpoint.load_newest(out / "row" / "seed0" / "checkpoint")
+    assert newest is not None
+    return newest.weights
+
+
+def assert_same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+# ---- building ----
+
+
+def test_build_is_a_function_of_recipe_and_seed(root: Path) -> None:
+    state = torch.get_rng_state()
+    plan = {"conv3": {"layer": "log_polar", "kernel_size": 5}}
+    plain, again, other = (build(recipe(root), num_classes=4, in_channels=1, seed=seed) for seed in (0, 0, 1))
+    converted = build(recipe(root, plan), num_classes=4, in_channels=1, seed=0)
+    assert torch.equal(torch.get_rng_state(), state), "the global random state is left alone"
+    assert_same_bits(plain.state_dict(), again.state_dict())
+    assert not torch.equal(plain.state_dict()["conv1.weight"], other.state_dict()["conv1.weight"])
+    shared = {name: value for name, value in plain.state_dict().items() if not name.startswith("conv3")}
+    assert len(shared) >= 10
+    assert_same_bits(shared, {name: converted.state_dict()[name] for name in shared})
+    assert converted.state_dict()["conv3.weight"].shape != plain.state_dict()["conv3.weight"].shape
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": {"name": "small_cn"}}, "recipe row: .*small_cnn"),
+        ({"model": {"name": "small_cnn", "widht": 3}}, "recipe row: .*widht"),
+        ({"convert": {"conv9": {"layer": "dilated"}}}, "recipe row: .*conv9"),
+        ({"convert": {"conv3": {"layer": "dilatd"}}}, "recipe row: .*dilatd"),
+        ({"convert": {"conv3": {"layer": "log_polar", "growth": 3}}}, "recipe row: .*growth"),
+    ],
+)
+def test_what_cannot_be_built_names_the_recipe(root: Path, change: dict[str, Any], message: str) -> None:
+    wrong = Recipe.model_validate({**recipe(root).model_dump(), **change})
+    with pytest.raises(ValueError, match=message):
+        build(wrong, num_classes=4, in_channels=1)
+
+
+# ---- the schedule ----
+
+
+def test_schedules() -> None:
+    def rates(**settings: Any) -> list[float]:
+        train = Train.model_validate({"epochs": 4, "batch_size": 1, "lr": 1.0, **settings})
+        return [learning_rate(train, step, 10) for step in range(40)]
+
+    assert rates() == [1.0] * 40
+    assert rates(schedule="step", milestones=[1, 3], gamma=0.5) == [1.0] * 10 + [0.5] * 20 + [0.25] * 10
+    warm = rates(warmup_epochs=1)
+    assert warm == pytest.approx([0.1 * (k + 1) for k in range(10)] + [1.0] * 30)
+    cosine = rates(schedule="cosine", warmup_epochs=0.5)
+    assert cosine[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert cosine[5:] == sorted(cosine[5:], reverse=True)
+    assert 0 < cosine[-1] < 0.01
+    assert rates(schedule="cosine")[20] == pytest.approx(0.5)
+    assert rates(schedule="cosine", warmup_epochs=4) == pytest.approx([0.025 * (k + 1) for k in range(40)])
+
+
+# ---- what a run computes ----
+
+
+def test_a_run_is_the_loop_that_one_would_write(root: Path, tmp_path: Path) -> None:
+    """SGD, schedule, smoothing, clipping, averaging: the same bits as a loop with nothing of the engine in it."""
+    settings = {"nesterov": True, "weight_decay": 1e-2, "schedule": "cosine", "label_smoothing": 0.1, "ema": 0.9}
+    row = recipe(root, **settings, clip_grad_norm=0.5, warmup_epochs=0.5)
+    result = fit(row, tmp_path)
+    dataset, prepared = create_dataset("npz", "train", root=root), preset("npz", pad=1, flip=True, cutout=0)
+    model = build(row, num_classes=4, in_channels=1).train()
+    averaged = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, nesterov=True, weight_decay=1e-2)
+    step, correct = 0, 0
+    for epoch in range(2):
+        for x, y in batches(dataset, batch_size=8, seed=0, epoch=epoch, train=True, preset=prepared):
+            optimizer.param_groups[0]["lr"] = learning_rate(row.train, step, 5)
+            outputs = model(x)
+            correct += int((outputs.argmax(1) == y).sum()) if epoch == 1 else 0
+            optimizer.zero_grad()
+            F.cross_entropy(outputs, y, label_smoothing=0.1).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+            step += 1
+            decay = min(0.9, step / (step + 9))
+            for mean, value in zip(averaged.state_dict().values(), model.state_dict().values(), strict=True):
+                mean.copy_(torch.lerp(mean, value, 1 - decay) if mean.is_floating_point() else value)
+    assert_same_bits(saved(tmp_path), averaged.state_dict())
+    assert result["train_accuracy"] == correct / 40
+
+
+def test_the_folder_of_a_run(root: Path, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    row = recipe(root, epochs=4)
+    result = fit(row, tmp_path / "table", seed=0, progress=seen.append)
+    run = tmp_path / "table" / "row" / "seed0"
+    assert sorted(path.name for path in run.iterdir()) == [
+        *("checkpoint", "environment.json", "metrics.csv", "recipe.yaml", "result.json"),
+    ]
+    assert json.loads((run / "result.json").read_text()) == result
+    assert result["test_accuracy"] == result["test_correct"] / result["test_n"]
+    assert result["test_accuracy"] > 0.6, "four bright bands are easy"
+    assert (result["name"], result["table"], result["seed"], result["epochs"]) == ("row", "table", 0, 4)
+    assert (result["published"], result["quick"], result["test_n"]) == (None, False, 24)
+    assert result["params"] == sum(p.numel() for p in build(row, num_classes=4, in_channels=1).parameters())
+    assert result["macs"] > result["conv_macs"] > 0
+    assert result["train_images_per_s"] > 0
+    assert result["ms_per_image"] > 0
+    with open(run / "metrics.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert tuple(lines[0]) == engine.COLUMNS
+    assert [(line["epoch"], line["step"]) for line in lines] == [("1", "5"), ("2", "10"), ("3", "15"), ("4", "20")]
+    assert float(lines[-1]["test_accuracy"]) == result["test_accuracy"]
+    assert load_recipe(run / "recipe.yaml") == row
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["torch"] == torch.__version__
+    assert {"python", "os", "cpu", "threads", "gpu", "foveal", "command", "time"} <= environment.keys()
+    rows = [progress for progress in seen if progress.row]
+    assert [(progress.epoch, progress.step, progress.steps) for progress in rows] == [
+        (k, 5 * k, 20) for k in range(1, 5)
+    ]
+    again, model = load_run(run)
+    assert again == row
+    assert not model.training
+    dataset, prepared = engine.load_data(row, "test")
+    assert evaluate(model, dataset, prepared, batch_size=7)["correct"] == result["test_correct"]
+
+
+def test_nothing_global_is_touched(root: Path, tmp_path: Path) -> None:
+    state, handlers = torch.get_rng_state(), [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    fit(recipe(root), tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_evaluation_may_be_rare(root: Path, tmp_path: Path) -> None:
+    result = fit(recipe(root, epochs=3, eval_every=2), tmp_path)
+    with open(tmp_path / "row/seed0/metrics.csv", newline="") as file:
+        assert [bool(line["test_accuracy"]) for line in csv.DictReader(file)] == [False, True, True]
+    assert result["best_test_accuracy"] >= result["test_accuracy"]
+
+
+def test_limit_is_a_quick_try(root: Path, tmp_path: Path) -> None:
+    row = recipe(root)
+    row = row.model_copy(update={"data": row.data.model_copy(update={"limit": 10})})
+    whole, _ = engine.load_data(recipe(root), "train")
+    part, _ = engine.load_data(row, "train")
+    again, _ = engine.load_data(row, "train")
+    assert len(part) == 10
+    assert torch.equal(part.images, again.images)  # type: ignore[union-attr]
+    assert part.labels.unique().numel() == 4
+    assert all((whole.images == image).flatten(1).all(1).any() for image in part.images)  # type: ignore[union-attr]
+    assert fit(row, tmp_path)["quick"] is True
+
+
+def test_maps_are_not_averaged(root: Path, tmp_path: Path) -> None:
+    plan = {"conv3": {"layer": "log_polar", "kernel_size": 9, "growth_rate": 3.0}}
+    row = recipe(root, plan, ema=0.9)
+    fit(row, tmp_path)
+    _, model = load_run(tmp_path / "row/seed0")
+    assert torch.equal(model.conv3.bins, build(row, num_classes=4, in_channels=1).conv3.bins)  # type: ignore[union-attr]
+
+
+def test_evaluate_leaves_the_network_as_it_was(root: Path) -> None:
+    model = build(recipe(root), num_classes=4, in_channels=1).train()
+    model.get_submodule("bn1").eval()
+    before = [(name, module.training) for name, module in model.named_modules()]
+    dataset, prepared = engine.load_data(recipe(root), "test")
+    measured = [evaluate(model, dataset, prepared, batch_size=size) for size in (1, 5, 24, 100)]
+    assert [(name, module.training) for name, module in model.named_modules()] == before
+    assert len({found["correct"] for found in measured}) == 1
+    assert {found["n"] for found in measured} == {24}
+    for found in measured:
+        assert found["loss"] == pytest.approx(measured[0]["loss"], rel=1e-5)
+        assert found["ms_per_image"] > 0
+
+
+def test_a_layout_of_the_memory_is_no_other_network(root: Path, tmp_path: Path) -> None:
+    plan = {"conv3": {"layer": "anisotropic", "share_weights": False}}
+    results = [fit(recipe(root, plan, channels_last=last), tmp_path / str(last)) for last in (False, True)]
+    assert results[0]["train_loss"] == pytest.approx(results[1]["train_loss"], rel=1e-3)
+    assert saved(tmp_path / "True")["conv3.weight"].ndim == 5
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        FloatingPointError, match=r"the training loss is (nan|inf) in .*row/seed0, epoch \d.*lower train\.lr"
+    ):
+        fit(recipe(root, lr=1e30), tmp_path, save_every=0)
+    newest = checkpoint.load_newest(tmp_path / "row/seed0/checkpoint")
+    assert newest is not None
+    assert newest.state["step"] < 10
+    assert newest.state["totals"].isfinite().all(), "what is not finite is not saved"
+    assert not (tmp_path / "row/seed0/result.json").exists()
+
+
+def test_devices_that_are_not_there() -> None:
+    assert engine.pick_device("cpu").type == "cpu"
+    assert engine.pick_device("auto").type in ("cpu", "cuda")
+    for device in ("gpu", "cuda:99", ""):
+        with pytest.raises(ValueError, match="device must be auto, cpu or cuda"):
+            engine.pick_device(device)
+
+
+# ---- going on ----
+
+MANY = {
+    "nesterov": True,
+    "weight_decay": 1e-3,
+    "schedule": "cosine",
+    "warmup_epochs": 1,
+    "ema": 0.9,
+    "clip_grad_norm": 1,
+}
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGTERM) -> None:
+    """Send a signal in the middle of a step."""
+    real = engine._Training._train_step
+
+    def stepping(self: Any, images: torch.Tensor, labels: torch.Tensor) -> None:
+        if self.step == step:
+            monkeypatch.setattr(engine._Training, "_train_step", real)
+            os.kill(os.getpid(), number)
+        real(self, images, labels)
+
+    monkeypatch.setattr(engine._Training, "_train_step", stepping)
+
+
+@pytest.mark.usefixtures("dropping")
+@pytest.mark.parametrize(
+    "settings", [{}, MANY, {"amp": "bfloat16", "channels_last": True}], ids=["plain", "many", "amp"]
+)
+def test_a_stopped_run_goes_on_with_the_same_bits(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    row = recipe(root, **settings)
+    through = fit(row, tmp_path / "through")
+    for step, number in (
+        (0, signal.SIGTERM),
+        (3, signal.SIGINT),
+        (4, signal.SIGTERM),
+        (5, signal.SIGINT),
+        (9, signal.SIGTERM),
+    ):
+        stop_at(monkeypatch, step, number)
+        with pytest.raises(
+            Interrupted, match=r"stopped by SIG\w+ in epoch \d of 2, step \d.*run the same command"
+        ) as caught:
+            fit(row, tmp_path / "stopped", save_every=1e9)
+        assert caught.value.signum == number
+        newest = checkpoint.load_newest(tmp_path / "stopped/row/seed0/checkpoint")
+        assert newest is not None
+        assert newest.state["step"] == step + 1, "the step is finished and saved"
+    result = fit(row, tmp_path / "stopped")
+    assert_same_bits(saved(tmp_path / "stopped"), saved(tmp_path / "through"))
+    timing = ("train_images_per_s", "ms_per_image", "seconds", "table")
+    assert {k: v for k, v in result.items() if k not in timing} == {k: v for k, v in through.items() if k not in timing}
+    lines = [
+        (tmp_path / folder / "row/seed0/metrics.csv").read_text().splitlines() for folder in ("stopped", "through")
+    ]
+    columns = [[line.split(",")[:7] for line in text] for text in lines]
+    assert columns[0] == columns[1]
+
+
+def test_a_signal_while_measuring_is_taken_at_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = recipe(root)
+    through = fit(row, tmp_path / "through")
+    real = engine.evaluate
+
+    def interrupted(*args: Any, **kwargs: Any) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the signal should have come before")
+
+    monkeypatch.setattr(engine, "evaluate", interrupted)
+    with pytest.raises(Interrupted, match="stopped by SIGINT in epoch 1 of 2, step 5"):
+        fit(row, tmp_path / "stopped")
+    monkeypatch.setattr(engine, "evaluate", real)
+    assert fit(row, tmp_path / "stopped")["train_loss"] == through["train_loss"]
+    assert_same_bits(saved(tmp_path / "stopped"), saved(tmp_path / "through"))
+
+
+def test_a_second_signal_does_not_wait(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stepping(self: Any, images: torch.Tensor, labels: torch.Tensor) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the second signal should have ended the step")
+
+    monkeypatch.setattr(engine._Training, "_train_step", stepping)
+    with pytest.raises(Interrupted, match="stopped by SIGINT"):
+        fit(recipe(root), tmp_path)
+    assert not (tmp_path / "row/seed0/checkpoint").exists()
+
+
+def test_a_signal_while_setting_up(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "load_data", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted) as caught:
+        fit(recipe(root), tmp_path)
+    assert caught.value.signum == signal.SIGTERM
+
+
+def test_a_thread_can_train(root: Path, tmp_path: Path) -> None:
+    results: list[dict[str, Any]] = []
+    thread = threading.Thread(target=lambda: results.append(fit(recipe(root, epochs=1), tmp_path)))
+    thread.start()
+    thread.join()
+    assert results[0]["test_n"] == 24
+
+
+def test_a_finished_run_is_not_trained_again(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = recipe(root)
+    first = fit(row, tmp_path)
+    monkeypatch.setattr(engine, "_Training", None)
+    assert fit(row, tmp_path) == first
+    shown = row.model_copy(update={"title": "Another title", "row": 4})
+    assert fit(shown, tmp_path) == {**first, "title": "Another title", "row": 4}
+    assert load_recipe(tmp_path / "row/seed0/recipe.yaml").title == "Another title"
+    (tmp_path / "row/seed0/result.json").write_text("{")
+    with pytest.raises(ValueError, match=r"result\.json is damaged .*; delete it"):
+        fit(row, tmp_path)
+
+
+def test_a_folder_belongs_to_one_recipe(root: Path, tmp_path: Path) -> None:
+    fit(recipe(root), tmp_path)
+    other = recipe(root, {"conv3": {"layer": "dilated"}}, lr=0.01)
+    with pytest.raises(ValueError, match=re.escape("(different: train.lr, convert); choose another --out, or delete")):
+        fit(other, tmp_path)
+
+
+def test_a_checkpoint_of_another_run_is_refused(root: Path, tmp_path: Path) -> None:
+    fit(recipe(root, {"conv3": {"layer": "dilated"}}), tmp_path / "a")
+    fit(recipe(root), tmp_path / "b", seed=1)
+    for folder, message in (("a/row/seed0", "different: recipe"), ("b/row/seed1", "different: seed")):
+        run = tmp_path / folder
+        target = tmp_path / "c" / folder.replace("/", "_") / "row/seed0"
+        target.parent.mkdir(parents=True)
+        run.rename(target)
+        (target / "result.json").unlink()
+        (target / "recipe.yaml").write_text(recipe(root).dump())
+        with pytest.raises(CheckpointError, match=message):
+            fit(recipe(root), target.parents[1])
+
+
+def test_a_damaged_checkpoint_costs_an_epoch_not_the_run(root: Path, tmp_path: Path) -> None:
+    row = recipe(root, epochs=3)
+    fit(row, tmp_path / "through")
+    fit(row, tmp_path / "damaged")
+    run = tmp_path / "damaged/row/seed0"
+    (run / "result.json").unlink()
+    newest = max((run / "checkpoint").iterdir())
+    (newest / "weights.safetensors").write_bytes(b"nothing")
+    with pytest.warns(RuntimeWarning, match="weights.safetensors is damaged.*going back"):
+        fit(row, tmp_path / "damaged")
+    assert_same_bits(saved(tmp_path / "damaged"), saved(tmp_path / "through"))
+    for path in (run / "checkpoint").glob("*/state.pt"):
+        path.unlink()
+    (run / "result.json").unlink()
+    with pytest.raises(CheckpointError, match="delete that folder to start again"):
+        fit(row, tmp_path / "damaged")
+
+
+def test_runs_that_cannot_be_loaded(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="is not the folder of a run"):
+        load_run(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(recipe(root).dump())
+    with pytest.raises(CheckpointError, match="nothing is saved in"):
+        load_run(tmp_path)
+
+
+def test_an_output_folder_that_cannot_be_written(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(engine, "load_data", None)
+    with pytest.raises(OSError, match=r"cannot write .*recipe\.yaml: "):
+        fit(recipe(root), tmp_path / "file")
+
+
+def test_a_full_disk_keeps_what_was_saved(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = recipe(root, epochs=3)
+    real = checkpoint.save
+    saves = 0
+
+    def full(*args: Any, **kwargs: Any) -> Path:
+        nonlocal saves
+        saves += 1
+        if saves == 2:
+            monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(OSError, match=r"No space left on device \(.* MiB free\)"):
+        fit(row, tmp_path / "full")
+    monkeypatch.undo()
+    newest = checkpoint.load_newest(tmp_path / "full/row/seed0/checkpoint")
+    assert newest is not None
+    assert newest.state["epoch"] == 1
+    fit(row, tmp_path / "full")
+    fit(row, tmp_path / "through")
+    assert_same_bits(saved(tmp_path / "full"), saved(tmp_path / "through"))
+
+
+KILLER = """
+import os, random, signal, sys, time, torch
+from pathlib import Path
+from foveal.training.engine import fit
+from foveal.training.recipe import load_recipe
+
+torch.set_num_threads(1)
+recipe, out, kills, draw = load_recipe(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), random.Random(0)
+result, rounds, steps = out / "row/seed0/result.json", 0, []
+while kills or not result.exists():
+    if result.exists():  # finished before it could be killed often enough: once more from the start
+        import shutil; shutil.rmtree(out); rounds += 1
+    child = os.fork()
+    if child == 0:
+        fit(recipe, out, save_every=0.0)
+        os._exit(0)
+    if kills:
+        time.sleep(draw.uniform(0.01, 0.25))
+        os.kill(child, signal.SIGKILL)
+        kills -= 1
+    _, status = os.waitpid(child, 0)
+    assert kills or os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+print("rounds", rounds)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
+@pytest.mark.parametrize("kills", [pytest.param(5, id="few"), pytest.param(100, id="many", marks=pytest.mark.slow)])
+def test_killed_at_any_moment_a_run_ends_with_the_same_bits(root: Path, tmp_path: Path, kills: int) -> None:
+    row = recipe(root, epochs=4, **MANY)
+    fit(row, tmp_path / "through")
+    (tmp_path / "row.yaml").write_text(row.dump())
+    arguments = [str(tmp_path / "row.yaml"), str(tmp_path / "killed"), str(kills)]
+    done = subprocess.run([sys.executable, "-c", KILLER, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert_same_bits(saved(tmp_path / "killed"), saved(tmp_path / "through"))
+    results = [json.loads((tmp_path / name / "row/seed0/result.json").read_text()) for name in ("killed", "through")]
+    assert results[0]["train_loss"] == results[1]["train_loss"]
+    assert results[0]["test_correct"] == results[1]["test_correct"]
+
+
+# ---- what is packaged ----
+
+SHAPES = {
+    "mnist5k": (28, 28),
+    "mnist": (28, 28),
+    "fashion_mnist": (28, 28),
+    "folder": (64, 64, 3),
+    "stl10": (96, 96, 3),
+}
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_packaged_recipe_trains_two_steps(name: str, tmp_path: Path) -> None:
+    path = find_recipes(name)[0]
+    shape = SHAPES.get(load_recipe(path).data.name, (32, 32, 3))
+    data = write_set(tmp_path / "data", shape, (4, 4))
+    small = ["data.name=npz", f"data.root={data}", "train.epochs=1", "train.batch_size=2", "train.warmup_epochs=0"]
+    row = load_recipe(path, [*small, "train.schedule=constant", "train.milestones=[]", "train.compile=false"])
+    assert fit(row, tmp_path)["train_loss"] > 0
+
+
+@pytest.mark.slow
+def test_compiled(root: Path, tmp_path: Path) -> None:
+    plain, compiled = (fit(recipe(root, compile=c), tmp_path / str(c)) for c in (False, True))
+    assert compiled["train_loss"] == pytest.approx(plain["train_loss"], rel=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = recipe(root, amp="bfloat16", channels_last=True, ema=0.9)
+    through = fit(row, tmp_path / "through", device="cuda")
+    stop_at(monkeypatch, 6)
+    with pytest.raises(Interrupted):
+        fit(row, tmp_path / "stopped", device="cuda")
+    assert fit(row, tmp_path / "stopped", device="cuda")["train_loss"] == through["train_loss"]
+    assert_same_bits(saved(tmp_path / "stopped"), saved(tmp_path / "through"))
