@@ -43,7 +43,9 @@ def room(dotted):
 
 def test_there_is_something_to_read():
     assert len(FILES) >= 30
-    assert {room(".".join(("foveal", *path.relative_to(SOURCE).with_suffix("").parts))) for path in FILES} >= set(MAY_USE) - {"bench"}
+    assert {room(".".join(("foveal", *path.relative_to(SOURCE).with_suffix("").parts))) for path in FILES} >= set(
+        MAY_USE
+    ) - {"bench"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
@@ -118,8 +120,12 @@ print(foveal.convert(model, {"0": {"layer": "log_polar"}})(torch.zeros(1, 3, 8, 
 
 def test_the_repository_speaks_of_the_software_alone():
     root = SOURCE.parent.parent
-    texts = [p for p in root.rglob("*") if p.suffix in {".py", ".md", ".toml", ".yaml", ".yml", ".cff", ".jinja", ".json"}]
-    texts = [p for p in texts if not {".git", ".venv", "build", "runs", "node_modules"} & set(p.relative_to(root).parts)]
+    texts = [
+        p for p in root.rglob("*") if p.suffix in {".py", ".md", ".toml", ".yaml", ".yml", ".cff", ".jinja", ".json"}
+    ]
+    texts = [
+        p for p in texts if not {".git", ".venv", "build", "runs", "node_modules"} & set(p.relative_to(root).parts)
+    ]
     assert len(texts) >= 50
     words = re.compile("|".join(("/wor" + "k/", "/roo" + "t/", "index" + "-url", "file:/" + "//")))
     for path in texts:

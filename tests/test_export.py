@@ -20,7 +20,9 @@ def onnx_of(model, input, tmp_path, **arguments):
     onnx.checker.check_model(graph, full_check=True)
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return [node.op_type for node in graph.graph.node], lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+    return [node.op_type for node in graph.graph.node], lambda x: torch.from_numpy(
+        session.run(None, {name: x.numpy()})[0]
+    )
 
 
 LAYERS = {
@@ -29,7 +31,9 @@ LAYERS = {
     "cross": lambda: CrossConv2d(4, 6, 3, field=7),
     "anisotropic": lambda: AnisotropicConv2d(4, 6),
     "anisotropic, concat": lambda: AnisotropicConv2d(4, 6, scales=(1, 2, 4), fuse="concat", share_weights=False),
-    "anisotropic, strided groups": lambda: AnisotropicConv2d(4, 6, 5, stride=2, groups=2, dilation=2, offset_bound="half"),
+    "anisotropic, strided groups": lambda: AnisotropicConv2d(
+        4, 6, 5, stride=2, groups=2, dilation=2, offset_bound="half"
+    ),
     "deformable": lambda: AnisotropicConv2d(4, 6, scales=(1,), offset_bound=None),
     "learned": lambda: AnisotropicConv2d(4, 6, scales="learned"),
 }
@@ -47,7 +51,9 @@ def make(name):
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_in_onnxruntime(name, tmp_path):
     layer = make(name)
-    sizes = {"dynamic_shapes": [{0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}]}
+    sizes = {
+        "dynamic_shapes": [{0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}]
+    }
     operators, run = onnx_of(layer, torch.randn(2, 4, 16, 18), tmp_path, **sizes)
     for shape in ((2, 4, 16, 18), (1, 4, 23, 14)):
         input = torch.randn(shape)

@@ -49,9 +49,7 @@ def slow_bin(dy, dx, half, radial, angular, growth, rotation, aspect, support):
     return level * angular + min(int(angle // (2 * math.pi / angular)), angular - 1)
 
 
-@given(
-    ODD, ODD, RADIAL, ANGULAR, GROWTH, st.floats(-7, 7), st.floats(0.3, 3), st.sampled_from(["disk", "square"])
-)
+@given(ODD, ODD, RADIAL, ANGULAR, GROWTH, st.floats(-7, 7), st.floats(0.3, 3), st.sampled_from(["disk", "square"]))
 def test_equals_the_rule_tap_by_tap(height, width, radial, angular, growth, rotation, aspect, support):
     bins = log_polar_bins(
         (height, width), radial, angular, growth, rotation=rotation, aspect_ratio=aspect, support=support
@@ -106,7 +104,9 @@ def test_half_turn_exchanges_opposite_sectors(side, radial, angular, growth):
 @given(ODD, RADIAL, st.integers(2, 12), GROWTH)
 def test_rotation_by_a_sector_shifts_the_sectors(side, radial, angular, growth):
     plain = log_polar_bins(side, radial, angular, growth, center="none", aspect_ratio=1.0)
-    turned = log_polar_bins(side, radial, angular, growth, center="none", aspect_ratio=1.0, rotation=2 * math.pi / angular)
+    turned = log_polar_bins(
+        side, radial, angular, growth, center="none", aspect_ratio=1.0, rotation=2 * math.pi / angular
+    )
     inside = plain >= 0
     shifted = plain // angular * angular + (plain % angular + 1) % angular
     assert torch.equal(turned[inside], shifted[inside])

@@ -51,6 +51,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("name", "plan", "ours", "redundant", "theirs", "macs"), ROWS)
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 def test_counts(name, plan, ours, redundant, theirs, macs):
     assert ours + redundant == theirs
     with torch.device("meta"):
@@ -65,7 +66,9 @@ def test_counts(name, plan, ours, redundant, theirs, macs):
 
 
 def test_resnet18_of_imagenet():
-    models = pytest.importorskip("torchvision.models", exc_type=ImportError, reason="torchvision does not match this torch")
+    models = pytest.importorskip(
+        "torchvision.models", exc_type=ImportError, reason="torchvision does not match this torch"
+    )
     with torch.device("meta"):
         model = convert(models.resnet18(), {"conv1": log_polar(9, 3, 8, 2.0)})
     assert sum(p.numel() for p in model.parameters()) + 128 == 11_685_032

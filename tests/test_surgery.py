@@ -246,7 +246,9 @@ def check_network(model, plan):
     kept = copy.deepcopy(model.state_dict())
     size = model.eval()(input).shape
     convert(model.train(), plan)
-    changed -= {name for name, module in model.named_modules() if type(module) is nn.Conv2d and module.dilation == (1, 1)}
+    changed -= {
+        name for name, module in model.named_modules() if type(module) is nn.Conv2d and module.dilation == (1, 1)
+    }
     assert changed
     for name, value in model.state_dict().items():
         if not any(name.startswith(f"{c}.") for c in changed):
@@ -263,7 +265,9 @@ def check_network(model, plan):
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvision(name):
-    models = pytest.importorskip("torchvision.models", exc_type=ImportError, reason="torchvision does not match this torch")
+    models = pytest.importorskip(
+        "torchvision.models", exc_type=ImportError, reason="torchvision does not match this torch"
+    )
     extra = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
     check_network(models.get_model(name, num_classes=5, weights=None, **extra), TORCHVISION[name])
 

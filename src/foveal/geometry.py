@@ -69,7 +69,9 @@ def log_polar_bins(
     height, width = _odd_pair("kernel_size", kernel_size)
     _check_count("radial_bins", radial_bins)
     _check_count("angular_bins", angular_bins)
-    _check_number("growth_rate", growth_rate, above=1.0 if radial_bins > 1 else 0.0, why=" with more than one radial bin")
+    _check_number(
+        "growth_rate", growth_rate, above=1.0 if radial_bins > 1 else 0.0, why=" with more than one radial bin"
+    )
     _check_number("rotation", rotation)
     if aspect_ratio is None:
         aspect_ratio = height / width

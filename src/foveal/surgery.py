@@ -50,7 +50,14 @@ _MAKERS: dict[str, tuple[Callable[..., nn.Module], tuple[type[nn.Module], ...]]]
     "anisotropic": (AnisotropicConv2d.from_conv, (AnisotropicConv2d,)),
 }
 LAYERS = tuple(_MAKERS)
-_TAKEN = {"self", "in_channels", "out_channels", "device", "dtype", "log_polar"}  # the convolution's own, never a plan's
+_TAKEN = {
+    "self",
+    "in_channels",
+    "out_channels",
+    "device",
+    "dtype",
+    "log_polar",
+}  # the convolution's own, never a plan's
 
 
 def convert(model: Model, plan: Mapping[str, Mapping[str, Any] | None]) -> Model:
@@ -164,12 +171,16 @@ def _maker(pattern: str, entry: Mapping[str, Any] | None) -> Callable[[nn.Module
     spec = dict(entry)
     layer = spec.pop("layer")
     if layer not in LAYERS:
-        raise ValueError(f"plan[{pattern!r}]: no layer {layer!r}{_nearest(layer, LAYERS)}; layers are {', '.join(LAYERS)}")
+        raise ValueError(
+            f"plan[{pattern!r}]: no layer {layer!r}{_nearest(layer, LAYERS)}; layers are {', '.join(LAYERS)}"
+        )
     make, constructors = _MAKERS[layer]
     allowed = {name for cls in constructors for name in inspect.signature(cls.__init__).parameters} - _TAKEN | {"init"}
     for name in spec:
         if name not in allowed:
-            raise ValueError(f"plan[{pattern!r}]: layer {layer!r} has no argument {name!r}{_nearest(name, sorted(allowed))}")
+            raise ValueError(
+                f"plan[{pattern!r}]: layer {layer!r} has no argument {name!r}{_nearest(name, sorted(allowed))}"
+            )
     return lambda conv: make(conv, **spec)
 
 

@@ -71,7 +71,8 @@ def test_costs_of_the_paper():
     base = 9 * 64 * 128 + 128
     for scales in ((1, 2), (1, 2, 4)):
         shared, own = (
-            AnisotropicConv2d(64, 128, 3, scales=scales, offset_bound="half", share_weights=share) for share in (True, False)
+            AnisotropicConv2d(64, 128, 3, scales=scales, offset_bound="half", share_weights=share)
+            for share in (True, False)
         )
         count = len(scales)
         assert sum(p.numel() for p in shared.parameters()) == base + count * 10386
@@ -139,13 +140,17 @@ def test_sampling_points_are_where_it_reads():
     rows, cols = torch.meshgrid(torch.arange(16.0), torch.arange(14.0), indexing="ij")
     input = torch.stack([rows, cols])[None]
     points = layer.sampling_points(input)
-    inside = ((points[..., 0] >= 0) & (points[..., 0] <= 15) & (points[..., 1] >= 0) & (points[..., 1] <= 13)).all(-1)[0, 0]
+    inside = ((points[..., 0] >= 0) & (points[..., 0] <= 15) & (points[..., 1] >= 0) & (points[..., 1] <= 13)).all(-1)[
+        0, 0
+    ]
     for axis in (0, 1):
         with torch.no_grad():
             layer.weight.zero_()
             layer.weight[0, axis] = 1
             layer.bias.zero_()
-        torch.testing.assert_close(layer(input)[0, 0][inside], points[0, 0, ..., axis].sum(-1)[inside], rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(
+            layer(input)[0, 0][inside], points[0, 0, ..., axis].sum(-1)[inside], rtol=1e-5, atol=1e-4
+        )
     assert int(inside.sum()) >= 20
 
 
@@ -196,7 +201,9 @@ def test_to_conv_refuses_what_is_no_convolution(arguments, words):
 
 
 def test_from_conv():
-    old = nn.Conv2d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2, padding_mode="reflect", dtype=torch.float64).eval()
+    old = nn.Conv2d(
+        4, 6, 3, stride=2, padding=2, dilation=2, groups=2, padding_mode="reflect", dtype=torch.float64
+    ).eval()
     old.weight.requires_grad_(False)
     new = AnisotropicConv2d.from_conv(old, init="project", scales=(1,), offset=False)
     input = torch.randn(1, 4, 12, 11, dtype=torch.float64)
@@ -225,7 +232,9 @@ def test_learned_scale_is_equation_2():
     assert bool((inside.abs() < scale.detach() / 2).all())
 
 
-@pytest.mark.parametrize(("phase", "trained"), [("both", {"scale", "offset"}), ("scale", {"scale"}), ("offset", {"offset"})])
+@pytest.mark.parametrize(
+    ("phase", "trained"), [("both", {"scale", "offset"}), ("scale", {"scale"}), ("offset", {"offset"})]
+)
 def test_phases_train_one_after_the_other(phase, trained):
     layer = shake(AnisotropicConv2d(2, 3, 3, scales="learned"), 0.2)
     layer.phase = phase
@@ -243,7 +252,9 @@ def test_a_wrong_phase_is_an_error():
         AnisotropicConv2d(2, 3).scale(torch.zeros(1, 2, 4, 4))
 
 
-@pytest.mark.parametrize("arguments", [{}, {"fuse": "concat"}, {"scales": "learned"}, {"padding_mode": "reflect"}], ids=str)
+@pytest.mark.parametrize(
+    "arguments", [{}, {"fuse": "concat"}, {"scales": "learned"}, {"padding_mode": "reflect"}], ids=str
+)
 def test_state_dict_copy_pickle_and_casts(arguments):
     layer = shake(AnisotropicConv2d(2, 4, **arguments))
     assert not any("taps" in key for key in layer.state_dict())

@@ -104,10 +104,17 @@ def authors_layer(input, state, kernel_size, radial, angular, growth):
     return output + state["a.conv.bias"][:, None, None]
 
 
-@pytest.mark.parametrize(("side", "radial", "angular", "growth"), [(5, 2, 6, 3.0), (9, 2, 6, 3.0), (11, 3, 8, 2.0), (3, 2, 8, 2.0)])
+@pytest.mark.parametrize(
+    ("side", "radial", "angular", "growth"), [(5, 2, 6, 3.0), (9, 2, 6, 3.0), (11, 3, 8, 2.0), (3, 2, 8, 2.0)]
+)
 @pytest.mark.parametrize("reduce", ["mean", "sum"])
 def test_authors_checkpoint_gives_their_outputs(side, radial, angular, growth, reduce):
-    shapes = {"conv.weight": (4, 3, 2 * radial, angular // 2), "conv.bias": (4,), "center.weight": (4, 3, 1, 1), "center.bias": (4,)}
+    shapes = {
+        "conv.weight": (4, 3, 2 * radial, angular // 2),
+        "conv.bias": (4,),
+        "center.weight": (4, 3, 1, 1),
+        "center.bias": (4,),
+    }
     state = {f"a.{key}": torch.randn(shape, dtype=torch.float64) for key, shape in shapes.items()}
     layer = LogPolarConv2d(
         3, 4, side, radial_bins=radial, angular_bins=angular, growth_rate=growth**2, support="square", reduce=reduce,
@@ -263,7 +270,9 @@ def test_projection_is_least_squares():
         new = LogPolarConv2d.from_conv(old, init="project", kernel_size=5, reduce=reduce, support="square")
         basis = F.one_hot(new.bins.flatten(), 13).float()
         best = torch.linalg.lstsq(basis[:, basis.any(0)], old.weight.detach().flatten(2).flatten(0, 1).T).solution
-        torch.testing.assert_close(basis[:, basis.any(0)] @ best, new.kernel().flatten(2).flatten(0, 1).T, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            basis[:, basis.any(0)] @ best, new.kernel().flatten(2).flatten(0, 1).T, rtol=1e-4, atol=1e-5
+        )
 
 
 def test_projection_of_a_kernel_that_the_map_can_hold_is_exact():
@@ -298,7 +307,9 @@ def test_cross_at_its_ends():
     assert torch.equal(every(input), layer(input))
 
 
-@pytest.mark.parametrize(("share", "channels", "expected"), [(0.5, 5, 2), (0.5, 7, 4), (0.25, 64, 16), (1 / 3, 10, 3), (0.01, 8, 0)])
+@pytest.mark.parametrize(
+    ("share", "channels", "expected"), [(0.5, 5, 2), (0.5, 7, 4), (0.25, 64, 16), (1 / 3, 10, 3), (0.01, 8, 0)]
+)
 def test_cross_rounds_as_python_does(share, channels, expected):
     layer = CrossConv2d(2, channels, share=share)
     assert (layer.log_polar.out_channels if layer.log_polar else 0) == expected

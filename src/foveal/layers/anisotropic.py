@@ -69,7 +69,7 @@ class AnisotropicConv2d(shaped.ShapedConv2d):
         *,
         scales: Sequence[float] | str = (1, 2),
         offset: bool = True,
-        offset_bound: str | float | None | Sequence[str | float | None] = "floor",
+        offset_bound: str | float | Sequence[str | float | None] | None = "floor",
         fuse: str = "max",
         share_weights: bool = True,
         device: torch.device | str | None = None,
@@ -81,14 +81,16 @@ class AnisotropicConv2d(shaped.ShapedConv2d):
         self.share_weights = share_weights
         self.offset_bound = offset_bound
         self.phase = "both"
-        factors = (1.0,) if self.scales == "learned" else self.scales
+        factors: tuple[float, ...] = (1.0,) if isinstance(self.scales, str) else self.scales
         self.bounds = _bounds(offset_bound, self.scales, min(self.dilation)) if offset else (0.0,) * len(factors)
         made: dict[str, Any] = {"device": device, "dtype": dtype}
         sets = () if share_weights else (len(factors),)
         self.weight = nn.Parameter(torch.empty(*sets, out_channels, in_channels // groups, *self.kernel_size, **made))
         own_bias = bias and fuse != "concat"
         self.register_parameter("bias", nn.Parameter(torch.empty(out_channels, **made)) if own_bias else None)
-        self.projection = nn.Conv2d(len(factors) * out_channels, out_channels, 1, bias=bias, **made) if fuse == "concat" else None
+        self.projection = (
+            nn.Conv2d(len(factors) * out_channels, out_channels, 1, bias=bias, **made) if fuse == "concat" else None
+        )
         moving = sum(bound != 0 for bound in self.bounds)
         points = self.kernel_size[0] * self.kernel_size[1]
         self.offset_conv = self._predictor(2 * points * moving, made) if moving else None
@@ -113,9 +115,11 @@ class AnisotropicConv2d(shaped.ShapedConv2d):
             first = math.floor(before + space - window / 2)
             pads.append((first, total - first))
         (top, bottom), (left, right) = pads
-        mode = self.padding_mode
+        mode: Any = self.padding_mode
         if top == bottom >= 0 and left == right >= 0:
-            return nn.Conv2d(self.in_channels, channels, 3, self.stride, (top, left), self.dilation, padding_mode=mode, **made)
+            return nn.Conv2d(
+                self.in_channels, channels, 3, self.stride, (top, left), self.dilation, padding_mode=mode, **made
+            )
         conv = nn.Conv2d(self.in_channels, channels, 3, self.stride, 0, self.dilation, **made)
         return nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), conv)
 
@@ -262,7 +266,9 @@ class AnisotropicConv2d(shaped.ShapedConv2d):
         shaped.check_plain(conv)
         new = cls(**shaped.arguments_of(conv, {"dilation": conv.dilation, **spec}))
         if init == "project" and new.kernel_size != conv.kernel_size:
-            raise ValueError(f"init='project' keeps the kernel, {tuple(conv.kernel_size)} taps; got kernel_size {new.kernel_size}")
+            raise ValueError(
+                f"init='project' keeps the kernel, {tuple(conv.kernel_size)} taps; got kernel_size {new.kernel_size}"
+            )
         bias = new.projection.bias if new.projection is not None else new.bias
         with torch.no_grad():
             if init == "project":
@@ -272,7 +278,6 @@ class AnisotropicConv2d(shaped.ShapedConv2d):
         shaped.take_over(new, conv, [(new.weight, conv.weight), (bias, conv.bias)])
         return new
 
-    @torch.no_grad()
     def to_conv(self) -> nn.Conv2d:
         """The nn.Conv2d that computes the same: one whole scale, no offset.
 
@@ -282,28 +287,13 @@ class AnisotropicConv2d(shaped.ShapedConv2d):
         why = self.not_a_conv()
         if why:
             raise ValueError(f"this anisotropic convolution is not exactly an nn.Conv2d: {why}")
-        factor = int(self.scales[0])  # type: ignore[arg-type]
+        factor = int(self.scales[0])
         padding: Any = "same"
         if self.padding != "same":
             padding = tuple(b + (factor - 1) * w // 2 for b, w in zip(self.before, self.window, strict=True))
-        conv = nn.Conv2d(
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size,
-            self.stride,
-            padding,
-            (factor * self.dilation[0], factor * self.dilation[1]),
-            self.groups,
-            self.bias is not None,
-            self.padding_mode,
-            device=self.weight.device,
-            dtype=self.weight.dtype,
-        )
-        conv.weight.copy_(self.weight.reshape(conv.weight.shape))
-        if conv.bias is not None:
-            conv.bias.copy_(self.bias)  # type: ignore[arg-type]
-        shaped.take_over(conv, self, [(conv.weight, self.weight), (conv.bias, self.bias)])
-        return conv
+        changed = {"padding": padding, "dilation": tuple(factor * d for d in self.dilation)}
+        kernel = self.weight if self.share_weights else self.weight[0]
+        return shaped.conventional(self, self.weight, kernel, self.bias, **changed)
 
     def not_a_conv(self) -> str:
         """Why no nn.Conv2d computes the same; empty where one does."""
@@ -349,7 +339,9 @@ def _bounds(given: Any, scales: tuple[float, ...] | str, dilation: int) -> tuple
             half = None if scales == "learned" else float(scales[k]) * dilation / 2
             found.append("half" if half is None else float(math.floor(half)) if bound == "floor" else half)
             continue
-        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 <= bound < math.inf):
+        if bound is not None and (
+            isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 <= bound < math.inf
+        ):
             raise ValueError(f"offset_bound must be 'floor', 'half', a number of at least 0 or None; got {bound!r}")
         found.append(bound)
     return tuple(found)

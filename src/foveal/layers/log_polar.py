@@ -88,7 +88,9 @@ class LogPolarConv2d(shaped.ShapedConv2d):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         self.map = arguments_of_map
         self.reduce = shaped.check_choice("reduce", reduce, REDUCES)
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, columns, device=device, dtype=dtype))
+        self.weight = nn.Parameter(
+            torch.empty(out_channels, in_channels // groups, columns, device=device, dtype=dtype)
+        )
         self.register_parameter(
             "bias", nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         )
@@ -114,7 +116,7 @@ class LogPolarConv2d(shaped.ShapedConv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve."""
-        padding: int | str | tuple[int, int] = self.padding
+        padding: int | str | Sequence[int] = self.padding
         if self.padding_mode != "zeros":
             input, padding = shaped.pad(input, self.before, self.after, self.padding_mode), 0
         return binned_conv2d(
@@ -165,7 +167,7 @@ class LogPolarConv2d(shaped.ShapedConv2d):
         return new
 
     @torch.no_grad()
-    def project(self, kernel: Tensor, dilation: tuple[int, int] = (1, 1)) -> None:
+    def project(self, kernel: Tensor, dilation: Sequence[int] = (1, 1)) -> None:
         """Set the weight to the least-squares fit of a dense kernel, Tensor[O, C / groups, h, w], centred in the window."""
         dense = shaped.embed(kernel, dilation, self.kernel_size, self.dilation).to(self.weight.device)
         wide = torch.promote_types(dense.dtype, torch.float32)
@@ -174,7 +176,6 @@ class LogPolarConv2d(shaped.ShapedConv2d):
         sums.index_add_(2, columns, dense.flatten(2).to(wide))
         self.weight.copy_(sums[..., :-1] if self.reduce == "mean" else sums[..., :-1] / self.population)
 
-    @torch.no_grad()
     def to_conv(self) -> nn.Conv2d:
         """The nn.Conv2d that computes the same.
 
@@ -184,24 +185,8 @@ class LogPolarConv2d(shaped.ShapedConv2d):
             >>> torch.allclose(layer(input), layer.to_conv()(input), atol=1e-6)
             True
         """
-        conv = nn.Conv2d(
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-            self.bias is not None,
-            self.padding_mode,
-            device=self.weight.device,
-            dtype=self.weight.dtype,
-        )
-        conv.weight.copy_(self.kernel())
-        if conv.bias is not None:
-            conv.bias.copy_(self.bias)  # type: ignore[arg-type]
-        shaped.take_over(conv, self, [(conv.weight, self.weight), (conv.bias, self.bias)])
-        return conv
+        maps = {"padding": self.padding, "dilation": self.dilation}
+        return shaped.conventional(self, self.weight, self.kernel(), self.bias, **maps)
 
     @torch.no_grad()
     def load_authors_state_dict(self, state: Mapping[str, Tensor], prefix: str = "") -> None:
@@ -227,13 +212,21 @@ class LogPolarConv2d(shaped.ShapedConv2d):
         region = self._find(mine, (2 * radial, angular // 2), "region", prefix)
         if region is None or angular % 2:
             shape = [self.out_channels, self.in_channels // self.groups, 2 * radial, angular / 2]
-            raise ValueError(f"no region convolution {shape} under prefix {prefix!r} of the checkpoint; found {_shapes(mine)}")
+            raise ValueError(
+                f"no region convolution {shape} under prefix {prefix!r} of the checkpoint; found {_shapes(mine)}"
+            )
         centre = self._find(mine, (1, 1), "centre", prefix)
-        biases = [mine[name[: -len("weight")] + "bias"] for name in (region, centre) if name and name[: -len("weight")] + "bias" in mine]
+        biases = [
+            mine[name[: -len("weight")] + "bias"]
+            for name in (region, centre)
+            if name and name[: -len("weight")] + "bias" in mine
+        ]
         if biases and self.bias is None:
             raise ValueError("the checkpoint has a bias and this layer has none; build it with bias=True")
         if centre is not None and self.map["center"] == "bin":
-            raise ValueError("the checkpoint has a centre convolution and this layer no weight for it; build it with center='own'")
+            raise ValueError(
+                "the checkpoint has a centre convolution and this layer no weight for it; build it with center='own'"
+            )
 
         wide = torch.promote_types(self.weight.dtype, torch.float32)
         level = torch.arange(radial).repeat_interleave(angular)
@@ -252,14 +245,18 @@ class LogPolarConv2d(shaped.ShapedConv2d):
             per_tap = torch.cat([own[..., None], per_tap], -1)
         self.weight.copy_(per_tap * self.population if self.reduce == "mean" else per_tap)
         if self.bias is not None:
-            self.bias.copy_(sum((b.to(self.bias.device, wide) for b in biases), torch.zeros_like(self.bias, dtype=wide)))
+            self.bias.copy_(
+                sum((b.to(self.bias.device, wide) for b in biases), torch.zeros_like(self.bias, dtype=wide))
+            )
 
     def _find(self, state: Mapping[str, Tensor], kernel: tuple[int, int], what: str, prefix: str) -> str | None:
         """The key of the one convolution weight with this kernel size."""
         shape = (self.out_channels, self.in_channels // self.groups, *kernel)
         found = [key for key, value in state.items() if key.endswith("weight") and tuple(value.shape) == shape]
         if len(found) > 1:
-            raise ValueError(f"prefix {prefix!r} leaves several {what} convolutions {shape}: {', '.join(found)}; make it longer")
+            raise ValueError(
+                f"prefix {prefix!r} leaves several {what} convolutions {shape}: {', '.join(found)}; make it longer"
+            )
         return found[0] if found else None
 
     def extra_repr(self) -> str:
@@ -327,19 +324,29 @@ class CrossConv2d(nn.Module):
         shaped_channels = round(share * out_channels)
         for name, count in (("conventional", out_channels - shaped_channels), ("log-polar", shaped_channels)):
             if count % groups:
-                raise ValueError(f"share must leave each part a multiple of groups, {groups}; {name} channels are {count}")
+                raise ValueError(
+                    f"share must leave each part a multiple of groups, {groups}; {name} channels are {count}"
+                )
         dilation = arguments.pair("dilation", dilation, at_least=1)
         sides = arguments.pair("kernel_size", kernel_size, at_least=1)
         if padding is None:
             padding = arguments.same_size_padding((dilation[0] * (sides[0] - 1), dilation[1] * (sides[1] - 1)))
-        common = {"groups": groups, "bias": bias, "padding_mode": padding_mode, "device": device, "dtype": dtype}
+        common: dict[str, Any] = {
+            "groups": groups,
+            "bias": bias,
+            "padding_mode": padding_mode,
+            "device": device,
+            "dtype": dtype,
+        }
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.share, self.field = share, arguments.pair("field", field, at_least=1)
         if "bins" not in log_polar and not all(side % 2 for side in self.field):
-            raise ValueError(f"field must be an odd number or a pair of them, so that it has a centre tap; got {field!r}")
-        square = nn.Conv2d(
-            in_channels, max(out_channels - shaped_channels, groups), sides, stride, padding, dilation, **common
-        )
+            raise ValueError(
+                f"field must be an odd number or a pair of them, so that it has a centre tap; got {field!r}"
+            )
+        conventional_channels = max(out_channels - shaped_channels, groups)
+        moved: Any = (stride, padding, dilation)
+        square = nn.Conv2d(in_channels, conventional_channels, sides, *moved, **common)
         wide = (self.field[0] - 1, self.field[1] - 1)
         fitting: Any = "same" if padding == "same" else shaped.kept_padding(square, wide)
         self.conv = square if shaped_channels < out_channels else None
@@ -371,7 +378,9 @@ class CrossConv2d(nn.Module):
                 if init == "project" and isinstance(part, LogPolarConv2d):
                     part.project(conv.weight[start:end], conv.dilation)
                 elif init == "project":
-                    part.weight.copy_(shaped.embed(conv.weight[start:end], conv.dilation, part.kernel_size, part.dilation))
+                    part.weight.copy_(
+                        shaped.embed(conv.weight[start:end], conv.dilation, part.kernel_size, part.dilation)
+                    )
                 shaped.take_over(part, conv, [(part.weight, conv.weight), (part.bias, conv.bias)])
                 start = end
         new.train(conv.training)
@@ -388,22 +397,11 @@ class CrossConv2d(nn.Module):
         square, round_ = self.conv, self.log_polar.to_conv()
         windows = [[d * (k - 1) + 1 for d, k in zip(c.dilation, c.kernel_size, strict=True)] for c in (square, round_)]
         size = (max(windows[0][0], windows[1][0]), max(windows[0][1], windows[1][1]))
-        conv = nn.Conv2d(
-            self.in_channels,
-            self.out_channels,
-            size,
-            square.stride,
-            "same" if square.padding == "same" else shaped.kept_padding(square, (size[0] - 1, size[1] - 1)),
-            bias=square.bias is not None,
-            padding_mode=square.padding_mode,
-            device=square.weight.device,
-            dtype=square.weight.dtype,
-        )
-        conv.weight.copy_(torch.cat([_ungrouped(shaped.embed(c.weight, c.dilation, size), c.groups) for c in (square, round_)]))
-        if conv.bias is not None:
-            conv.bias.copy_(torch.cat([square.bias, round_.bias]))  # type: ignore[list-item]
-        shaped.take_over(conv, self, [(conv.weight, square.weight), (conv.bias, square.bias)])
-        return conv
+        kernels = [_ungrouped(shaped.embed(c.weight, c.dilation, size), c.groups) for c in (square, round_)]
+        padding = "same" if square.padding == "same" else shaped.kept_padding(square, (size[0] - 1, size[1] - 1))
+        bias = None if square.bias is None or round_.bias is None else torch.cat([square.bias, round_.bias])
+        changed = {"out_channels": self.out_channels, "padding": padding, "groups": 1}
+        return shaped.conventional(square, square.weight, torch.cat(kernels), bias, **changed)
 
     def extra_repr(self) -> str:
         """What the parts do not say themselves."""
@@ -428,7 +426,9 @@ def _own_map(bins: Tensor, kernel_size: int | Sequence[int]) -> Tensor:
         raise ValueError(f"bins must be an int64 tensor of kernel_size {sides}; got {got}")
     bins = bins.detach().cpu().clone().contiguous()
     if int(bins.min()) < -1 or int(bins.max()) < 0:
-        raise ValueError(f"bins must be -1 or a column, at least one column; got {int(bins.min())} .. {int(bins.max())}")
+        raise ValueError(
+            f"bins must be -1 or a column, at least one column; got {int(bins.min())} .. {int(bins.max())}"
+        )
     return bins
 
 

@@ -164,7 +164,7 @@ def kept_padding(conv: nn.Conv2d, window: tuple[int, int]) -> tuple[int, int]:
     return found[0], found[1]
 
 
-def take_over(new: nn.Module, old: nn.Module, pairs: Sequence[tuple[nn.Parameter | None, nn.Parameter | None]]) -> None:
+def take_over(new: nn.Module, old: nn.Module, pairs: Sequence[tuple[Tensor | None, Tensor | None]]) -> None:
     """Give a replacement the mode and the requires_grad of what it replaces; ``pairs`` are (new, old) parameters."""
     new.train(old.training)
     for mine, theirs in pairs:
@@ -172,7 +172,20 @@ def take_over(new: nn.Module, old: nn.Module, pairs: Sequence[tuple[nn.Parameter
             mine.requires_grad_(theirs.requires_grad)
 
 
-def embed(kernel: Tensor, dilation: tuple[int, int], size: tuple[int, int], spacing: tuple[int, int] = (1, 1)) -> Tensor:
+@torch.no_grad()
+def conventional(like: nn.Module, weight: Tensor, kernel: Tensor, bias: Tensor | None, **changed: Any) -> nn.Conv2d:
+    """An nn.Conv2d with this kernel and bias, all else as in a layer whose parameter ``weight`` tells device and training."""
+    taken = {name: getattr(like, name) for name in ("in_channels", "out_channels", "stride", "padding_mode", "groups")}
+    taken.update(kernel_size=tuple(kernel.shape[-2:]), bias=bias is not None, device=kernel.device, dtype=kernel.dtype)
+    conv = nn.Conv2d(**{**taken, **changed})
+    conv.weight.copy_(kernel)
+    if conv.bias is not None and bias is not None:
+        conv.bias.copy_(bias)
+    take_over(conv, like, [(conv.weight, weight), (conv.bias, bias)])
+    return conv
+
+
+def embed(kernel: Tensor, dilation: Sequence[int], size: Sequence[int], spacing: Sequence[int] = (1, 1)) -> Tensor:
     """A kernel's taps, ``dilation`` pixels apart, in a centred window of ``size`` taps ``spacing`` apart; what lies beyond is cut."""
     out = kernel.new_zeros((*kernel.shape[:-2], *size))
     places = []

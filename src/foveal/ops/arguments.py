@@ -1,6 +1,7 @@
 """What both ops check and normalise before they call a kernel, and what their kernels share."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,8 +11,9 @@ FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 def pair(name: str, value: int | Sequence[int], *, at_least: int) -> tuple[int, int]:
     """Normalise a whole number or a pair of them."""
-    two = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, Iterable) else ()
-    if len(two) != 2 or not all(isinstance(v, int | torch.SymInt) and not isinstance(v, bool) and v >= at_least for v in two):
+    two = tuple(value) if isinstance(value, Sequence) else (value, value)
+    whole = (int, torch.SymInt, Tensor) if torch.jit.is_tracing() else (int, torch.SymInt)
+    if len(two) != 2 or not all(isinstance(v, whole) and not isinstance(v, bool) and v >= at_least for v in two):
         raise ValueError(f"{name} must be a whole number of at least {at_least} or a pair of them; got {value!r}")
     return two[0], two[1]
 
@@ -49,7 +51,9 @@ def split_padding(
 def check_input(input: Tensor, channels: int, weight: Tensor) -> None:
     """The rules of nn.Conv2d on its input, with the argument named."""
     if input.ndim != 4:
-        raise ValueError(f"input must have 3 or 4 dimensions, [N, C, H, W] or [C, H, W]; got shape {tuple(input.shape)}")
+        raise ValueError(
+            f"input must have 3 or 4 dimensions, [N, C, H, W] or [C, H, W]; got shape {tuple(input.shape)}"
+        )
     if input.shape[1] != channels:
         raise ValueError(f"input must have {channels} channels (groups * weight's); got shape {tuple(input.shape)}")
     if input.shape[1] == 0 or input.shape[2] == 0 or input.shape[3] == 0:
@@ -85,14 +89,16 @@ def output_side(size: int, around: int, window: int, stride: int) -> int:
     """Output size of a convolution; a window larger than the padded map is an error."""
     free = size + around - window - 1
     if free < 0:
-        raise ValueError(f"the window, {window + 1} pixels, must fit the padded input, {size + around}; pad more or shrink it")
+        raise ValueError(
+            f"the window, {window + 1} pixels, must fit the padded input, {size + around}; pad more or shrink it"
+        )
     return free // stride + 1
 
 
 def autocast(input: Tensor, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """What torch.autocast does to a convolution: cast to its dtype where it is on (float64 stays)."""
     kind = input.device.type
-    if not torch.is_autocast_enabled(kind) or input.dtype == torch.float64:
+    if kind == "meta" or not torch.is_autocast_enabled(kind) or input.dtype == torch.float64:
         return (input, *tensors)
     dtype = torch.get_autocast_dtype(kind)
     return tuple(t if t is None else t.to(dtype) for t in (input, *tensors))
@@ -124,10 +130,11 @@ def double_backward(
 ) -> list[Tensor | None]:
     """Gradients, for (grad, *inputs), of those gradients of an op that were wanted: taken through its definition."""
     with torch.enable_grad(), torch.autocast(grad.device.type, enabled=False):
-        grad, *free = (t if t is None else t.detach().requires_grad_() for t in (grad, *inputs))  # type: ignore[assignment]
-        asked = [t for t, w in zip(free, wanted, strict=True) if w]
+        grad = grad.detach().requires_grad_()
+        free = [t if t is None else t.detach().requires_grad_() for t in inputs]
+        asked = [t for t, w in zip(free, wanted, strict=True) if w and t is not None]
         first = torch.autograd.grad(definition(*free), asked, grad, create_graph=True)
-        leaves = [t for t, n in zip((grad, *free), needs, strict=True) if n]
+        leaves = [t for t, n in zip((grad, *free), needs, strict=True) if n and t is not None]
         chosen = [o for o, w in zip(outer, wanted, strict=True) if w]
         found = iter(torch.autograd.grad(first, leaves, chosen, materialize_grads=True))
     return [next(found) if n else None for n in needs]

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -285,7 +285,7 @@ class _Training:
             for parameter in self.model.parameters():
                 parameter.data = _laid_out(parameter.data, True)
         self.averaged = copy.deepcopy(self.model) if train.ema else None
-        self.network = torch.compile(self.model) if train.compile else self.model
+        self.network = cast(nn.Module, torch.compile(self.model)) if train.compile else self.model
         self.optimizer = torch.optim.SGD(
             [parameter for parameter in self.model.parameters() if parameter.requires_grad],
             lr=train.lr,
@@ -306,6 +306,11 @@ class _Training:
         self.first_step = self.step
         self.started = self.saved_at = self.shown_at = time.perf_counter()
 
+    @property
+    def outcome(self) -> nn.Module:
+        """The network that is measured and whose weights are for use."""
+        return self.model if self.averaged is None else self.averaged
+
     # ---- saving and going on ----
 
     def _resume(self) -> None:
@@ -314,8 +319,8 @@ class _Training:
             return
         _refuse_other_checkpoint(saved, self.recipe, self.seed)
         state = saved.state
-        checkpoint.put_weights(saved.weights, self.averaged or self.model, saved.folder)
-        if self.averaged:
+        checkpoint.put_weights(saved.weights, self.outcome, saved.folder)
+        if self.averaged is not None:
             checkpoint.put_weights(state["model"], self.model, saved.folder)
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
@@ -336,7 +341,7 @@ class _Training:
             "timed": self.timed,
             "optimizer": self.optimizer.state_dict(),
         }
-        if self.averaged:
+        if self.averaged is not None:
             state["model"] = self.model.state_dict()
         about = {
             "foveal": _version("foveal"),
@@ -347,7 +352,7 @@ class _Training:
             "classes": list(self.train_set.classes),
             "recipe": self.recipe.identity(),
         }
-        weights = (self.averaged or self.model).state_dict()
+        weights = self.outcome.state_dict()
         self.last_good = checkpoint.save(self.run / "checkpoint", weights, state, about, keep=self.last_good)
         self.saved_at = time.perf_counter()
 
@@ -425,7 +430,7 @@ class _Training:
             nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_grad_norm)
         self.optimizer.step()
         self.totals += self.task.count(outputs, labels)
-        if self.averaged and train.ema:
+        if self.averaged is not None and train.ema is not None:
             # Short runs would never forget their first weights: the decay grows to its value.
             _average(self.averaged, self.model, min(train.ema, (1 + self.step) / (10 + self.step)))
 
@@ -442,7 +447,7 @@ class _Training:
         }
         if (self.epoch + 1) % train.eval_every == 0 or self.epoch + 1 == train.epochs:
             measured = evaluate(
-                self.averaged or self.network,
+                self.network if self.averaged is None else self.averaged,
                 self.test_set,
                 self.preset,
                 batch_size=train.batch_size,
@@ -499,7 +504,7 @@ class _Training:
         """What stands in result.json besides names: the last epoch's numbers, the cost, the speed."""
         one = batches(self.test_set, batch_size=1, seed=0, epoch=0, train=False, preset=self.preset, device=self.device)
         images, _ = next(iter(one))
-        spent = cost(self.averaged or self.model, tuple(images.shape[1:]), latency=False)
+        spent = cost(self.outcome, tuple(images.shape[1:]), latency=False)
         last, train = self.history[-1], self.recipe.train
         measured = [row for row in self.history if "test_accuracy" in row]
         paces = [row["images_per_s"] for row in self.history if row["images_per_s"]]

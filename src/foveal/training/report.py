@@ -183,7 +183,12 @@ def _run(folder: Path) -> dict[str, Any]:
         numbers = {k: v for k, v in result.items() if k not in ("title", "note", "row", "published", "table", "name")}
         return numbers | run
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return run | {"state": "damaged", "problem": f"{error}".splitlines()[0]}
+        return run | {"state": "damaged", "problem": _line(error)}
+
+
+def _line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _recipe(folder: Path) -> Recipe | None:
@@ -524,8 +529,7 @@ def _noted(problems: list[str], what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        problems.append(f"{what} cannot be shown: {text}")
+        problems.append(f"{what} cannot be shown: {_line(error)}")
 
 
 def _places(models: Sequence[nn.Module]) -> list[str]:

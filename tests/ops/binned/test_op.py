@@ -18,7 +18,7 @@ BACKWARD = torch.ops.foveal.binned_conv2d_backward.default
 
 def loops(input, weight, bins, bias, stride, padding, dilation, groups):
     """The formula, output by output and tap by tap: pixels outside the map are nothing, taps of bin -1 are nothing."""
-    batch, channels, height, width = input.shape
+    batch, _, height, width = input.shape
     out_channels, per_group, _ = weight.shape
     kh, kw = bins.shape
     rows = (height + 2 * padding[0] - dilation[0] * (kh - 1) - 1) // stride[0] + 1
@@ -46,8 +46,10 @@ def cases(draw):
     kh, kw = draw(st.integers(1, 5)), draw(st.integers(1, 5))
     dilation = draw(st.tuples(st.integers(1, 2), st.integers(1, 2)))
     padding = draw(st.tuples(st.integers(0, 4), st.integers(0, 4)))
-    size = [draw(st.integers(max(1, d * (k - 1) + 1 - 2 * p), 8)) if d * (k - 1) + 1 - 2 * p <= 8 else d * (k - 1) + 1
-            for k, d, p in zip((kh, kw), dilation, padding, strict=True)]
+    size = [
+        draw(st.integers(max(1, d * (k - 1) + 1 - 2 * p), 8)) if d * (k - 1) + 1 - 2 * p <= 8 else d * (k - 1) + 1
+        for k, d, p in zip((kh, kw), dilation, padding, strict=True)
+    ]
     columns = draw(st.integers(1, 5))
     seed = draw(st.integers(0, 10**6))
     generator = torch.Generator().manual_seed(seed)
@@ -152,9 +154,7 @@ def test_views_and_unbatched_input():
         torch.testing.assert_close(
             binned_conv2d(view, weight, bins, padding=2), binned_conv2d(view.clone(), weight, bins, padding=2)
         )
-    torch.testing.assert_close(
-        binned_conv2d(whole[0, :4], weight, bins), binned_conv2d(whole[:1, :4], weight, bins)[0]
-    )
+    torch.testing.assert_close(binned_conv2d(whole[0, :4], weight, bins), binned_conv2d(whole[:1, :4], weight, bins)[0])
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])

@@ -42,10 +42,7 @@ def loops(input, weight, taps, offset, bias, stride, groups, fuse, size):
                         for o in range(out_channels):
                             first = o // (out_channels // groups) * per_group
                             branches[s, n, o, i, j] += weight[s, o, :, t] @ value[first : first + per_group]
-    if fuse == "concat":
-        output = np.concatenate(branches, 1)
-    else:
-        output = branches.max(0) if fuse == "max" else branches.sum(0)
+    output = {"max": branches.max(0), "sum": branches.sum(0), "concat": np.concatenate(branches, 1)}[fuse]
     return output if bias is None else output + bias[:, None, None]
 
 
@@ -163,10 +160,18 @@ def test_opcheck(dtype, memory_format, fuse):
 def test_special_case_convolution():
     """Scale 1 without offset, and every whole scale as a dilation, with stride, groups, padding and even kernels."""
     input = torch.randn(2, 4, 11, 9, dtype=torch.float64)
-    for side, padding, stride, dilation, scale in [(3, 1, 1, 1, 1), (3, 0, 2, 1, 1), (5, 2, 1, 2, 1), (4, 1, 2, 1, 1), (2, 0, 1, 3, 1)]:
+    for side, padding, stride, dilation, scale in [
+        (3, 1, 1, 1, 1),
+        (3, 0, 2, 1, 1),
+        (5, 2, 1, 2, 1),
+        (4, 1, 2, 1, 1),
+        (2, 0, 1, 3, 1),
+    ]:
         weight = torch.randn(6, 2, side, side, dtype=torch.float64)
         expected = F.conv2d(input, weight, None, stride, padding, dilation, 2)
-        found = anisotropic_conv2d(input, weight, scales=(scale,), stride=stride, padding=padding, dilation=dilation, groups=2)
+        found = anisotropic_conv2d(
+            input, weight, scales=(scale,), stride=stride, padding=padding, dilation=dilation, groups=2
+        )
         torch.testing.assert_close(found, expected)
     weight = torch.randn(6, 2, 3, 3, dtype=torch.float64)
     bias = torch.randn(6, dtype=torch.float64)
@@ -214,7 +219,13 @@ def test_whole_offsets_shift_the_image():
 def test_worked_example():
     input = torch.arange(25.0).reshape(1, 1, 5, 5)
     weight = torch.ones(1, 1, 3, 3)
-    rows = [[24, 28, 42, 33, 32], [44, 54, 72, 72, 52], [66, 99, 108, 117, 81], [93, 144, 153, 162, 111], [72, 111, 117, 123, 84]]
+    rows = [
+        [24, 28, 42, 33, 32],
+        [44, 54, 72, 72, 52],
+        [66, 99, 108, 117, 81],
+        [93, 144, 153, 162, 111],
+        [72, 111, 117, 123, 84],
+    ]
     assert anisotropic_conv2d(input, weight, scales=(1, 2))[0, 0].tolist() == rows
     assert anisotropic_conv2d(input, weight, scales=(2,))[0, 0, 2].tolist() == [66, 72, 108, 72, 78]
     offset = torch.tensor([0.25, -0.5]).repeat(9).reshape(1, 18, 1, 1).expand(1, 18, 5, 5)
@@ -228,8 +239,12 @@ def test_maximum_is_at_least_every_branch_and_sum_and_concat_are_the_branches(se
     input, weight = torch.randn(1, 2, 6, 6), torch.randn(3, 2, 3, 3)
     offset = torch.randn(1, 54, 6, 6)
     scales = (1, 2, 3.5)
-    branches = [anisotropic_conv2d(input, weight, offset[:, 18 * k : 18 * k + 18], scales=(s,)) for k, s in enumerate(scales)]
-    every = {fuse: anisotropic_conv2d(input, weight, offset, scales=scales, fuse=fuse) for fuse in ("max", "sum", "concat")}
+    branches = [
+        anisotropic_conv2d(input, weight, offset[:, 18 * k : 18 * k + 18], scales=(s,)) for k, s in enumerate(scales)
+    ]
+    every = {
+        fuse: anisotropic_conv2d(input, weight, offset, scales=scales, fuse=fuse) for fuse in ("max", "sum", "concat")
+    }
     torch.testing.assert_close(every["max"], torch.stack(branches).amax(0))
     torch.testing.assert_close(every["sum"], sum(branches))
     torch.testing.assert_close(every["concat"], torch.cat(branches, 1))
@@ -318,7 +333,11 @@ def test_error_is_at_most_twice_plain_pytorchs(dtype, size):
     def plain(input, weight, offset):
         wide = offset.dtype
         rows, cols = torch.meshgrid(torch.arange(height, dtype=wide), torch.arange(width, dtype=wide), indexing="ij")
-        points = torch.stack((rows, cols), -1)[None, :, :, None] + taps[0] + offset.unflatten(1, (9, 2)).permute(0, 3, 4, 1, 2)
+        points = (
+            torch.stack((rows, cols), -1)[None, :, :, None]
+            + taps[0]
+            + offset.unflatten(1, (9, 2)).permute(0, 3, 4, 1, 2)
+        )
         down, right = ((2 * p + 1) / n - 1 for p, n in zip(points.flatten(2, 3).unbind(-1), size, strict=True))
         read = F.grid_sample(input.to(wide), torch.stack((right, down), -1), align_corners=False).to(input.dtype)
         return F.conv2d(read, weight[:, :, None], stride=(1, 9))
@@ -332,7 +351,9 @@ def test_error_is_at_most_twice_plain_pytorchs(dtype, size):
     mine = run(lambda i, w, o: sampled_conv2d(i, w, taps, o), dtype, torch.float32)
     theirs = run(plain, dtype, torch.float32)
     for found, other, true in zip(mine, theirs, truth, strict=True):
-        ours, plain_error = (float((t.detach().double() - true).norm().detach() / true.detach().norm()) for t in (found, other))
+        ours, plain_error = (
+            float((t.detach().double() - true).norm().detach() / true.detach().norm()) for t in (found, other)
+        )
         assert ours <= 2 * plain_error + 1e-9
 
 
@@ -347,10 +368,17 @@ def test_memory_format_stays(memory_format):
 
 def test_views_lists_and_unbatched_input():
     whole, weight = torch.randn(2, 8, 9, 12), torch.randn(3, 4, 3, 3)
-    for view in (whole[:, ::2], whole[:, 1:5, :, ::2], whole[:, :4].transpose(2, 3), whole[:1, :4].expand(3, -1, -1, -1)):
+    for view in (
+        whole[:, ::2],
+        whole[:, 1:5, :, ::2],
+        whole[:, :4].transpose(2, 3),
+        whole[:1, :4].expand(3, -1, -1, -1),
+    ):
         offset = torch.randn(len(view), 36, *view.shape[2:])
         found = anisotropic_conv2d(view, weight, offset, scales=(1, 2))
-        torch.testing.assert_close(found, anisotropic_conv2d(view.clone(), weight, list(offset.chunk(2, 1)), scales=(1, 2)))
+        torch.testing.assert_close(
+            found, anisotropic_conv2d(view.clone(), weight, list(offset.chunk(2, 1)), scales=(1, 2))
+        )
         torch.testing.assert_close(found[0], anisotropic_conv2d(view[0], weight, offset[0], scales=(1, 2)))
         pair = [None, offset[:, 18:]]
         zero = [torch.zeros_like(offset[:, 18:]), offset[:, 18:]]

@@ -125,7 +125,15 @@ def _forward_shape(
 
 @_backward.register_fake
 def _backward_shape(
-    grad: Tensor, input: Tensor, weight: Tensor, bins: Tensor, stride: Any, padding: Any, dilation: Any, groups: int, wanted: Any
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bins: Tensor,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    wanted: Any,
 ) -> tuple[Tensor, Tensor]:
     need_input, need_weight = wanted
     return (
@@ -135,7 +143,7 @@ def _backward_shape(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    input, weight, bins, bias, *ctx.plain = inputs
+    input, weight, bins, _, *ctx.plain = inputs
     ctx.save_for_backward(input, weight, bins)
 
 

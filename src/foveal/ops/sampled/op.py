@@ -63,7 +63,11 @@ def sampled_conv2d(
     arguments.check_weight(weight, dims, groups)
     if taps.ndim != 3 or taps.shape[2] != 2 or not taps.is_floating_point():
         raise ValueError(f"taps must be a floating tensor [S, T, 2]; got {taps.dtype} of shape {tuple(taps.shape)}")
-    if not 1 <= taps.shape[0] <= MOST_SETS or taps.shape[1] != weight.shape[-1] or weight.shape[0] not in (taps.shape[0], weight.shape[-3]):
+    if (
+        not 1 <= taps.shape[0] <= MOST_SETS
+        or taps.shape[1] != weight.shape[-1]
+        or weight.shape[0] not in (taps.shape[0], weight.shape[-3])
+    ):
         raise ValueError(
             f"taps must have 1 to {MOST_SETS} sets and as many points as weight; got taps {tuple(taps.shape)}, weight {tuple(weight.shape)}"
         )
@@ -124,7 +128,9 @@ def anisotropic_conv2d(
         tensor([ 66.,  99., 108., 117.,  81.])
     """
     if weight.ndim not in (4, 5):
-        raise ValueError(f"weight must be [O, C / groups, kh, kw], or that for each scale; got shape {tuple(weight.shape)}")
+        raise ValueError(
+            f"weight must be [O, C / groups, kh, kw], or that for each scale; got shape {tuple(weight.shape)}"
+        )
     if not scales or any(not s > 0 for s in scales):
         raise ValueError(f"scales must be positive numbers, at least one; got {scales!r}")
     sides = (weight.shape[-2], weight.shape[-1])
@@ -297,7 +303,9 @@ def _forward_shape(
     channels = weight.shape[-3] * (sets if fuse == "concat" else 1)
     shape = (input.shape[0], channels, *output_size)
     out = torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=arguments.layout(input))
-    won = torch.empty_like(out, dtype=torch.uint8) if fuse == "max" and sets > 1 else out.new_empty(0, dtype=torch.uint8)
+    won = (
+        torch.empty_like(out, dtype=torch.uint8) if fuse == "max" and sets > 1 else out.new_empty(0, dtype=torch.uint8)
+    )
     return out, won
 
 
@@ -326,7 +334,7 @@ def _backward_shape(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    input, weight, taps, offset, bias, *ctx.plain = inputs
+    input, weight, taps, offset, _, *ctx.plain = inputs
     ctx.save_for_backward(input, weight, taps, offset, output[1])
     ctx.mark_non_differentiable(output[1])
 
@@ -378,13 +386,22 @@ def _forward_flops(
 
 @register_flop_formula(torch.ops.foveal.sampled_conv2d_backward)
 def _backward_flops(
-    grad_shape: Sequence[int], input_shape: Sequence[int], weight_shape: Sequence[int], taps_shape: Sequence[int], *args: Any, **kwargs: Any
+    grad_shape: Sequence[int],
+    input_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    taps_shape: Sequence[int],
+    *args: Any,
+    **kwargs: Any,
 ) -> int:
     # input and offsets share one product (the gradient of what was read), the weight takes another
     need_input, need_weight, need_offset = args[-1]
-    return _flops(input_shape, weight_shape, taps_shape, grad_shape[2:]) * (bool(need_input or need_offset) + bool(need_weight))
+    return _flops(input_shape, weight_shape, taps_shape, grad_shape[2:]) * (
+        bool(need_input or need_offset) + bool(need_weight)
+    )
 
 
-def _flops(input_shape: Sequence[int], weight_shape: Sequence[int], taps_shape: Sequence[int], size: Sequence[int]) -> int:
+def _flops(
+    input_shape: Sequence[int], weight_shape: Sequence[int], taps_shape: Sequence[int], size: Sequence[int]
+) -> int:
     out_channels, in_channels, points = weight_shape[-3:]
     return 2 * input_shape[0] * size[0] * size[1] * out_channels * in_channels * points * taps_shape[0]

@@ -31,7 +31,9 @@ def sampled_conv2d(
     blend = blend or definition_of_blend
     branches = []
     for rows, (index, share, *_), kernel in _sets(input, weight, taps, offset, deformed, stride, groups, output_size):
-        columns = blend(rows, index, share).reshape(input.shape[0], *output_size, weight.shape[-1], groups, weight.shape[-2])
+        columns = blend(rows, index, share).reshape(
+            input.shape[0], *output_size, weight.shape[-1], groups, weight.shape[-2]
+        )
         branches.append(torch.einsum("nhwtgc,goct->nhwgo", columns, kernel).flatten(3))
     out = torch.cat(branches, -1) if fuse == "concat" else branches[0]
     if fuse == "sum":

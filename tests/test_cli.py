@@ -1,0 +1,415 @@
+"""The command line: every command with good and bad arguments, on a terminal and without one."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from foveal import cli
+from foveal.training import engine
+
+COMMANDS = ["train", "evaluate", "report", "list", "cost", "doctor"]
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Call the command line in this process: exit code, stdout, stderr."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["foveal", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        if "--debug" not in arguments:
+            assert "Traceback" not in captured.out + captured.err
+        return ended.value.code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny data set and the recipes of two rows."""
+    folder = tmp_path_factory.mktemp("my table é")
+    draw = np.random.default_rng(0)
+    for split in ("train", "test"):
+        images = draw.integers(0, 255, (8, 8, 8), dtype=np.uint8)
+        np.savez(folder / f"{split}.npz", images=images, labels=np.arange(8) % 4)
+    for row, name, convert in ((2, "alpha", "conv3: {layer: log_polar, kernel_size: 5}"), (1, "beta", "")):
+        (folder / f"{name}.yaml").write_text(
+            f"title: Row {name}\nrow: {row}\nmodel: {{name: small_cnn}}\nconvert: {{{convert}}}\n"
+            f"data: {{name: npz, root: '{folder}'}}\ntrain: {{epochs: 1, batch_size: 4, lr: 0.01}}\n"
+        )
+    return folder
+
+
+# ---- help and wrong arguments ----
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help(run: Run, command: str | None) -> None:
+    code, out, err = run(*([command] if command else []), "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"Usage: foveal {command or '[OPTIONS] COMMAND'}")
+    assert max(map(len, out.splitlines())) <= 80
+    assert command or "..." not in out.replace("[ARGS]...", ""), "no summary is cut short"
+
+
+def test_all_commands_are_tested() -> None:
+    assert sorted(command.name or command.callback.__name__ for command in cli.app.registered_commands) == sorted(
+        COMMANDS
+    )  # type: ignore[union-attr]
+
+
+def test_help_needs_no_torch() -> None:
+    """Measured without the package's own __init__, which is not the command line's."""
+    program = (
+        "import sys, types; p = types.ModuleType('foveal'); p.__path__ = [sys.argv.pop()]; sys.modules['foveal'] = p\n"
+        "import typer, time; start = time.perf_counter()\n"
+        "from foveal import cli; sys.argv = ['foveal', 'train', '--help']\n"
+        "try: cli.main()\n"
+        "except SystemExit: print('seconds', time.perf_counter() - start, 'torch' in sys.modules, file=sys.stderr)"
+    )
+    home = str(Path(cli.__file__).parent)
+    done = subprocess.run([sys.executable, "-c", program, home], capture_output=True, text=True, check=True)
+    _, seconds, torch_is_there = done.stderr.split()
+    assert torch_is_there == "False"
+    assert float(seconds) < 0.4
+
+
+def test_no_arguments_show_the_help(run: Run) -> None:
+    code, out, err = run()
+    assert code == 2
+    assert "Commands:" in out + err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "No such command 'trian'. Did you mean 'train'"),
+        (["train"], "Missing argument"),
+        (["evaluate"], "Missing argument"),
+        (["report"], "Missing argument"),
+        (["cost"], "Missing argument"),
+        (["doctor", "x"], "unexpected extra argument"),
+        (["list", "modells"], "'modells' is not one of"),
+        (["train", "quickstart", "--seeds", "0"], "0 is not in the range x>=1"),
+        (["train", "quickstart", "--sed", "1"], "No such option"),
+        (["train", "quikstart"], "did you mean quickstart?"),
+        (["train", "quickstart/conv", "--set", "train.lr"], "--set train.lr: must look like train.lr=0.1"),
+        (["train", "quickstart/conv", "--set", "train.epochz=1"], "did you mean epochs?"),
+        (["train", "quickstart/conv", "quickstart/conv"], "two recipes have the name conv"),
+        (["train", "quickstart/conv", "--device", "tpu9"], "device must be auto, cpu or cuda"),
+        (["train", "quickstart/conv", "--set", "convert={conv9: {layer: dilated}}"], "recipe conv: "),
+        (["train", "quickstart/conv", "--set", "model.name=small_cn"], "small_cnn"),
+        (["train", "quickstart/conv", "--set", "data.name=mnist5"], "mnist5k"),
+        (["evaluate", "nowhere"], "nowhere is not the folder of a run"),
+        (["report", "nowhere"], "nowhere"),
+        (["cost", "small_cn"], "small_cnn"),
+        (
+            ["cost", "small_cnn", "--input-size", "32"],
+            "--input-size must be channels,height,width such as 3,32,32, got 32",
+        ),
+        (["cost", "small_cnn", "--input-size", "3,a,b"], "--input-size must be channels,height,width"),
+        (["cost", "small_cnn", "--plan", "conv3"], "must look like {conv3: {layer: dilated, dilation: 2}}"),
+        (["cost", "small_cnn", "--plan", "nowhere.yaml"], "nowhere.yaml: No such file or directory"),
+        (["cost", "small_cnn", "--plan", "{conv9: {layer: dilated}}"], "conv9"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_arguments(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert message in re.sub(r"\s+", " ", err)
+    assert not list(tmp_path.glob("**/*.pt")), "nothing was trained"
+
+
+def test_mistakes_of_all_recipes_come_together(run: Run, tmp_path: Path, table: Path) -> None:
+    for path in table.glob("*.yaml"):
+        (tmp_path / path.name).write_text(path.read_text().replace("lr:", "lrr:").replace("title", "tittle"))
+    code, _, err = run("train", tmp_path)
+    assert code == 2
+    assert err.count("did you mean title?") == err.count("train.lr: is missing") == 2
+
+
+# ---- training and what comes after ----
+
+
+@pytest.fixture(scope="module")
+def trained(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both rows, trained with two seeds."""
+    out = tmp_path_factory.mktemp("out") / "deep" / "er"
+    command = [
+        sys.executable,
+        "-m",
+        "foveal.cli",
+        "train",
+        str(table),
+        "--out",
+        str(out),
+        "--seeds",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    environment = {**os.environ, "COLUMNS": "80"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    (out / "log.txt").write_text(done.stdout)
+    return out
+
+
+def test_train_without_a_terminal(trained: Path, table: Path, run: Run) -> None:
+    lines = (trained / "log.txt").read_text().splitlines()
+    heads = [line for line in lines if "seed" in line and "Row" in line]
+    assert [line.split()[0] for line in heads] == ["beta", "beta", "alpha", "alpha"], "in the order of the rows"
+    assert len([line for line in lines if re.match(r"  epoch 1/1  loss \d\.\d+  train .*%  test .*%", line)]) == 4
+    assert (
+        len([line for line in lines if re.match(r"  test accuracy .*% \(\d of 8; 95 % interval .* to .*\)", line)]) == 4
+    )
+    assert not re.search(r"\x1b|[━╸]", "".join(lines))
+    assert (trained / "report.html").stat().st_size > 1000
+    assert [row["name"] for row in json.loads((trained / "table.json").read_text())["rows"]] == ["beta", "alpha"]
+    before = (trained / "beta/seed0/result.json").read_bytes()
+    code, out, _ = run("train", table, "--out", trained, "--seeds", 2)
+    assert code == 0
+    assert out.count("(trained before)") == 4
+    assert "epoch" not in out
+    assert (trained / "beta/seed0/result.json").read_bytes() == before
+
+
+def test_a_changed_recipe_needs_another_folder(trained: Path, table: Path, run: Run) -> None:
+    code, _, err = run("train", table, "--out", trained, "--set", "train.lr=1")
+    assert code == 2
+    assert "(different: train.lr); choose another --out, or delete" in err
+
+
+def test_default_folder(run: Run, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli._default_out("quickstart") == cli._default_out("quickstart/conv") == Path("runs/quickstart")
+    assert cli._default_out(str(table)) == Path("runs") / table.name
+    assert run("train", table / "beta.yaml")[0] == 0
+    assert (tmp_path / "runs/beta/beta/seed0/result.json").exists()
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_train_on_a_terminal(
+    run: Run, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, colour: bool
+) -> None:
+    if not colour:
+        monkeypatch.setenv("NO_COLOR", "1")
+    screen = io.StringIO()
+    monkeypatch.setattr(
+        cli, "_console", lambda: Console(file=screen, force_terminal=True, width=80, highlight=False, soft_wrap=True)
+    )
+    code, out, err = run("train", table / "beta.yaml", "--out", tmp_path)
+    assert (code, out, err) == (0, "", "")
+    text = screen.getvalue()
+    assert "epoch 1/1" in text
+    assert "test accuracy" in text
+    assert bool(re.search(r"\x1b\[[0-9;]*3\d", text)) == colour
+
+
+def test_evaluate(run: Run, trained: Path, table: Path, tmp_path: Path) -> None:
+    result = json.loads((trained / "alpha/seed1/result.json").read_text())
+    code, out, err = run("evaluate", trained / "alpha/seed1", "--device", "cpu")
+    assert (code, err) == (0, "")
+    assert f"({result['test_correct']} of 8; 95 % interval" in out
+    assert "ms per image in batches of 4" in out
+    code, _, err = run("evaluate", trained / "alpha/seed1", "--data-root", tmp_path)
+    assert code == 2
+    assert str(tmp_path) in err
+    assert run("evaluate", trained / "alpha/seed1", "--data-root", table)[0] == 0
+
+
+def test_report(run: Run, trained: Path) -> None:
+    (trained / "report.html").unlink()
+    code, out, err = run("report", trained)
+    assert (code, err) == (0, "")
+    assert "alpha" in out
+    assert (trained / "report.html").exists()
+
+
+def test_damage_is_one_clear_line(run: Run, trained: Path) -> None:
+    manifest = max((trained / "beta/seed1/checkpoint").iterdir()) / "manifest.json"
+    good = manifest.read_bytes()
+    manifest.write_bytes(b"{}")
+    code, out, err = run("evaluate", trained / "beta/seed1")
+    manifest.write_bytes(good)
+    assert (code, out) == (1, "")
+    assert str(manifest) in err
+    assert "delete that folder to start again" in err
+
+
+def test_a_loss_that_is_not_finite(run: Run, table: Path, tmp_path: Path) -> None:
+    code, _, err = run(
+        "train", table / "beta.yaml", "--out", tmp_path, "--set", "train.lr=1e30", "--set", "train.epochs=3"
+    )
+    assert code == 1
+    assert "lower train.lr" in err
+
+
+def test_places_that_cannot_be_written(run: Run, table: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = run("train", table / "beta.yaml", "--out", tmp_path / "file")
+    assert code == 1
+    assert re.search(r"error: cannot write .*file/beta/seed0/recipe.yaml: .*MiB free", err)
+    assert "Errno" not in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "stopped"),
+        (engine.Interrupted(signal.SIGTERM, "saved"), 143, "saved"),
+        (OSError(errno.ENOSPC, "No space left on device", "/x"), 1, "error: /x: No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), 1, "error: /x: Permission denied"),
+        (TypeError("boom"), 1, "error: TypeError: boom (not expected: --debug shows where)"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 1, "error: the device's memory is full: use a smaller"),
+        (ModuleNotFoundError("No module named 'timm'"), 1, "error: No module named 'timm'; `foveal doctor` shows"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_errors_of_a_command(
+    run: Run, trained: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, message: str
+) -> None:
+    def failing(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(engine, "load_run", failing)
+    found, out, err = run("evaluate", trained)
+    assert (found, out) == (code, "")
+    assert err.startswith(message)
+    assert err.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(run: Run) -> None:
+    for arguments in (("--debug", "evaluate", "nowhere"), ("evaluate", "nowhere", "--debug")):
+        code, _, err = run(*arguments)
+        assert code == 2
+        assert "Traceback" in err
+        assert "error: nowhere is not the folder of a run" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals(table: Path, tmp_path: Path, number: int) -> None:
+    command = [sys.executable, "-m", "foveal.cli", "train", str(table / "beta.yaml"), "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        [*command, "--set", "train.epochs=100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("  epoch 3/"):
+            break
+    start = time.perf_counter()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert time.perf_counter() - start < 10
+    assert process.returncode == 128 + number
+    assert err.startswith(f"stopped by {signal.Signals(number).name} in epoch ")
+    assert err.endswith("run the same command to go on\n")
+    assert err.count("\n") == 1
+    assert len(list((tmp_path / "beta/seed0/checkpoint").iterdir())) == 2
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_reader_that_goes_away() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", "from foveal import cli; input(); cli.main()", "list"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stdout = None
+        _, err = process.communicate(b"\n", timeout=120)
+        assert (process.returncode, err) == (1, b"")
+
+
+# ---- looking around ----
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("models", "small_cnn"), ("layers", "log_polar"), ("recipes", "quickstart/conv"), ("datasets", "mnist5k")],
+)
+def test_list(run: Run, kind: str, name: str) -> None:
+    code, out, err = run("list", kind)
+    assert (code, err) == (0, "")
+    assert name in out.splitlines()
+    code, out, _ = run("list")
+    assert f"{kind}:\n" in out
+    assert f"  {name}\n" in out
+
+
+def test_cost(run: Run, tmp_path: Path) -> None:
+    plan = "conv3: {layer: log_polar, kernel_size: 9, radial_bins: 2, angular_bins: 6, growth_rate: 3.0}"
+    (tmp_path / "plan.yaml").write_text(plan)
+    for given in (plan, tmp_path / "plan.yaml"):
+        code, out, err = run("cost", "small_cnn", "--plan", given, "--input-size", "1,28,28")
+        assert (code, err) == (0, "")
+        numbers = {line.split("  ")[0]: re.findall(r"[\d,.]+", line) for line in out.splitlines() if line}
+        # conv1 and conv2 as they are, conv3 with 2 * 6 + 1 columns in place of 9 taps
+        plain = 288 * 784 + 9216 * 196
+        macs = (plain + 18432 * 196, plain + 32 * 64 * 13 * 196)
+        assert [int(number.replace(",", "")) for number in numbers["conv multiply-adds"]] == list(macs)
+        assert numbers["parameters"] == ["28,842", "37,034"]
+        # section 3.4: 2 * 2 * 6 * 32 multiplications, 81 * 32 additions, 81 look-ups at 196 places
+        assert re.search(r"conv3 +9x9 +196 +768 +2,592 +81", out)
+    code, out, _ = run("cost", "small_cnn")
+    assert code == 0
+    assert "converted" not in out
+    assert "section 3.4" not in out
+
+
+def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    broken = tmp_path / "brokenpackage.py"
+    broken.write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(
+        cli, "_PACKAGES", {"torch": "foveal", "absentpackage": "foveal[train]", "brokenpackage": "foveal[train]"}
+    )
+    code, out, err = run("doctor")
+    assert (code, err) == (0, "")
+    assert re.search(rf"^torch +{re.escape(torch.__version__.partition('+')[0])}", out, re.M)
+    assert re.search(r"^absentpackage +missing +is not installed$", out, re.M)
+    assert re.search(
+        r"^brokenpackage .*does not load: RuntimeError: operator torchvision::nms does not exist$", out, re.M
+    )
+    assert "pip install 'foveal[train]'\npip install --upgrade brokenpackage\n" in out
+    assert re.search(r"^binned_conv2d .*plain PyTorch", out, re.M)
+    assert re.search(r"^sampled_conv2d .*plain PyTorch", out, re.M)
+    assert re.search(r"^cifar10 +not found: ", out, re.M)
+    assert re.search(rf"GiB free in {re.escape(str(tmp_path))}$", out, re.M)
+
+
+def test_doctor_is_content_with_what_it_needs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_PACKAGES", {"torch": "foveal", "yaml": "foveal"})
+    assert "\nNothing is missing.\n" in run("doctor")[1]
