@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import enum
 import functools
-import os
+import re
 import signal
 import sys
 import traceback
@@ -49,11 +49,7 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt as interrupt:
             _say(str(interrupt) or "stopped")
             raise typer.Exit(128 + getattr(interrupt, "signum", signal.SIGINT)) from None
-        except BrokenPipeError:
-            # The reader (head, less) has gone; what Python would still flush goes nowhere.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
-        except (typer.Exit, typer.BadParameter):
+        except (typer.Exit, BrokenPipeError):  # typer's own; the second is a reader such as head that has gone
             raise
         except Exception as error:
             if "--debug" in sys.argv:
@@ -151,7 +147,7 @@ def _default_out(name: str) -> Path:
 
     asked = Path(name)
     if asked.exists():
-        return Path("runs") / asked.resolve().stem
+        return Path("runs") / (asked.resolve().name if asked.is_dir() else asked.stem)
     return Path("runs") / find_recipes(name)[0].parent.relative_to(packaged_recipes())
 
 
@@ -307,10 +303,10 @@ def cost(
     from foveal.models import create_model
     from foveal.training.recipe import load_plan
 
-    try:
-        channels, *_ = size = tuple(int(part) for part in input_size.split(","))
-    except ValueError:
-        raise ValueError(f"--input-size must be channels,height,width such as 3,32,32, got {input_size}") from None
+    if not re.fullmatch(r"\d{1,6},\d{1,6},\d{1,6}", input_size):
+        raise ValueError(f"--input-size must be channels,height,width such as 3,32,32, got {input_size}")
+    size = [int(part) for part in input_size.split(",")]
+    channels = size[0]
     networks = {model: create_model(model, num_classes=num_classes, in_channels=channels)}
     if plan is not None:
         changed = create_model(model, num_classes=num_classes, in_channels=channels)

@@ -6,32 +6,20 @@ import pytest
 import torch
 from torch import nn
 
+from foveal import AnisotropicConv2d, LogPolarConv2d, convert
 from foveal.analysis import Cost, MultiplyAdds, cost, multiply_adds, paper_counts
-from foveal.geometry import log_polar_bins
 from foveal.models import create_model
-from foveal.ops.binned.op import binned_conv2d
 
 
-class LogPolar(nn.Module):
-    """What the analyses need of a log-polar layer."""
-
-    def __init__(self, in_channels, out_channels, kernel_size, radial_bins, angular_bins, growth_rate, stride=1):
-        super().__init__()
-        self.in_channels, self.out_channels, self.groups, self.stride = in_channels, out_channels, 1, stride
-        self.radial_bins, self.angular_bins, self.padding = radial_bins, angular_bins, kernel_size // 2
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, radial_bins * angular_bins + 1))
-        bins = log_polar_bins(kernel_size, radial_bins, angular_bins, growth_rate, support="square")
-        self.register_buffer("bins", bins, persistent=False)
-
-    def forward(self, x):
-        return binned_conv2d(x, self.weight, self.bins, stride=self.stride, padding=self.padding)
+def log_polar(in_channels, out_channels, kernel_size):
+    return LogPolarConv2d(in_channels, out_channels, kernel_size, radial_bins=2, angular_bins=6, growth_rate=2.0)
 
 
 def log_polar_alexnet():
-    model = create_model("cifar_alexnet")
-    model.features[0] = LogPolar(3, 64, 11, 3, 8, 4.0, stride=4)
-    model.features[3] = LogPolar(64, 192, 9, 2, 6, 9.0)
-    return model
+    authors = {"layer": "log_polar", "support": "square"}
+    first = {**authors, "kernel_size": 11, "radial_bins": 3, "angular_bins": 8, "growth_rate": 4.0}
+    second = {**authors, "kernel_size": 9, "radial_bins": 2, "angular_bins": 6, "growth_rate": 9.0}
+    return convert(create_model("cifar_alexnet"), {"features.0": first, "features.3": second})
 
 
 @pytest.mark.parametrize(
@@ -64,9 +52,13 @@ def test_a_network_without_log_polar_layers_adds_nothing():
 
 
 def test_taps_outside_the_field_add_nothing():
-    layer = LogPolar(5, 4, 5, 2, 6, 2.0)
-    layer.bins = log_polar_bins(5, 2, 6, 2.0)
-    assert multiply_adds(layer, (5, 6, 7)).pooling_additions == 13 * 5 * 6 * 7
+    assert multiply_adds(log_polar(5, 4, 5), (5, 6, 7)).pooling_additions == 13 * 5 * 6 * 7
+
+
+def test_anisotropic_layers_count_each_scale_and_the_offsets():
+    layer = AnisotropicConv2d(4, 6, 3, scales=(1, 2))  # scale 1 has no offset
+    found = cost(layer, (4, 8, 8), latency=False)
+    assert found.conv_macs == found.macs == 64 * 9 * 4 * (2 * 6 + 18)
 
 
 def test_linear_layers_and_attention_count_too():
@@ -156,9 +148,15 @@ def test_section_34_of_a_convolution(kernel_size, per_channel):
 
 @pytest.mark.parametrize("kernel_size", [5, 9, 15])
 def test_section_34_of_a_log_polar_layer_for_any_size(kernel_size):
-    row = paper_counts(LogPolar(7, 2, kernel_size, 2, 6, 3.0), (7, 10, 10))[0]
+    row = paper_counts(log_polar(7, 2, kernel_size), (7, 10, 10))[0]
     taps = kernel_size**2
     assert (row.kind, row.multiplications, row.additions, row.lookups) == ("log_polar", 24 * 7, taps * 7, taps)
+
+
+def test_a_map_of_other_bins_counts_its_columns():
+    bins = torch.tensor([[0, 1, 0], [2, 3, 2], [0, 1, 0]])
+    row = paper_counts(LogPolarConv2d(5, 2, 3, bins=bins), (5, 8, 8))[0]
+    assert (row.multiplications, row.additions, row.lookups) == (2 * 4 * 5, 9 * 5, 9)
 
 
 def test_section_34_rows_follow_the_forward_pass():

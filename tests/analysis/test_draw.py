@@ -200,6 +200,14 @@ def test_the_winning_scale_of_a_layer():
     assert pixels(figure).std() > 0
 
 
+def test_offsets_that_are_not_finite_are_left_out():
+    layer, input = anisotropic(), torch.randn(1, 3, 8, 8)
+    nn.init.constant_(layer.offset_conv.bias, math.nan)
+    pixels(draw_taps(layer, input))
+    pixels(draw_winning_scale(layer, input))
+    pixels(draw_taps(anisotropic(), input * math.nan))
+
+
 def test_layers_without_taps_are_refused():
     with pytest.raises(ValueError, match="sampling points"):
         draw_taps(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from foveal import convert
 from foveal.analysis import effective_receptive_field
 
 
@@ -35,6 +36,15 @@ def test_published_estimates(network, layer, size, stride, offset):
     assert found.pixels == size * size
     assert found.map.shape == (96, 96)
     assert found.map.max() == 1
+
+
+@pytest.mark.parametrize(("sizes", "side"), [((5, 9), 22), ((9, 5), 22), ((7, 7), 22), ((5, 5), 18), ((9, 9), 26)])
+def test_log_polar_layers_of_the_authors_in_the_first_two_places(sizes, side):
+    net = simple_vgg()
+    for index, size in zip((0, 2), sizes, strict=True):
+        plan = {"layer": "log_polar", "kernel_size": size, "growth_rate": 9.0, "support": "square", "padding": 0}
+        convert(net, {str(index): plan})
+    assert effective_receptive_field(net, (3, 64, 64), layer="8", activations="identity").size == (side, side)
 
 
 def test_the_centre_is_the_upper_left_of_four():

@@ -412,6 +412,12 @@ def test_a_folder_belongs_to_one_recipe(root: Path, tmp_path: Path) -> None:
         fit(other, tmp_path)
 
 
+def test_a_run_with_nothing_saved_may_begin_again_with_another_recipe(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError):
+        fit(recipe(root, lr=1e30), tmp_path)
+    assert fit(recipe(root, epochs=1), tmp_path)["epochs"] == 1
+
+
 def test_a_checkpoint_of_another_run_is_refused(root: Path, tmp_path: Path) -> None:
     fit(recipe(root, {"conv3": {"layer": "dilated"}}), tmp_path / "a")
     fit(recipe(root), tmp_path / "b", seed=1)

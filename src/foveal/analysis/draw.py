@@ -155,7 +155,7 @@ def draw_taps(
     """Draw where an anisotropic or deformable layer reads its input, as Figure 4 of Anisotropic Convolution (TIP 2020).
 
     Scale 1 is green (circles), 2 purple (squares), 4 pink (triangles); a cross marks each output position, and thin
-    lines lead from it to its taps.
+    lines lead from it to its taps inside the image.
 
     Args:
         layer: one with ``.sampling_points(input)``, float Tensor[N, S, H', W', T, 2], ``.offsets(input)`` and
@@ -163,7 +163,8 @@ def draw_taps(
         input: what the layer gets, Tensor[N, C, H, W]; one picture for each of at most four samples.
         image: the images to draw on, Tensor[N, 1 or 3, h, w], which may be larger than the layer's input; by default
             the input itself (its mean over channels, unless it has 1 or 3).
-        positions: (row, column) of the output positions; by default two on the diagonal.
+        positions: (row, column) of the output positions; by default two on the diagonal, or the centre
+            of a small map.
         title: above the picture.
 
     Returns:
@@ -174,6 +175,9 @@ def draw_taps(
     """
     if not hasattr(layer, "sampling_points"):
         raise ValueError(f"layer must have sampling points (anisotropic, deformable); got {type(layer).__name__}")
+    from matplotlib.collections import LineCollection
+    from matplotlib.patheffects import withStroke
+
     input = input[:4]
     with torch.no_grad():
         points = layer.sampling_points(input).float().cpu()
@@ -183,7 +187,7 @@ def draw_taps(
     if moved is not None:
         centres = centres - moved.float().cpu().unflatten(1, (-1, 2)).mean(1).permute(0, 2, 3, 1)
     if positions is None:
-        positions = sorted({(int(at * rows), int(at * columns)) for at in (0.3, 0.7)})
+        positions = [(int(at * rows), int(at * columns)) for at in ((0.3, 0.7) if min(rows, columns) >= 8 else (0.5,))]
     if any(not (0 <= r < rows and 0 <= c < columns) for r, c in positions):
         raise ValueError(f"positions must lie in the output map of {rows} x {columns}; got {list(positions)!r}")
     backdrops = _backdrops(input if image is None else image[:4])
@@ -198,11 +202,13 @@ def draw_taps(
         for row, column in positions:
             y, x = middles[row, column].tolist()
             for (colour, marker), taps in zip(styles, places[:, row, column], strict=True):
-                for down, right in taps.tolist():
-                    panel.plot([x, right], [y, down], color=colour, lw=0.6, alpha=0.6)
+                inside = ((taps >= -1) & (taps <= torch.tensor(backdrop.shape[:2]))).all(1)
+                spokes = [[(x, y), (right, down)] for down, right in taps[inside].tolist()]
+                panel.add_collection(LineCollection(spokes, colors=colour, linewidths=0.6, alpha=0.6))
                 panel.plot(taps[:, 1], taps[:, 0], marker, color=colour, markersize=4.2, mec="white", mew=0.5, ls="")
-            panel.plot(x, y, "+", color="white", markersize=7.5, mew=2.8)
-            panel.plot(x, y, "+", color=_INK, markersize=6, mew=1.2)
+            panel.plot(
+                x, y, "+", color=_INK, markersize=6, mew=1.2, path_effects=[withStroke(linewidth=3, foreground="white")]
+            )
         panel.set_xlim(-0.5, backdrop.shape[1] - 0.5)
         panel.set_ylim(backdrop.shape[0] - 0.5, -0.5)
     _legend(figure, styles, layer.scales)

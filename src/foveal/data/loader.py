@@ -52,7 +52,7 @@ class Batches:
                 images = _crop_and_flip(images, draws, self.preset.pad, self.preset.flip)
             images = _normalise(images, self.preset.mean, self.preset.std)
             if self.train and self.preset.cutout:
-                images *= _cutout_mask(images, draws, self.preset.cutout)
+                images.masked_fill_(_holes(images, draws, self.preset.cutout), 0)
             yield images, labels
 
     def _from_memory(self, dataset: ImageSet, indices: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -189,7 +189,7 @@ def _crop_and_flip(images: Tensor, draws: Tensor, pad: int, flip: bool) -> Tenso
     if flip:
         columns = torch.where(random_below(draws[_FLIP], 2)[:, None] == 1, columns.flip(1), columns)
     columns = columns + random_below(draws[_RIGHT], 2 * pad + 1)[:, None]
-    table = rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]
+    table = (rows * (width + 2 * pad))[:, :, None] + columns[:, None, :]
     padded = F.pad(images, (pad, pad, pad, pad)).flatten(2)
     return padded.gather(2, table.flatten(1)[:, None].expand(-1, images.shape[1], -1)).reshape(images.shape)
 
@@ -199,14 +199,13 @@ def _normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> T
     return images.float().sub_(shift).div_(scale)
 
 
-def _cutout_mask(images: Tensor, draws: Tensor, side: int) -> Tensor:
-    """Tensor[B, 1, H, W] of ones with a square of zeros around a random pixel."""
+def _holes(images: Tensor, draws: Tensor, side: int) -> Tensor:
+    """bool Tensor[B, 1, H, W]: a square around a random pixel."""
 
-    def kept(length: int, draw: Tensor) -> Tensor:
+    def inside(length: int, draw: Tensor) -> Tensor:
         first = random_below(draw, length)[:, None] - side // 2
         place = torch.arange(length, device=images.device)
-        return (place < first) | (place >= first + side)
+        return (place >= first) & (place < first + side)
 
-    rows = kept(images.shape[2], draws[_CUT_ROW])
-    columns = kept(images.shape[3], draws[_CUT_COLUMN])
-    return (rows[:, None, :, None] | columns[:, None, None, :]).to(images.dtype)
+    rows, columns = inside(images.shape[2], draws[_CUT_ROW]), inside(images.shape[3], draws[_CUT_COLUMN])
+    return rows[:, None, :, None] & columns[:, None, None, :]

@@ -606,7 +606,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 def _refuse_other_recipe(run: Path, recipe: Recipe) -> None:
     """A run's folder belongs to one recipe; titles and the place of the data may change."""
     path = run / "recipe.yaml"
-    if not path.exists():
+    if not path.exists() or not (run / "checkpoint").exists():
         return
     old, new = load_recipe(path).identity(), recipe.identity()
     changed = [

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from foveal.analysis import (
     to_data_uri,
 )
 from foveal.data import batches
+from foveal.training import engine
 from foveal.training.checkpoint import write_file
 from foveal.training.recipe import Recipe, load_recipe
 from foveal.training.tasks import wilson_interval
@@ -178,8 +180,9 @@ def _run(folder: Path) -> dict[str, Any]:
         accuracy = result.get("test_accuracy")
         if not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
             raise ValueError(f"result.json: test_accuracy must be a number from 0 to 1, got {accuracy!r}")
-        if result.get("test_n"):
-            run["interval"] = wilson_interval(result["test_correct"], result["test_n"])
+        correct, n = result.get("test_correct"), result.get("test_n")
+        if isinstance(correct, int) and isinstance(n, int):
+            run["interval"] = wilson_interval(correct, n)
         numbers = {k: v for k, v in result.items() if k not in ("title", "note", "row", "published", "table", "name")}
         return numbers | run
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -307,12 +310,9 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     environments = [run["environment"] for run in runs if run["environment"]]
     finished = sum(run["state"] == "finished" for run in runs)
     parts = [f"{len(rows)} row{'s' if len(rows) != 1 else ''}", f"{finished} of {len(runs)} runs finished"]
-    for values in (
-        {env.get("gpu") or env.get("cpu") for env in environments},
-        {f"PyTorch {env.get('torch')}" for env in environments},
-    ):
-        if values - {None}:
-            parts.append(" / ".join(sorted(str(value) for value in values if value)))
+    if environments:
+        parts.append(" / ".join(sorted({str(env.get("gpu") or env.get("cpu") or "unknown") for env in environments})))
+        parts.append("PyTorch " + " / ".join(sorted({str(env.get("torch", "unknown")) for env in environments})))
     return parts
 
 
@@ -397,7 +397,7 @@ def _charts(out: Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
 
 def _chart(title: str, lines: list[dict[str, Any]], *, percent: bool) -> dict[str, Any]:
     """Places of everything in a chart of 440 x 270 units, so that the template only draws."""
-    left, right, top, bottom = 44.0, 318.0, 12.0, 236.0
+    left, right, top, bottom = 44.0, 306.0, 12.0, 236.0
     scale = 100.0 if percent else 1.0
     xs = [x for line in lines for x, _ in line["points"]]
     ys = [y * scale for line in lines for _, y in line["points"]]
@@ -421,7 +421,7 @@ def _chart(title: str, lines: list[dict[str, Any]], *, percent: bool) -> dict[st
         drawn.append(line | {"path": " ".join(f"{x:.1f},{y:.1f}" for x, y in places), "end": places[-1]})
         ends.setdefault(line["label"], (places[-1], line["color"]))
     labels = [
-        {"text": text if len(text) <= 18 else f"{text[:17]}…", "full": text, "color": color, "x": x, "at": y}
+        {"text": text if len(text) <= 16 else f"{text[:15]}…", "full": text, "color": color, "x": x, "at": y}
         for text, ((x, y), color) in ends.items()
     ]
     _spread(labels, low=top, high=bottom)
@@ -474,31 +474,25 @@ def _pictures(out: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     shared = [place for place in places if all(_at(model, place) is not None for model in models)]
     place = shared[-1] if shared else None
     if place is None:
-        with _noted([], "the last map"):
-            place = _last_map(loaded)
+        with contextlib.suppress(Exception):
+            place = _last_map([found for found in loaded if found["images"] is not None])
     sections, fields = [], []
     for row, found in zip(rows, loaded, strict=True):
-        problems, layers = list(found["problems"]), []
+        problems, layers, mine = list(found["problems"]), [], []
         if found["model"] is not None:
             mine = [name for name in places or _first_conv(found["model"]) if _at(found["model"], name) is not None]
             for name in mine[:_MOST_PLACES]:
                 with _noted(problems, name):
                     layers.append(_layer(name, _at(found["model"], name), found["model"], found["images"]))
-            if len(mine) > _MOST_PLACES:
-                problems.append(
-                    f"{len(mine) - _MOST_PLACES} more layers of this kind: {', '.join(mine[_MOST_PLACES:])}"
-                )
             if place is not None and found["images"] is not None:
                 with _noted(problems, f"receptive field of {place}"):
                     fields.append(_field(row, place, found["model"], found["images"]))
-        sections.append({"layers": layers, "problems": problems})
+        sections.append({"layers": layers, "problems": problems, "more": mine[_MOST_PLACES:]})
     return {"rows": sections, "field": {"place": place, "fields": fields} if fields else None}
 
 
 def _load(out: Path, row: Mapping[str, Any]) -> dict[str, Any]:
     """A row's trained network, of its first seed that has one, and test images for it."""
-    from foveal.training import engine
-
     found: dict[str, Any] = {"model": None, "images": None, "problems": []}
     for run in row["runs"]:
         if run["state"] == "finished" and found["model"] is None:
@@ -551,27 +545,27 @@ def _first_conv(model: nn.Module) -> list[str]:
 
 def _last_map(loaded: Sequence[Mapping[str, Any]]) -> str | None:
     """The last module that all networks have and that gives a map of more than one position."""
-    found = [(entry["model"], entry["images"]) for entry in loaded if entry["images"] is not None]
+    if not loaded:
+        return None
+    common = set.intersection(*(set(dict(found["model"].named_modules())) for found in loaded)) - {""}
     last = None
-    if found:
-        common = set.intersection(*(set(dict(model.named_modules())) for model, _ in found)) - {""}
-        model, images = found[0]
-        seen: list[str] = []
-        hooks = []
-        for name in common:
 
-            def note(_: nn.Module, __: Any, output: Any, name: str = name) -> None:
-                if isinstance(output, Tensor) and output.ndim == 4 and output[0, 0].numel() > 1:
-                    seen.append(name)
+    def note(name: str, output: Any) -> None:
+        nonlocal last
+        if isinstance(output, Tensor) and output.ndim == 4 and output[0, 0].numel() > 1:
+            last = name
 
-            hooks.append(model.get_submodule(name).register_forward_hook(note))
-        try:
-            with torch.no_grad():
-                model(images[:1])
-        finally:
-            for hook in hooks:
-                hook.remove()
-        last = seen[-1] if seen else None
+    model = loaded[0]["model"]
+    hooks = [
+        model.get_submodule(name).register_forward_hook(lambda _, __, output, name=name: note(name, output))
+        for name in common
+    ]
+    try:
+        with torch.no_grad():
+            model(loaded[0]["images"][:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
     return last
 
 
@@ -582,26 +576,27 @@ def _at(model: nn.Module, name: str) -> nn.Module | None:
 def _layer(name: str, module: Any, model: nn.Module, images: Tensor | None) -> dict[str, Any]:
     """One layer: what it is, pictures, and how far its taps move."""
     figures: list[dict[str, str]] = []
-    halves = [module.log_polar, module.conv] if hasattr(module, "log_polar") else [module]
-    parts = [half for half in halves if half is not None]
-    for part in parts:
+    halves = ("log_polar", "conv") if hasattr(module, "log_polar") else ()
+    parts = {f"{name}.{half}": getattr(module, half) for half in halves if getattr(module, half) is not None}
+    parts = parts or {name: module}
+    for of, part in parts.items():
         if hasattr(part, "bins"):
-            text = f"Bins of {name}: taps with one number share one weight"
+            text = f"Bins of {of}: taps with one number share one weight"
             figures.append({"src": to_data_uri(draw_bins(part)), "text": text, "kind": "small"})
     offsets: list[dict[str, Any]] = []
     if hasattr(module, "taps") and images is not None:
         seen = _input_of(module, model, images)
         few, backdrop = seen[:_SHOWN], images[:_SHOWN]
         taps = draw_taps(module, few, image=backdrop)
-        text = "Where two output positions (+) read their input, on test images"
+        text = "Where output positions (+) read their input, on test images"
         figures.append({"src": to_data_uri(taps, "png"), "text": text, "kind": "wide"})
         if module.fuse == "max" and not isinstance(module.scales, str) and len(module.scales) > 1:
             text = "The scale that wins at each position in most channels, stronger where it wins in more"
             winners = draw_winning_scale(module, few, image=backdrop)
             figures.append({"src": to_data_uri(winners, "png"), "text": text, "kind": "wide"})
         offsets = _offsets(module, seen)
-    for part in parts:
-        text = "Learned kernels: a column for each output channel, a row for each input channel"
+    for of, part in parts.items():
+        text = f"Learned kernels of {of}: a column for each output channel, a row for each input channel"
         figures.append({"src": to_data_uri(draw_kernels(part), "png"), "text": text, "kind": "wide"})
     what = f"{type(module).__name__}({module.extra_repr()})"
     return {"name": name, "is": what, "figures": figures, "offsets": offsets}
@@ -621,8 +616,6 @@ def _input_of(module: nn.Module, model: nn.Module, images: Tensor) -> Tensor:
 
 def _offsets(module: Any, seen: Tensor) -> list[dict[str, Any]]:
     """Length of the offsets of each scale, in pixels of the layer's input."""
-    import numpy as np
-
     with torch.no_grad():
         found = module.offsets(seen)
     scales = [module.scales] if isinstance(module.scales, str) else [f"{scale:g}" for scale in module.scales]
@@ -640,6 +633,7 @@ def _field(row: Mapping[str, Any], place: str, model: nn.Module, images: Tensor)
     found = effective_receptive_field(model, images, layer=place)
     figure = draw_receptive_field(found, colorbar=False)
     figure.axes[0].set_title("")  # the page says it in letters that can be read and copied
+    figure.set_figheight(figure.get_figheight() - 0.45)
     return {
         "name": row["name"],
         "src": to_data_uri(figure, "png"),

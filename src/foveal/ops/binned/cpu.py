@@ -1,0 +1,118 @@
+"""Binned convolution on the CPU: which shapes the compiled kernels take, and how they are called."""
+
+import ctypes
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foveal.ops.native import library
+
+_int64 = ctypes.c_int64
+
+
+class _Job(ctypes.Structure):
+    """binned_t of binned.c."""
+
+    _fields_ = [
+        ("input", library.Map),
+        ("output", library.Map),
+        ("input_type", ctypes.c_int32),
+        ("output_type", ctypes.c_int32),
+        *((name, _int64) for name in ("batch", "groups", "channels", "out_channels")),
+        *((name, _int64) for name in ("height", "width", "out_height", "out_width")),
+        *((name, _int64 * 2) for name in ("stride", "before", "window")),
+        ("tables", _int64),
+        ("columns", _int64),
+        *((name, ctypes.c_void_p) for name in ("table", "first", "term", "weight", "bias", "gradient")),
+        ("slots", _int64),
+    ]
+
+
+class Plan:
+    """How the sums of a map's bins are formed: the arrays that binned.c reads."""
+
+    def __init__(self, bins: np.ndarray, columns: int, dilation: Sequence[int], reflected: bool) -> None:
+        rows, cols = bins.shape
+        if reflected:
+            bins = bins[::-1, ::-1]
+        at = [np.argwhere(bins == column) * dilation for column in range(columns)]
+        terms = np.concatenate([np.pad(a, ((0, 0), (1, 0))) for a in at]).astype(np.int32)
+        self.term = np.ascontiguousarray(terms.reshape(-1, 3))
+        self.first = np.cumsum([0, *map(len, at)], dtype=np.int32)
+        self.table = np.zeros((0, 4), dtype=np.int32)
+        self.window = (dilation[0] * (rows - 1), dilation[1] * (cols - 1))
+        self.columns = columns
+
+
+@lru_cache(maxsize=256)
+def _plan(content: bytes, rows: int, columns: int, dilation: tuple[int, int], reflected: bool) -> Plan:
+    bins = np.frombuffer(content, dtype=np.int64).reshape(rows, -1)
+    return Plan(bins, columns, dilation, reflected)
+
+
+def plan(bins: Tensor, columns: int, dilation: Sequence[int], reflected: bool = False) -> Plan:
+    """The plan of a map, made once for its content."""
+    return _plan(bins.contiguous().numpy().tobytes(), bins.shape[0], columns, (dilation[0], dilation[1]), reflected)
+
+
+def takes(input: Tensor, weight: Tensor, bins: Tensor, groups: int) -> bool:
+    """Whether the compiled kernels are there and take this case."""
+    return input.dtype in library.TYPES and library.function("binned_forward") is not None
+
+
+def convolve(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    output: Tensor,
+    how: Plan,
+    stride: Sequence[int],
+    before: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Fill output [N, G * O, H', W'] with the convolution of input [N, G * C, H, W] and weight [G * O, C, columns]."""
+    weight = weight.float().contiguous()
+    bias = None if bias is None else bias.float().contiguous()
+    depthwise = weight.shape[1] == 1 and weight.shape[0] == groups > 1
+    job = _job(input, output, weight, how, stride, before, 1 if depthwise else groups)
+    if depthwise:
+        job.channels = job.out_channels = groups
+    job.weight, job.bias = weight.data_ptr(), None if bias is None else bias.data_ptr()
+    library.run(library.function("binned_depthwise" if depthwise else "binned_forward"), job)
+    return output
+
+
+def weight_gradient(
+    grad: Tensor, input: Tensor, weight: Tensor, how: Plan, stride: Sequence[int], before: Sequence[int], groups: int
+) -> Tensor:
+    """Gradient of the weight, float32; the same bits for any number of threads."""
+    found = torch.empty(weight.shape, dtype=torch.float32)
+    job = _job(input, grad, weight, how, stride, before, groups)
+    job.gradient = found.data_ptr()
+    job.slots = max(1, 8 * 32 // max(weight.shape[1] * groups, 32))
+    library.run(library.function("binned_weight_gradient"), job)
+    return found
+
+
+def _job(
+    input: Tensor,
+    output: Tensor,
+    weight: Tensor,
+    how: Plan,
+    stride: Sequence[int],
+    before: Sequence[int],
+    groups: int,
+) -> _Job:
+    job = _Job()
+    job.input, job.output = library.Map.of(input), library.Map.of(output)
+    job.input_type, job.output_type = library.TYPES[input.dtype], library.TYPES[output.dtype]
+    job.batch, _, job.height, job.width = input.shape
+    job.out_height, job.out_width = output.shape[2:]
+    job.groups, job.channels, job.out_channels = groups, weight.shape[1], weight.shape[0] // groups
+    job.stride[:], job.before[:], job.window[:] = stride, before, how.window
+    job.tables, job.columns = len(how.table), how.columns
+    job.table, job.first, job.term = (a.ctypes.data for a in (how.table, how.first, how.term))
+    return job

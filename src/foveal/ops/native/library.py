@@ -1,0 +1,68 @@
+"""The compiled kernels as Python sees them: found once, called through ctypes, on torch's own threads."""
+
+import ctypes
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+INSTRUCTION_SETS = ("base", "avx2", "avx512")  # as foveal_instruction_set numbers them
+TYPES = {torch.float32: 0, torch.bfloat16: 1}
+_chosen: list[str] = []  # set by tests to run another instruction set than the best
+
+
+@lru_cache(maxsize=1)
+def _library() -> ctypes.CDLL | None:
+    path = Path(__file__).with_name("_kernels.so")
+    if not path.exists():
+        return None
+    library = ctypes.CDLL(os.fspath(path))
+    threads = next((f for f in ("libtorch_cpu.so", "libtorch_cpu.dylib") if (_torch() / f).exists()), None)
+    if threads is not None:
+        loop = getattr(ctypes.CDLL(os.fspath(_torch() / threads)), "torch_parallel_for", None)
+        if loop is not None:
+            library.foveal_use_threads(ctypes.cast(loop, ctypes.c_void_p))
+    return library
+
+
+def _torch() -> Path:
+    return Path(torch.__file__).parent / "lib"
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """The instruction sets that were compiled and that this machine has, the best last; empty without kernels."""
+    library = _library()
+    if library is None:
+        return ()
+    usable = INSTRUCTION_SETS[: library.foveal_instruction_set() + 1]
+    return tuple(name for name in usable if hasattr(library, f"binned_forward_{name}"))
+
+
+@lru_cache(maxsize=64)
+def _function(name: str, chosen: tuple[str, ...]) -> Any:
+    names = chosen or instruction_sets()
+    return getattr(_library(), f"{name}_{names[-1]}") if names else None
+
+
+def function(name: str) -> Any:
+    """A kernel for the best instruction set of this machine, or None where there is none."""
+    return _function(name, tuple(_chosen))
+
+
+class Map(ctypes.Structure):
+    """A map [N, C, H, W] anywhere in memory: map_t of kernels.h."""
+
+    _fields_ = [("data", ctypes.c_void_p), *((axis, ctypes.c_int64) for axis in "nchw")]
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "Map":
+        return cls(tensor.data_ptr(), *tensor.stride())
+
+
+def run(kernel: Any, job: ctypes.Structure) -> None:
+    """Call a kernel; it fails only for want of memory."""
+    if kernel(ctypes.byref(job)):
+        raise MemoryError("no memory for the scratch of a convolution; use a smaller batch")
