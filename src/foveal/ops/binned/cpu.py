@@ -36,6 +36,10 @@ class Plan:
 
     def __init__(self, bins: np.ndarray, columns: int, dilation: Sequence[int], reflected: bool) -> None:
         rows, cols = bins.shape
+        if bins.size and not -1 <= bins.min() <= bins.max() < columns:
+            raise ValueError(
+                f"bins must lie in -1 .. {columns - 1} (weight has {columns} columns); got {bins.min()} .. {bins.max()}"
+            )
         if reflected:
             bins = bins[::-1, ::-1]
         at = [np.argwhere(bins == column) * dilation for column in range(columns)]
@@ -58,9 +62,33 @@ def plan(bins: Tensor, columns: int, dilation: Sequence[int], reflected: bool = 
     return _plan(bins.contiguous().numpy().tobytes(), bins.shape[0], columns, (dilation[0], dilation[1]), reflected)
 
 
-def takes(input: Tensor, weight: Tensor, bins: Tensor, groups: int) -> bool:
-    """Whether the compiled kernels are there and take this case."""
+def takes(input: Tensor) -> bool:
+    """Whether the compiled kernels are there and know the dtype."""
     return input.dtype in library.TYPES and library.function("binned_forward") is not None
+
+
+def is_faster(input: Tensor, weight: Tensor, bins: Tensor, groups: int) -> bool:
+    """Whether they are faster than the library's convolution with the dense kernel.
+
+    Their product has a depth of ``columns`` where the dense kernel's has one of ``taps``, but whole vectors of channels;
+    measured, the two are even at about 1.25 taps a column. In bfloat16 the library may have matrix instructions, some
+    eight times faster, that these kernels do not use.
+    """
+    if not takes(input):
+        return False
+    out_channels, channels, columns = weight.shape
+    taps = bins.shape[0] * bins.shape[1]
+    price = 1.25
+    if input.dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported():
+        price *= 8
+    if channels == 1 and out_channels == groups:
+        return taps > price * columns
+    padded = _up(channels, 8) * _up(out_channels // groups, 16)
+    return taps * channels * (out_channels // groups) > price * columns * padded
+
+
+def _up(value: int, step: int) -> int:
+    return -(-value // step) * step
 
 
 def convolve(
@@ -83,6 +111,22 @@ def convolve(
     job.weight, job.bias = weight.data_ptr(), None if bias is None else bias.data_ptr()
     library.run(library.function("binned_depthwise" if depthwise else "binned_forward"), job)
     return output
+
+
+def input_gradient(
+    grad: Tensor,
+    weight: Tensor,
+    bins: Tensor,
+    output: Tensor,
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Fill output with the gradient of the input at stride 1: the same convolution with reflected map and channels turned."""
+    turned = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    how = plan(bins, weight.shape[2], dilation, reflected=True)
+    before = (how.window[0] - padding[0], how.window[1] - padding[1])
+    return convolve(grad, turned, None, output, how, (1, 1), before, groups)
 
 
 def weight_gradient(

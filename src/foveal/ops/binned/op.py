@@ -1,7 +1,6 @@
 """The whole contract of binned convolution: arguments, schema, shapes, gradients, FLOP formula, kernel per device."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from foveal.ops import arguments
-from foveal.ops.binned import reference
+from foveal.ops.binned import cpu, reference
 
 
 def binned_conv2d(
@@ -78,10 +77,27 @@ def _forward(
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
-    _check_values(bins, weight.shape[2])
     with torch.autocast(input.device.type, enabled=False):
         out = reference.binned_conv2d(input, weight, bins, bias, list(stride), list(padding), list(dilation), groups)
     return out.contiguous(memory_format=arguments.layout(input))
+
+
+@_forward.register_kernel("cpu")
+def _forward_on_cpu(
+    input: Tensor,
+    weight: Tensor,
+    bins: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    plan = cpu.plan(bins, weight.shape[2], dilation)
+    if not cpu.is_faster(input, weight, bins, groups):
+        return _forward._init_fn(input, weight, bins, bias, stride, padding, dilation, groups)
+    out = _forward_shape(input, weight, bins, bias, stride, padding, dilation, groups)
+    return cpu.convolve(input, weight, bias, out, plan, stride, padding, groups)
 
 
 @torch.library.custom_op("foveal::binned_conv2d_backward", mutates_args=())
@@ -101,6 +117,34 @@ def _backward(
     )
     if wanted[0]:
         grad_input = grad_input.contiguous(memory_format=arguments.layout(input))
+    return grad_input, grad_weight
+
+
+@_backward.register_kernel("cpu")
+def _backward_on_cpu(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bins: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor]:
+    plain = (stride, padding, dilation, groups)
+    if not cpu.takes(input):
+        return _backward._init_fn(grad, input, weight, bins, *plain, wanted)
+    grad_input, grad_weight = _backward_shape(grad, input, weight, bins, *plain, wanted)
+    if wanted[0]:
+        if cpu.is_faster(input, weight, bins, groups) and tuple(stride) == (1, 1):
+            cpu.input_gradient(grad, weight, bins, grad_input, padding, dilation, groups)
+        else:
+            grad_input = _backward._init_fn(grad, input, weight, bins, *plain, [True, False])[0]
+    if wanted[1]:
+        # always this one: the library's has other bits for another number of threads
+        plan = cpu.plan(bins, weight.shape[2], dilation)
+        grad_weight.copy_(cpu.weight_gradient(grad, input, weight, plan, stride, padding, groups))
     return grad_input, grad_weight
 
 
@@ -201,18 +245,3 @@ def _backward_flops(
 def _flops(weight_shape: Sequence[int], out_shape: Sequence[int]) -> int:
     out_channels, in_channels, columns = weight_shape
     return 2 * out_shape[0] * out_shape[2] * out_shape[3] * out_channels * in_channels * columns
-
-
-def _check_values(bins: Tensor, columns: int) -> None:
-    """Refuse bins outside the weight; on the CPU alone, since elsewhere it would wait for the device."""
-    if bins.device.type != "cpu" or isinstance(bins, torch._subclasses.FakeTensor):
-        return
-    least, most = _range(bins.contiguous().numpy().tobytes())
-    if least < -1 or most >= columns:
-        raise ValueError(f"bins must lie in -1 .. {columns - 1} (weight has {columns} columns); got {least} .. {most}")
-
-
-@lru_cache(maxsize=256)
-def _range(content: bytes) -> tuple[int, int]:
-    values = torch.frombuffer(bytearray(content), dtype=torch.int64) if content else torch.zeros(1, dtype=torch.int64)
-    return int(values.min()), int(values.max())
