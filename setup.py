@@ -13,7 +13,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 NATIVE = Path("src/foveal/ops/native")
-SOURCES = ["binned.c"]
+SOURCES = ["binned.c", "sampled.c"]
 # name, floats a vector, flags; the first is for every machine
 SETS = [("base", 4, [])]
 if platform.machine().lower() in ("x86_64", "amd64"):
@@ -21,7 +21,7 @@ if platform.machine().lower() in ("x86_64", "amd64"):
         ("avx2", 8, ["-mavx2", "-mfma"]),
         ("avx512", 16, ["-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mprefer-vector-width=512"]),
     ]
-FLAGS = ["-std=c11", "-O3", "-fPIC", "-ffp-contract=fast"]
+FLAGS = ["-std=c11", "-O3", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
 
 
 class BuildKernels(build_ext):
@@ -34,7 +34,9 @@ class BuildKernels(build_ext):
         try:
             super().run()
         except Exception as error:
-            print(f"foveal: the CPU kernels were not compiled ({error}); everything works, on plain PyTorch, but slower")
+            print(
+                f"foveal: the CPU kernels were not compiled ({error}); everything works, on plain PyTorch, but slower"
+            )
 
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name))

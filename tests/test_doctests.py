@@ -8,7 +8,7 @@ import pytest
 
 import foveal
 
-MODULES = ["foveal", *(m.name for m in pkgutil.walk_packages(foveal.__path__, "foveal.")) ]
+MODULES = ["foveal", *(m.name for m in pkgutil.walk_packages(foveal.__path__, "foveal."))]
 
 
 @pytest.mark.parametrize("name", MODULES)

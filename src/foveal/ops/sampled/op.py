@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from foveal.ops import arguments
-from foveal.ops.sampled import reference
+from foveal.ops.sampled import cpu, reference
 
 FUSES = ("max", "sum", "concat")
 MOST_SETS = 255  # the winner of the maximum is one byte
@@ -250,6 +250,27 @@ def _forward(
     return out.contiguous(memory_format=keep), winner.contiguous(memory_format=keep) if winner.ndim == 4 else winner
 
 
+@_forward.register_kernel("cpu")
+def _forward_on_cpu(
+    input: Tensor,
+    weight: Tensor,
+    taps: Tensor,
+    offset: Tensor | None,
+    bias: Tensor | None,
+    deformed: Sequence[int],
+    stride: Sequence[int],
+    groups: int,
+    fuse: str,
+    output_size: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    plain = (deformed, stride, groups, fuse, output_size)
+    if not cpu.takes(input):
+        return _forward._init_fn(input, weight, taps, offset, bias, *plain)
+    output, winner = _forward_shape(input, weight, taps, offset, bias, *plain)
+    cpu.forward(input, weight, taps, offset, bias, output, winner, plain)
+    return output, winner
+
+
 @torch.library.custom_op("foveal::sampled_conv2d_backward", mutates_args=())
 def _backward(
     grad: Tensor,
@@ -284,6 +305,29 @@ def _backward(
     if wanted[0]:
         grad_input = grad_input.contiguous(memory_format=arguments.layout(input))
     return grad_input, grad_weight.contiguous(), grad_offset.contiguous()
+
+
+@_backward.register_kernel("cpu")
+def _backward_on_cpu(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    taps: Tensor,
+    offset: Tensor | None,
+    winner: Tensor,
+    deformed: Sequence[int],
+    stride: Sequence[int],
+    groups: int,
+    fuse: str,
+    output_size: Sequence[int],
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    plain = (deformed, stride, groups, fuse, output_size)
+    if not cpu.takes(input):
+        return _backward._init_fn(grad, input, weight, taps, offset, winner, *plain, wanted)
+    shapes = _backward_shape(grad, input, weight, taps, offset, winner, *plain, wanted)
+    found = cpu.backward(grad, input, weight, taps, offset, winner, plain, wanted)
+    return tuple(empty if g is None else empty.copy_(g) for empty, g in zip(shapes, found, strict=True))  # type: ignore[return-value]
 
 
 @_forward.register_fake
@@ -325,9 +369,8 @@ def _backward_shape(
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     need_input, need_weight, need_offset = wanted
-    none = input.new_empty(0)
     return (
-        torch.empty_like(input, memory_format=arguments.layout(input)) if need_input else none,
+        torch.empty_like(input, memory_format=arguments.layout(input)) if need_input else input.new_empty(0),
         weight.new_empty(weight.shape) if need_weight else input.new_empty(0),
         offset.new_empty(offset.shape) if need_offset and offset is not None else input.new_empty(0),
     )

@@ -1,0 +1,384 @@
+/* Sampled convolution: every tap reads its four pixels, a strip of output pixels at a time, and a matrix product follows.
+ *
+ * The input is float32 with its channels innermost; offsets and gradients of offsets are float32 in any layout. */
+#include <math.h>
+
+#include "kernels.h"
+
+typedef struct {
+    map_t input, output;     /* [N, G*C, H, W] channels innermost, float32; [N, G*O (or S*G*O), H', W'] */
+    map_t offset, winner;    /* [N, D*2*T, H', W'] float32; uint8 as output, for a maximum of several sets */
+    int32_t output_type, fuse;
+    int64_t batch, groups, channels, out_channels; /* channels of one group */
+    int64_t height, width, out_height, out_width;
+    int64_t stride[2];
+    int64_t sets, taps, own_weights;
+    const float *tap;     /* [S, T, 2] */
+    const int32_t *moves; /* [S]: which of the D sets of offsets, or -1 */
+    const float *weight;  /* [S or 1, G*O, C, T] */
+    const float *bias;    /* as output channels, or NULL */
+    map_t input_gradient;  /* float32, zeroed, channels innermost; data NULL where not wanted */
+    map_t offset_gradient; /* as offset; data NULL where not wanted */
+    float *gradient;       /* of the weight, or NULL */
+    int64_t slots;         /* shares of the batch in the backward pass, fixed whatever the threads */
+} sampled_t;
+
+enum { MAX = 0, SUM = 1, CONCAT = 2 };
+enum { BLOCK = 32, VECTORS = BLOCK / LANES };
+enum { STRIP = 4 * ROWS };
+static const float FAR_AWAY = 1073741824.0f; /* 2^30 pixels: beyond any map */
+static const float ZEROS[BLOCK] __attribute__((aligned(64))) = {0};
+
+/* The four pixels that one tap reads at each position of a strip: pixel numbers (-1 outside), shares, fractions. */
+typedef struct {
+    int32_t at[4][STRIP];
+    float share[4][STRIP];
+    float down[STRIP], right[STRIP];
+} corners_t;
+
+typedef struct {
+    const sampled_t *job;
+    int64_t blocks, panels, depth, row; /* depth = taps * BLOCK; row = panels * COLUMNS */
+    int64_t turned;                     /* panels of COLUMNS in depth, for the turned weight */
+    float *packed;                      /* [S or 1, G, blocks, panels, depth, COLUMNS] */
+    float *packed_turned;               /* [S or 1, G, blocks, turned, O, COLUMNS] */
+    float *partial;                     /* [slots, G, blocks, S or 1, depth, row] */
+    float *offset_partial;              /* [G, blocks, N, D*2*T, H', W'] */
+    int64_t moving;                     /* D */
+    int failed;
+} work_t;
+
+static void begin_work(const sampled_t *job, work_t *w) {
+    memset(w, 0, sizeof *w);
+    w->job = job;
+    w->blocks = (job->channels + BLOCK - 1) / BLOCK;
+    w->panels = (job->out_channels + COLUMNS - 1) / COLUMNS;
+    w->depth = job->taps * BLOCK;
+    w->row = w->panels * COLUMNS;
+    w->turned = w->depth / COLUMNS;
+    for (int64_t s = 0; s < job->sets; s++) w->moving += job->moves[s] >= 0;
+}
+
+static void find_corners(const sampled_t *job, int64_t n, int64_t set, int64_t y, int64_t x0, int64_t m, corners_t *all) {
+    for (int64_t t = 0; t < job->taps; t++) {
+        corners_t *c = all + t;
+        const float *tap = job->tap + (set * job->taps + t) * 2;
+        float py[STRIP], px[STRIP];
+        for (int64_t i = 0; i < m; i++) py[i] = tap[0], px[i] = tap[1];
+        if (job->moves[set] >= 0) {
+            const map_t *o = &job->offset;
+            int64_t channel = (job->moves[set] * job->taps + t) * 2;
+            const float *from = (const float *)o->data + n * o->n + channel * o->c + y * o->h + x0 * o->w;
+            for (int64_t i = 0; i < m; i++) py[i] += from[i * o->w], px[i] += from[i * o->w + o->c];
+        }
+        const int32_t height = (int32_t)job->height, width = (int32_t)job->width;
+        const int32_t top = (int32_t)(y * job->stride[0]), left = (int32_t)(x0 * job->stride[1]), step = (int32_t)job->stride[1];
+        for (int32_t i = 0; i < (int32_t)m; i++) {
+            float v = py[i], u = px[i];
+            v = v < -FAR_AWAY ? -FAR_AWAY : v > FAR_AWAY ? FAR_AWAY : v;
+            u = u < -FAR_AWAY ? -FAR_AWAY : u > FAR_AWAY ? FAR_AWAY : u;
+            /* a NaN reads nothing, and its shares are NaN */
+            float fv = floorf(v == v ? v : -FAR_AWAY), fu = floorf(u == u ? u : -FAR_AWAY);
+            float a = v - fv, b = u - fu;
+            int32_t r = top + (int32_t)fv, q = left + i * step + (int32_t)fu;
+            int r0 = r >= 0 && r < height, r1 = r >= -1 && r < height - 1;
+            int q0 = q >= 0 && q < width, q1 = q >= -1 && q < width - 1;
+            c->at[0][i] = r0 && q0 ? r * width + q : -1;
+            c->at[1][i] = r0 && q1 ? r * width + q + 1 : -1;
+            c->at[2][i] = r1 && q0 ? (r + 1) * width + q : -1;
+            c->at[3][i] = r1 && q1 ? (r + 1) * width + q + 1 : -1;
+            c->share[0][i] = (1 - a) * (1 - b);
+            c->share[1][i] = (1 - a) * b;
+            c->share[2][i] = a * (1 - b);
+            c->share[3][i] = a * b;
+            c->down[i] = a;
+            c->right[i] = b;
+        }
+    }
+}
+
+INLINE const float *pixel(const float *image, int64_t step, int32_t at) { return at < 0 ? ZEROS : image + at * step; }
+
+/* Blend a block of channels of every tap, from position `from` of the strip on: columns [m, taps * BLOCK]. `count` channels
+ * of the block exist. */
+static void read_strip(const work_t *w, const corners_t *all, int64_t from, const float *image, int64_t count, int64_t m,
+                       float *columns) {
+    const sampled_t *job = w->job;
+    const int64_t step = job->input.w;
+    for (int64_t t = 0; t < job->taps; t++) {
+        const corners_t *c = all + t;
+        for (int64_t i = from; i < from + m; i++) {
+            float *out = columns + (i - from) * w->depth + t * BLOCK;
+            const float *p0 = pixel(image, step, c->at[0][i]), *p1 = pixel(image, step, c->at[1][i]);
+            const float *p2 = pixel(image, step, c->at[2][i]), *p3 = pixel(image, step, c->at[3][i]);
+            if (count == BLOCK) {
+                vec s0 = splat(c->share[0][i]), s1 = splat(c->share[1][i]), s2 = splat(c->share[2][i]), s3 = splat(c->share[3][i]);
+#pragma GCC unroll 8
+                for (int v = 0; v < VECTORS; v++)
+                    store(out + v * LANES, s0 * load(p0 + v * LANES) + s1 * load(p1 + v * LANES) + s2 * load(p2 + v * LANES) +
+                                               s3 * load(p3 + v * LANES));
+            } else {
+                float s0 = c->share[0][i], s1 = c->share[1][i], s2 = c->share[2][i], s3 = c->share[3][i];
+                for (int64_t k = 0; k < count; k++) out[k] = s0 * p0[k] + s1 * p1[k] + s2 * p2[k] + s3 * p3[k];
+                memset(out + count, 0, (size_t)(BLOCK - count) * 4);
+            }
+        }
+    }
+}
+
+/* weight -> [set, G, blocks, panels, depth, COLUMNS] and, turned, [set, G, blocks, depth / COLUMNS, O, COLUMNS]. */
+static void pack_weight(int64_t begin, int64_t end, void *context) {
+    work_t *w = context;
+    const sampled_t *job = w->job;
+    for (int64_t task = begin; task < end; task++) {
+        int64_t b = task % w->blocks, g = task / w->blocks % job->groups, s = task / w->blocks / job->groups;
+        int64_t count = least(BLOCK, job->channels - b * BLOCK);
+        float *to = w->packed + task * w->panels * w->depth * COLUMNS;
+        memset(to, 0, (size_t)(w->panels * w->depth * COLUMNS) * 4);
+        float *turned = w->packed_turned ? w->packed_turned + task * w->turned * job->out_channels * COLUMNS : 0;
+        if (turned) memset(turned, 0, (size_t)(w->turned * job->out_channels * COLUMNS) * 4);
+        for (int64_t o = 0; o < job->out_channels; o++) {
+            const float *from = job->weight + (((s * job->groups + g) * job->out_channels + o) * job->channels + b * BLOCK) * job->taps;
+            float *panel = to + o / COLUMNS * w->depth * COLUMNS + o % COLUMNS;
+            for (int64_t k = 0; k < count; k++)
+                for (int64_t t = 0; t < job->taps; t++) {
+                    int64_t at = t * BLOCK + k;
+                    panel[at * COLUMNS] = from[k * job->taps + t];
+                    if (turned) turned[(at / COLUMNS * job->out_channels + o) * COLUMNS + at % COLUMNS] = from[k * job->taps + t];
+                }
+        }
+    }
+}
+
+static void forward_rows(int64_t begin, int64_t end, void *context) {
+    work_t *w = context;
+    const sampled_t *job = w->job;
+    const int64_t all = job->groups * w->row;
+    corners_t *corners = (corners_t *)floats((int64_t)(sizeof(corners_t) / 4) * job->taps);
+    float *columns = floats(ROWS * w->depth), *out = floats(job->sets * STRIP * all);
+    if (!corners || !columns || !out) w->failed = 1;
+    for (int64_t task = begin; task < end && !w->failed; task++) {
+        int64_t n = task / job->out_height, y = task % job->out_height;
+        for (int64_t x0 = 0; x0 < job->out_width; x0 += STRIP) {
+            const int64_t m = least(STRIP, job->out_width - x0), parts = (m + ROWS - 1) / ROWS, some = (m + parts - 1) / parts;
+            for (int64_t s = 0; s < job->sets; s++) {
+                find_corners(job, n, s, y, x0, m, corners);
+                for (int64_t gb = 0; gb < job->groups * w->blocks; gb++) {
+                    int64_t g = gb / w->blocks, b = gb % w->blocks, count = least(BLOCK, job->channels - b * BLOCK);
+                    const float *image = (const float *)job->input.data + n * job->input.n + g * job->channels + b * BLOCK;
+                    int64_t set = job->own_weights ? s : 0;
+                    const float *weight = w->packed + (set * job->groups * w->blocks + gb) * w->panels * w->depth * COLUMNS;
+                    for (int64_t i = 0; i < m; i += some) {
+                        int64_t k = least(some, m - i);
+                        read_strip(w, corners, i, image, count, k, columns);
+                        for (int64_t panel = 0; panel < w->panels; panel++)
+                            product((int)k, columns, w->depth, weight + panel * w->depth * COLUMNS, w->depth,
+                                    out + (s * STRIP + i) * all + g * w->row + panel * COLUMNS, all, b == 0);
+                    }
+                }
+            }
+            const map_t *to = &job->output, *won = &job->winner;
+            const int64_t channels = job->groups * job->out_channels;
+            for (int64_t i = 0; i < m; i++) {
+                int64_t at = n * to->n + y * to->h + (x0 + i) * to->w;
+                for (int64_t o = 0; o < channels; o++) {
+                    const float *from = out + i * all + o / job->out_channels * w->row + o % job->out_channels;
+                    if (job->fuse == CONCAT) {
+                        for (int64_t s = 0; s < job->sets; s++) {
+                            int64_t c = s * channels + o;
+                            write_at(to->data, at + c * to->c, job->output_type, from[s * STRIP * all] + (job->bias ? job->bias[c] : 0));
+                        }
+                        continue;
+                    }
+                    float best = from[0];
+                    int64_t which = 0;
+                    for (int64_t s = 1; s < job->sets; s++) {
+                        float v = from[s * STRIP * all];
+                        if (job->fuse == SUM)
+                            best += v;
+                        else if (v > best || (v != v && best == best))
+                            best = v, which = s;
+                    }
+                    write_at(to->data, at + o * to->c, job->output_type, best + (job->bias ? job->bias[o] : 0));
+                    if (won->data) ((uint8_t *)won->data)[n * won->n + o * won->c + y * won->h + (x0 + i) * won->w] = (uint8_t)which;
+                }
+            }
+        }
+    }
+    free(corners);
+    free(columns);
+    free(out);
+}
+
+/* A task owns one share of the batch and one block of channels, so nobody else writes where it adds. */
+static void backward_blocks(int64_t begin, int64_t end, void *context) {
+    work_t *w = context;
+    const sampled_t *job = w->job;
+    const int64_t gbs = job->groups * w->blocks, weights = job->own_weights ? job->sets : 1;
+    corners_t *corners = (corners_t *)floats((int64_t)(sizeof(corners_t) / 4) * job->taps);
+    float *columns = floats(STRIP * w->depth), *back = floats(ROWS * w->depth), *grad = floats(STRIP * w->row);
+    if (!corners || !columns || !back || !grad) w->failed = 1;
+    const int through = job->input_gradient.data || job->offset_gradient.data;
+    for (int64_t task = begin; task < end && !w->failed; task++) {
+        int64_t slot = task / gbs, gb = task % gbs, g = gb / w->blocks, b = gb % w->blocks;
+        int64_t count = least(BLOCK, job->channels - b * BLOCK), channel = g * job->channels + b * BLOCK;
+        float *total = w->partial ? w->partial + task * weights * w->depth * w->row : 0;
+        if (total) memset(total, 0, (size_t)(weights * w->depth * w->row) * 4);
+        for (int64_t n = job->batch * slot / job->slots; n < job->batch * (slot + 1) / job->slots; n++)
+            for (int64_t s = 0; s < job->sets; s++)
+                for (int64_t y = 0; y < job->out_height; y++)
+                    for (int64_t x0 = 0; x0 < job->out_width; x0 += STRIP) {
+                        const int64_t m = least(STRIP, job->out_width - x0);
+                        const int64_t parts = (m + ROWS - 1) / ROWS, some = (m + parts - 1) / parts;
+                        const int64_t set = job->own_weights ? s : 0;
+                        const map_t *from = &job->output, *won = &job->winner;
+                        for (int64_t i = 0; i < m; i++) {
+                            int64_t first = (job->fuse == CONCAT ? s * job->groups + g : g) * job->out_channels;
+                            int64_t at = n * from->n + first * from->c + y * from->h + (x0 + i) * from->w;
+                            int64_t win = n * won->n + first * won->c + y * won->h + (x0 + i) * won->w;
+                            for (int64_t o = 0; o < job->out_channels; o++) {
+                                float v = read_at(from->data, at + o * from->c, job->output_type);
+                                if (won->data && ((const uint8_t *)won->data)[win + o * won->c] != s) v = 0;
+                                grad[i * w->row + o] = v;
+                            }
+                            memset(grad + i * w->row + job->out_channels, 0, (size_t)(w->row - job->out_channels) * 4);
+                        }
+                        find_corners(job, n, s, y, x0, m, corners);
+                        const float *image = (const float *)job->input.data + n * job->input.n + channel;
+                        if (total) {
+                            read_strip(w, corners, 0, image, count, m, columns);
+                            for (int64_t panel = 0; panel < w->panels; panel++)
+                                product_transposed(m, columns, w->depth, w->depth, grad + panel * COLUMNS, w->row,
+                                                   total + set * w->depth * w->row + panel * COLUMNS, w->row);
+                        }
+                        if (!through) continue;
+                        const float *turned = w->packed_turned + (set * gbs + gb) * w->turned * job->out_channels * COLUMNS;
+                        float *image_gradient =
+                            job->input_gradient.data ? (float *)job->input_gradient.data + n * job->input_gradient.n + channel : 0;
+                        float *moved = w->offset_partial && job->moves[s] >= 0
+                                           ? w->offset_partial + ((gb * job->batch + n) * w->moving + job->moves[s]) * 2 * job->taps *
+                                                                     job->out_height * job->out_width
+                                           : 0;
+                        for (int64_t i0 = 0; i0 < m; i0 += some) {
+                            int64_t k = least(some, m - i0);
+                            for (int64_t j = 0; j < w->turned; j++)
+                                product((int)k, grad + i0 * w->row, w->row, turned + j * job->out_channels * COLUMNS, job->out_channels,
+                                        back + j * COLUMNS, w->depth, 1);
+                            for (int64_t t = 0; t < job->taps; t++)
+                                for (int64_t i = 0; i < k; i++) {
+                                    const corners_t *c = corners + t;
+                                    const float *q = back + i * w->depth + t * BLOCK;
+                                    float dot[4] = {0};
+                                    for (int corner = 0; corner < 4; corner++) {
+                                        int32_t at = c->at[corner][i0 + i];
+                                        if (at < 0) continue;
+                                        float share = c->share[corner][i0 + i];
+                                        const float *p = image + at * job->input.w;
+                                        float *to = image_gradient ? image_gradient + at * job->input_gradient.w : 0;
+                                        if (count == BLOCK) {
+                                            vec sum = {0}, one = splat(share);
+#pragma GCC unroll 8
+                                            for (int v = 0; v < VECTORS; v++) {
+                                                vec value = load(q + v * LANES);
+                                                if (moved) sum += value * load(p + v * LANES);
+                                                if (to) store(to + v * LANES, load(to + v * LANES) + one * value);
+                                            }
+                                            float lane[LANES] __attribute__((aligned(64)));
+                                            store(lane, sum);
+                                            for (int l = 0; l < LANES; l++) dot[corner] += lane[l];
+                                        } else {
+                                            for (int64_t c2 = 0; c2 < count; c2++) {
+                                                dot[corner] += q[c2] * p[c2];
+                                                if (to) to[c2] += share * q[c2];
+                                            }
+                                        }
+                                    }
+                                    if (moved) {
+                                        float a = c->down[i0 + i], e = c->right[i0 + i];
+                                        float *put = moved + (2 * t * job->out_height + y) * job->out_width + x0 + i0 + i;
+                                        put[0] = (1 - e) * (dot[2] - dot[0]) + e * (dot[3] - dot[1]);
+                                        put[job->out_height * job->out_width] = (1 - a) * (dot[1] - dot[0]) + a * (dot[3] - dot[2]);
+                                    }
+                                }
+                        }
+                    }
+    }
+    free(corners);
+    free(columns);
+    free(back);
+    free(grad);
+}
+
+static void weight_total(int64_t begin, int64_t end, void *context) {
+    work_t *w = context;
+    const sampled_t *job = w->job;
+    const int64_t weights = job->own_weights ? job->sets : 1, gbs = job->groups * w->blocks, size = w->depth * w->row;
+    for (int64_t task = begin; task < end; task++) { /* [set, G*O] */
+        int64_t o = task % job->out_channels, g = task / job->out_channels % job->groups, s = task / job->out_channels / job->groups;
+        for (int64_t k = 0; k < job->channels; k++)
+            for (int64_t t = 0; t < job->taps; t++) {
+                float sum = 0;
+                for (int64_t slot = 0; slot < job->slots; slot++) {
+                    int64_t part = (slot * gbs + g * w->blocks + k / BLOCK) * weights + s;
+                    sum += w->partial[part * size + (t * BLOCK + k % BLOCK) * w->row + o];
+                }
+                job->gradient[(task * job->channels + k) * job->taps + t] = sum;
+            }
+    }
+}
+
+static void offset_total(int64_t begin, int64_t end, void *context) {
+    work_t *w = context;
+    const sampled_t *job = w->job;
+    const int64_t gbs = job->groups * w->blocks, channels = w->moving * 2 * job->taps;
+    const int64_t size = job->batch * channels * job->out_height * job->out_width;
+    const map_t *to = &job->offset_gradient;
+    for (int64_t task = begin; task < end; task++) { /* [N, channel] */
+        int64_t n = task / channels, c = task % channels;
+        for (int64_t y = 0; y < job->out_height; y++)
+            for (int64_t x = 0; x < job->out_width; x++) {
+                float sum = 0;
+                for (int64_t gb = 0; gb < gbs; gb++)
+                    sum += w->offset_partial[gb * size + (task * job->out_height + y) * job->out_width + x];
+                ((float *)to->data)[n * to->n + c * to->c + y * to->h + x * to->w] = sum;
+            }
+    }
+}
+
+/* Each returns 0, or 1 when there was no memory. */
+int FOVEAL(sampled_forward)(const sampled_t *job) {
+    work_t w;
+    begin_work(job, &w);
+    int64_t packs = (job->own_weights ? job->sets : 1) * job->groups * w.blocks;
+    w.packed = floats(packs * w.panels * w.depth * COLUMNS);
+    w.failed = !w.packed;
+    if (!w.failed) {
+        parallel(packs, pack_weight, &w);
+        parallel(job->batch * job->out_height, forward_rows, &w);
+    }
+    free(w.packed);
+    return w.failed;
+}
+
+int FOVEAL(sampled_backward)(const sampled_t *job) {
+    work_t w;
+    begin_work(job, &w);
+    int64_t gbs = job->groups * w.blocks, weights = job->own_weights ? job->sets : 1, packs = weights * gbs;
+    w.packed = floats(packs * w.panels * w.depth * COLUMNS);
+    w.packed_turned = floats(packs * w.turned * job->out_channels * COLUMNS);
+    if (job->gradient) w.partial = floats(job->slots * gbs * weights * w.depth * w.row);
+    if (job->offset_gradient.data)
+        w.offset_partial = floats(gbs * job->batch * w.moving * 2 * job->taps * job->out_height * job->out_width);
+    w.failed = !w.packed || !w.packed_turned || (job->gradient && !w.partial) || (job->offset_gradient.data && !w.offset_partial);
+    if (!w.failed) {
+        parallel(packs, pack_weight, &w);
+        parallel(job->slots * gbs, backward_blocks, &w);
+        if (w.partial) parallel(weights * job->groups * job->out_channels, weight_total, &w);
+        if (w.offset_partial) parallel(job->batch * w.moving * 2 * job->taps, offset_total, &w);
+    }
+    free(w.packed);
+    free(w.packed_turned);
+    free(w.partial);
+    free(w.offset_partial);
+    return w.failed;
+}

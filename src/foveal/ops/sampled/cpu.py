@@ -1,0 +1,115 @@
+"""Sampled convolution on the CPU: which cases the compiled kernels take, and how they are called."""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foveal.ops.native import library
+
+_FUSES = {"max": 0, "sum": 1, "concat": 2}
+_int64 = ctypes.c_int64
+
+
+class _Job(ctypes.Structure):
+    """sampled_t of sampled.c."""
+
+    _fields_ = [
+        *((name, library.Map) for name in ("input", "output", "offset", "winner")),
+        ("output_type", ctypes.c_int32),
+        ("fuse", ctypes.c_int32),
+        *((name, _int64) for name in ("batch", "groups", "channels", "out_channels")),
+        *((name, _int64) for name in ("height", "width", "out_height", "out_width")),
+        ("stride", _int64 * 2),
+        *((name, _int64) for name in ("sets", "taps", "own_weights")),
+        *((name, ctypes.c_void_p) for name in ("tap", "moves", "weight", "bias")),
+        ("input_gradient", library.Map),
+        ("offset_gradient", library.Map),
+        ("gradient", ctypes.c_void_p),
+        ("slots", _int64),
+    ]
+
+
+def takes(input: Tensor) -> bool:
+    """Whether the compiled kernels are there and know the dtype; they are faster on every shape that was measured."""
+    return input.dtype in library.TYPES and library.function("sampled_forward") is not None
+
+
+def forward(
+    input: Tensor,
+    weight: Tensor,
+    taps: Tensor,
+    offset: Tensor | None,
+    bias: Tensor | None,
+    output: Tensor,
+    winner: Tensor,
+    plain: tuple[Sequence[int], Sequence[int], int, str, Sequence[int]],
+) -> None:
+    """Fill output, and winner where it is not empty."""
+    job, kept = _job(input, weight, taps, offset, output, winner, plain)
+    if bias is not None:
+        kept.append(bias.float().contiguous())
+        job.bias = kept[-1].data_ptr()
+    library.run(library.function("sampled_forward"), job)
+
+
+def backward(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    taps: Tensor,
+    offset: Tensor | None,
+    winner: Tensor,
+    plain: tuple[Sequence[int], Sequence[int], int, str, Sequence[int]],
+    wanted: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of input, weight and offset in float32; the same bits for any number of threads."""
+    job, kept = _job(input, weight, taps, offset, grad, winner, plain)
+    grad_input = grad_weight = grad_offset = None
+    if wanted[0]:
+        grad_rows = torch.zeros((input.shape[0], *input.shape[2:], input.shape[1]), dtype=torch.float32)
+        grad_input = grad_rows.permute(0, 3, 1, 2)
+        job.input_gradient = _innermost(grad_rows)
+    if wanted[1]:
+        grad_weight = torch.empty(weight.shape, dtype=torch.float32)
+        job.gradient = grad_weight.data_ptr()
+    if wanted[2] and offset is not None:
+        grad_offset = torch.empty_like(offset, memory_format=torch.contiguous_format)
+        job.offset_gradient = library.Map.of(grad_offset)
+    blocks = job.groups * -(-job.channels // 32)
+    job.slots = max(1, min(input.shape[0], 8 // blocks if wanted[1] else 64))
+    library.run(library.function("sampled_backward"), job)
+    return grad_input, grad_weight, grad_offset
+
+
+def _innermost(rows: Tensor) -> library.Map:
+    """A contiguous tensor [N, H, W, C] as a map."""
+    _, height, width, channels = rows.shape
+    return library.Map(rows.data_ptr(), height * width * channels, 1, width * channels, channels)
+
+
+def _job(
+    input: Tensor, weight: Tensor, taps: Tensor, offset: Tensor | None, output: Tensor, winner: Tensor, plain: Any
+) -> tuple[_Job, list[Tensor]]:
+    """The arguments of a kernel, and the tensors that they point into."""
+    deformed, stride, groups, fuse, size = plain
+    sets, points = taps.shape[:2]
+    rows = input.permute(0, 2, 3, 1).to(torch.float32).contiguous()
+    moves = torch.tensor([deformed.index(s) if s in deformed else -1 for s in range(sets)], dtype=torch.int32)
+    kept = [rows, moves, weight.float().contiguous(), taps.float().contiguous()]
+    job = _Job()
+    job.input, job.output, job.winner = _innermost(rows), library.Map.of(output), library.Map()
+    if winner.numel():
+        job.winner = library.Map.of(winner)
+    if offset is not None:
+        job.offset = library.Map.of(offset)
+    job.output_type, job.fuse = library.TYPES[output.dtype], _FUSES[fuse]
+    job.batch, _, job.height, job.width = input.shape
+    job.out_height, job.out_width = size
+    job.groups, job.channels, job.out_channels = groups, weight.shape[-2], weight.shape[-3] // groups
+    job.stride[:] = stride
+    job.sets, job.taps, job.own_weights = sets, points, weight.ndim == 4
+    job.moves, job.weight, job.tap = (tensor.data_ptr() for tensor in kept[1:])
+    return job, kept
