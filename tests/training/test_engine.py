@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import csv
+import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -410,6 +412,9 @@ def test_a_folder_belongs_to_one_recipe(root: Path, tmp_path: Path) -> None:
     other = recipe(root, {"conv3": {"layer": "dilated"}}, lr=0.01)
     with pytest.raises(ValueError, match=re.escape("(different: train.lr, convert); choose another --out, or delete")):
         fit(other, tmp_path)
+    shutil.rmtree(tmp_path / "row/seed0/checkpoint")
+    with pytest.raises(ValueError, match="choose another --out"):
+        fit(other, tmp_path)
 
 
 def test_a_run_with_nothing_saved_may_begin_again_with_another_recipe(root: Path, tmp_path: Path) -> None:
@@ -490,17 +495,16 @@ def test_a_full_disk_keeps_what_was_saved(root: Path, tmp_path: Path, monkeypatc
 
 
 KILLER = """
-import os, random, signal, sys, time, torch
+import hashlib, json, os, random, shutil, signal, sys, time, torch
 from pathlib import Path
+from foveal.training.checkpoint import load_newest
 from foveal.training.engine import fit
 from foveal.training.recipe import load_recipe
 
 torch.set_num_threads(1)
 recipe, out, kills, draw = load_recipe(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), random.Random(0)
-result, rounds, steps = out / "row/seed0/result.json", 0, []
-while kills or not result.exists():
-    if result.exists():  # finished before it could be killed often enough: once more from the start
-        import shutil; shutil.rmtree(out); rounds += 1
+run, ends, step = out / "row/seed0", [], 0
+while kills or not ends:
     child = os.fork()
     if child == 0:
         fit(recipe, out, save_every=0.0)
@@ -510,8 +514,17 @@ while kills or not result.exists():
         os.kill(child, signal.SIGKILL)
         kills -= 1
     _, status = os.waitpid(child, 0)
-    assert kills or os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-print("rounds", rounds)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    saved = load_newest(run / "checkpoint")
+    assert (saved.state["step"] if saved else 0) >= step, "saved steps are never lost"
+    step = saved.state["step"] if saved else 0
+    if (run / "result.json").exists():
+        numbers = [value.numpy().tobytes() for _, value in sorted(saved.weights.items())]
+        result = json.loads((run / "result.json").read_text())
+        ends.append([hashlib.sha256(b"".join(numbers)).hexdigest(), result["train_loss"], result["test_correct"]])
+        shutil.rmtree(out)
+        step = 0
+print(json.dumps(ends))
 """
 
 
@@ -519,15 +532,16 @@ print("rounds", rounds)
 @pytest.mark.parametrize("kills", [pytest.param(5, id="few"), pytest.param(100, id="many", marks=pytest.mark.slow)])
 def test_killed_at_any_moment_a_run_ends_with_the_same_bits(root: Path, tmp_path: Path, kills: int) -> None:
     row = recipe(root, epochs=4, **MANY)
-    fit(row, tmp_path / "through")
+    result = fit(row, tmp_path)
+    numbers = [value.numpy().tobytes() for _, value in sorted(saved(tmp_path).items())]
+    through = [hashlib.sha256(b"".join(numbers)).hexdigest(), result["train_loss"], result["test_correct"]]
     (tmp_path / "row.yaml").write_text(row.dump())
     arguments = [str(tmp_path / "row.yaml"), str(tmp_path / "killed"), str(kills)]
     done = subprocess.run([sys.executable, "-c", KILLER, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert_same_bits(saved(tmp_path / "killed"), saved(tmp_path / "through"))
-    results = [json.loads((tmp_path / name / "row/seed0/result.json").read_text()) for name in ("killed", "through")]
-    assert results[0]["train_loss"] == results[1]["train_loss"]
-    assert results[0]["test_correct"] == results[1]["test_correct"]
+    ends = json.loads(done.stdout)
+    assert ends
+    assert ends == [through] * len(ends)
 
 
 # ---- what is packaged ----

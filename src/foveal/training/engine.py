@@ -350,7 +350,7 @@ class _Training:
             "seed": self.seed,
             "in_channels": self.in_channels,
             "classes": list(self.train_set.classes),
-            "recipe": self.recipe.identity(),
+            "recipe": self.recipe.model_dump(),
         }
         weights = self.outcome.state_dict()
         self.last_good = checkpoint.save(self.run / "checkpoint", weights, state, about, keep=self.last_good)
@@ -606,7 +606,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 def _refuse_other_recipe(run: Path, recipe: Recipe) -> None:
     """A run's folder belongs to one recipe; titles and the place of the data may change."""
     path = run / "recipe.yaml"
-    if not path.exists() or not (run / "checkpoint").exists():
+    if not path.exists() or not any((run / name).exists() for name in ("checkpoint", "result.json")):
         return
     old, new = load_recipe(path).identity(), recipe.identity()
     changed = [
@@ -624,8 +624,14 @@ def _refuse_other_recipe(run: Path, recipe: Recipe) -> None:
 
 def _refuse_other_checkpoint(saved: checkpoint.Checkpoint, recipe: Recipe, seed: int) -> None:
     """A checkpoint that was moved here from another run would go on as something that it is not."""
-    here = {"recipe": json.loads(json.dumps(recipe.identity())), "seed": seed, "world_size": 1}
-    other = [key for key in here if saved.manifest.get(key) != here[key]]
+    about = saved.manifest
+    other = [key for key, here in (("seed", seed), ("world_size", 1)) if about.get(key) != here]
+    try:
+        same = Recipe.model_validate(about.get("recipe")).identity() == recipe.identity()
+    except ValueError:
+        same = False
+    if not same:
+        other.append("recipe")
     if other:
         cure = f"put back what was here, or delete {saved.folder.parent} to start again"
         raise checkpoint.CheckpointError(f"{saved.folder} is of another run (different: {', '.join(other)}); {cure}")

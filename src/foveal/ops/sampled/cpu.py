@@ -30,6 +30,7 @@ class _Job(ctypes.Structure):
         ("gradient", ctypes.c_void_p),
         ("slots", _int64),
     ]
+    kept: list[Tensor]
 
 
 def takes(input: Tensor) -> bool:
@@ -48,10 +49,10 @@ def forward(
     plain: tuple[Sequence[int], Sequence[int], int, str, Sequence[int]],
 ) -> None:
     """Fill output, and winner where it is not empty."""
-    job, kept = _job(input, weight, taps, offset, output, winner, plain)
+    job = _job(input, weight, taps, offset, output, winner, plain)
     if bias is not None:
-        kept.append(bias.float().contiguous())
-        job.bias = kept[-1].data_ptr()
+        job.kept.append(bias.float().contiguous())
+        job.bias = job.kept[-1].data_ptr()
     library.run(library.function("sampled_forward"), job)
 
 
@@ -66,7 +67,7 @@ def backward(
     wanted: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of input, weight and offset in float32; the same bits for any number of threads."""
-    job, kept = _job(input, weight, taps, offset, grad, winner, plain)
+    job = _job(input, weight, taps, offset, grad, winner, plain)
     grad_input = grad_weight = grad_offset = None
     if wanted[0]:
         grad_rows = torch.zeros((input.shape[0], *input.shape[2:], input.shape[1]), dtype=torch.float32)
@@ -92,8 +93,8 @@ def _innermost(rows: Tensor) -> library.Map:
 
 def _job(
     input: Tensor, weight: Tensor, taps: Tensor, offset: Tensor | None, output: Tensor, winner: Tensor, plain: Any
-) -> tuple[_Job, list[Tensor]]:
-    """The arguments of a kernel, and the tensors that they point into."""
+) -> _Job:
+    """The arguments of a kernel."""
     deformed, stride, groups, fuse, size = plain
     sets, points = taps.shape[:2]
     rows = input.permute(0, 2, 3, 1).to(torch.float32).contiguous()
@@ -112,4 +113,5 @@ def _job(
     job.stride[:] = stride
     job.sets, job.taps, job.own_weights = sets, points, weight.ndim == 4
     job.moves, job.weight, job.tap = (tensor.data_ptr() for tensor in kept[1:])
-    return job, kept
+    job.kept = kept  # the tensors that it points into live as long as it does
+    return job

@@ -327,7 +327,7 @@ def _backward_on_cpu(
         return _backward._init_fn(grad, input, weight, taps, offset, winner, *plain, wanted)
     shapes = _backward_shape(grad, input, weight, taps, offset, winner, *plain, wanted)
     found = cpu.backward(grad, input, weight, taps, offset, winner, plain, wanted)
-    return tuple(empty if g is None else empty.copy_(g) for empty, g in zip(shapes, found, strict=True))  # type: ignore[return-value]
+    return tuple(empty if g is None else empty.copy_(g) for empty, g in zip(shapes, found, strict=True))
 
 
 @_forward.register_fake
