@@ -356,10 +356,13 @@ def doctor() -> None:
 
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         print(f"{'devices':<14}cpu with {torch.get_num_threads()} threads; CUDA: {', '.join(names) or 'none'}")
-        for op in ("binned", "sampled"):
-            kinds = {"plain PyTorch": "reference", "native CPU": "cpu", "Triton": "gpu"}
-            there = [kind for kind, module in kinds.items() if _imports(f"foveal.ops.{op}.{module}") is None]
-            print(f"{op + '_conv2d':<14} {', '.join(there) or 'does not load'}")
+        from foveal.ops.native import library
+
+        compiled = ", ".join(library.instruction_sets())
+        print(
+            f"{'CPU kernels':<14}{f'compiled for {compiled}' if compiled else 'plain PyTorch (a C compiler is needed)'}"
+        )
+        print(f"{'GPU kernels':<14}{'plain PyTorch' if _imports('foveal.ops.binned.gpu') else 'Triton'}")
         from foveal.data import create_dataset, list_datasets
 
         for name in [name for name in list_datasets() if name not in ("npz", "folder")]:

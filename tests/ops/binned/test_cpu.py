@@ -23,8 +23,8 @@ FORMATS = (torch.contiguous_format, torch.channels_last)
 NAN = float("nan")
 # around the widths of vectors, blocks and panels
 CHANNELS = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 70)
-# One rounding of a float32 sum whose terms have random signs: where plain PyTorch is exact by luck, on a few numbers.
-FLOOR = torch.finfo(torch.float32).eps
+# Four roundings of the largest float32 sum, its terms of random signs: on a few numbers plain PyTorch may be exact by luck.
+FLOOR = 4 * torch.finfo(torch.float32).eps
 
 
 @contextlib.contextmanager
@@ -157,7 +157,7 @@ def assert_as_good_as_plain(case, found, most=2.0):
         assert mine.dtype == case[0].dtype
         assert mine.shape == true.shape
         error, other = (float((t.double() - true).norm()) for t in (mine, theirs))
-        assert error <= most * other + FLOOR * float(squares.sqrt().norm()), (name, error, other)
+        assert error <= most * other + FLOOR * float(squares.sqrt().norm(torch.inf)), (name, error, other)
 
 
 @EVERY_SET
@@ -214,13 +214,12 @@ def test_which_path_is_taken(path):
 
 
 @EVERY_PATH
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("memory_format", FORMATS)
-def test_same_bits_for_any_number_of_threads_and_in_every_run(path, dtype, memory_format):
-    case = example(path, dtype, memory_format)
+@pytest.mark.parametrize("kind", [(torch.float32, FORMATS[0]), (torch.float32, FORMATS[1]), (torch.bfloat16, FORMATS[1])])
+def test_same_bits_for_any_number_of_threads_and_in_every_run(path, kind):
+    case = example(path, *kind)
     before, results = torch.get_num_threads(), []
     try:
-        for threads in (1, 2, 4, 1, 4, 2):
+        for threads in (1, 2, 4, 4, 1):
             torch.set_num_threads(threads)
             results.append((threads, run(binned_conv2d, *case)))
     finally:
@@ -265,13 +264,12 @@ def test_realistic_shapes(isa, path, dtype):
 
 @EVERY_SET
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("memory_format", FORMATS)
-def test_wide_fields(isa, dtype, memory_format):
+def test_wide_fields(isa, dtype):
     """Fields of hundreds of taps on maps around them: bins are sums of up to a hundred pixels."""
-    for side in (17, 31):
+    for side, memory_format in zip((17, 31), FORMATS, strict=True):
         bins = log_polar_bins(side, 3, 8, 2.0)
-        input = torch.randn(1, 9, 33, 29).to(dtype).contiguous(memory_format=memory_format)
-        weight, grad = torch.randn(10, 9, 25).to(dtype), torch.randn(1, 10, 33, 29).to(dtype)
+        input = torch.randn(1, 5, 23, 33).to(dtype).contiguous(memory_format=memory_format)
+        weight, grad = torch.randn(6, 5, 25).to(dtype), torch.randn(1, 6, 23, 33).to(dtype)
         case = [input, weight, bins, None, ((1, 1), (side // 2, side // 2), (1, 1), 1), grad]
         with running(isa):
             found = run(binned_conv2d, *case)
@@ -417,7 +415,7 @@ count = 0
 for isa in library.instruction_sets() or ("none",):
     library._chosen[:] = [isa] if isa != "none" else []
     for dtype, value, groups, stride, side in itertools.product(
-        (torch.float32, torch.bfloat16), values, (1, 2, 6), (1, 2), (3, 9)
+        (torch.float32, torch.bfloat16), values, (1, 2, 6), (1, 2), (5,)
     ):
         bins = log_polar_bins(side, 2, 6, 3.0)
         for which in range(4):
@@ -436,7 +434,7 @@ print("survived", count)
 def test_the_process_survives_any_number():
     done = subprocess.run([sys.executable, "-c", NASTY], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split() == ["survived", str(2 * 7 * 3 * 2 * 2 * 4 * max(1, len(SETS)))]
+    assert done.stdout.split() == ["survived", str(2 * 7 * 3 * 2 * 4 * max(1, len(SETS)))]
 
 
 @EVERY_PATH

@@ -90,24 +90,12 @@ static void load_tile(const cut_t *c, int64_t n, int64_t channel, int64_t count,
         int64_t at = n * in->n + channel * in->c + y * in->h + left * in->w;
         if (count < block)
             for (int64_t x = x0; x < x1; x++) memset(line + x * block + count, 0, (size_t)(block - count) * 4);
-        if (in->c == 1 && job->input_type == FLOAT32) {
+        if (in->c == 1)
             for (int64_t x = x0; x < x1; x++)
-                memcpy(line + x * block, (const float *)in->data + at + x * in->w, (size_t)count * 4);
-        } else if (in->c == 1) {
-            for (int64_t x = x0; x < x1; x++) {
-                const uint16_t *pixel = (const uint16_t *)in->data + at + x * in->w;
-                for (int64_t k = 0; k < count; k++) line[x * block + k] = from_bfloat16(pixel[k]);
-            }
-        } else if (job->input_type == FLOAT32) {
-            for (int64_t k = 0; k < count; k++) {
-                const float *from = (const float *)in->data + at + k * in->c;
-                for (int64_t x = x0; x < x1; x++) line[x * block + k] = from[x * in->w];
-            }
-        } else {
+                read_line(in->data, at + x * in->w, 1, job->input_type, line + x * block, 1, count);
+        else
             for (int64_t k = 0; k < count; k++)
-                for (int64_t x = x0; x < x1; x++)
-                    line[x * block + k] = read_at(in->data, at + k * in->c + x * in->w, BFLOAT16);
-        }
+                read_line(in->data, at + k * in->c + x0 * in->w, in->w, job->input_type, line + x0 * block + k, block, x1 - x0);
     }
 }
 
@@ -201,25 +189,21 @@ static void prepare_tile(const cut_t *c, int64_t n, int64_t g, int64_t b, int64_
 }
 
 /* Write a tile [pixels, panels * COLUMNS] of one group to the output, with the bias. */
-static void store_tile(const cut_t *c, int64_t n, int64_t g, int64_t y0, int64_t x0, int64_t th, int64_t tw, const float *from) {
+static void store_tile(const cut_t *c, int64_t n, int64_t g, int64_t y0, int64_t x0, int64_t th, int64_t tw, float *from) {
     const binned_t *job = c->job;
     const map_t *out = &job->output;
     const int64_t row = c->panels * COLUMNS, first = g * job->out_channels;
+    for (int64_t i = 0; job->bias && i < th * tw; i++)
+        for (int64_t o = 0; o < job->out_channels; o++) from[i * row + o] += job->bias[first + o];
     for (int64_t y = 0; y < th; y++) {
         int64_t at = n * out->n + first * out->c + (y0 + y) * out->h + x0 * out->w;
         const float *line = from + y * tw * row;
-        if (out->c == 1) {
+        if (out->c == 1)
             for (int64_t x = 0; x < tw; x++)
-                for (int64_t o = 0; o < job->out_channels; o++)
-                    write_at(out->data, at + x * out->w + o, job->output_type,
-                             line[x * row + o] + (job->bias ? job->bias[first + o] : 0));
-        } else {
-            for (int64_t o = 0; o < job->out_channels; o++) {
-                float bias = job->bias ? job->bias[first + o] : 0;
-                for (int64_t x = 0; x < tw; x++)
-                    write_at(out->data, at + o * out->c + x * out->w, job->output_type, line[x * row + o] + bias);
-            }
-        }
+                write_line(out->data, at + x * out->w, 1, job->output_type, line + x * row, 1, job->out_channels);
+        else
+            for (int64_t o = 0; o < job->out_channels; o++)
+                write_line(out->data, at + o * out->c, out->w, job->output_type, line + o, row, tw);
     }
 }
 
@@ -311,10 +295,13 @@ static void depthwise_tiles(int64_t begin, int64_t end, void *context) {
 #undef SUMS
             const map_t *to = &job->output;
             int64_t at = n * to->n + b * block * to->c + (y0 + y) * to->h + x0 * to->w;
-            for (x = 0; x < tw; x++)
+            for (x = 0; job->bias && x < tw; x++)
+                for (int64_t k = 0; k < count; k++) out[x * block + k] += job->bias[b * block + k];
+            if (to->c == 1)
+                for (x = 0; x < tw; x++) write_line(to->data, at + x * to->w, 1, job->output_type, out + x * block, 1, count);
+            else
                 for (int64_t k = 0; k < count; k++)
-                    write_at(to->data, at + x * to->w + k * to->c, job->output_type,
-                             out[x * block + k] + (job->bias ? job->bias[b * block + k] : 0));
+                    write_line(to->data, at + k * to->c, to->w, job->output_type, out + k, block, tw);
         }
     }
     free(tile);
@@ -345,11 +332,14 @@ static void weight_tiles(int64_t begin, int64_t end, void *context) {
                     sum_row(c, base, job->stride[1] * c->block, m, sums);
                     const map_t *from = &job->output;
                     int64_t at = n * from->n + g * job->out_channels * from->c + (y0 + y) * from->h + (x0 + x) * from->w;
-                    for (int64_t i = 0; i < m; i++) {
+                    if (from->c == 1)
+                        for (int64_t i = 0; i < m; i++)
+                            read_line(from->data, at + i * from->w, 1, job->output_type, grad + i * row, 1, job->out_channels);
+                    else
                         for (int64_t o = 0; o < job->out_channels; o++)
-                            grad[i * row + o] = read_at(from->data, at + i * from->w + o * from->c, job->output_type);
+                            read_line(from->data, at + o * from->c, from->w, job->output_type, grad + o, row, m);
+                    for (int64_t i = 0; i < m; i++)
                         memset(grad + i * row + job->out_channels, 0, (size_t)(row - job->out_channels) * 4);
-                    }
                     for (int64_t panel = 0; panel < c->panels; panel++)
                         product_transposed(m, sums, c->depth, c->depth, grad + panel * COLUMNS, row, to + panel * COLUMNS, row);
                 }

@@ -46,15 +46,31 @@ INLINE uint16_t to_bfloat16(float value) {
     return (uint16_t)((wide + 0x7fffu + (wide >> 16 & 1)) >> 16);               /* to nearest, ties to even */
 }
 
-INLINE float read_at(const void *map, int64_t at, int dtype) {
-    return dtype == FLOAT32 ? ((const float *)map)[at] : from_bfloat16(((const uint16_t *)map)[at]);
+/* Elements of a map, `step` apart, as floats `next` apart, and back. */
+static inline __attribute__((unused)) void read_line(const void *map, int64_t at, int64_t step, int dtype, float *to, int64_t next,
+                                                     int64_t count) {
+    if (dtype == BFLOAT16) {
+        const uint16_t *from = (const uint16_t *)map + at;
+        for (int64_t i = 0; i < count; i++) to[i * next] = from_bfloat16(from[i * step]);
+    } else if (step == 1 && next == 1) {
+        memcpy(to, (const float *)map + at, (size_t)count * 4);
+    } else {
+        const float *from = (const float *)map + at;
+        for (int64_t i = 0; i < count; i++) to[i * next] = from[i * step];
+    }
 }
 
-INLINE void write_at(void *map, int64_t at, int dtype, float value) {
-    if (dtype == FLOAT32)
-        ((float *)map)[at] = value;
-    else
-        ((uint16_t *)map)[at] = to_bfloat16(value);
+static inline __attribute__((unused)) void write_line(void *map, int64_t at, int64_t step, int dtype, const float *from, int64_t next,
+                                                      int64_t count) {
+    if (dtype == BFLOAT16) {
+        uint16_t *to = (uint16_t *)map + at;
+        for (int64_t i = 0; i < count; i++) to[i * step] = to_bfloat16(from[i * next]);
+    } else if (step == 1 && next == 1) {
+        memcpy((float *)map + at, from, (size_t)count * 4);
+    } else {
+        float *to = (float *)map + at;
+        for (int64_t i = 0; i < count; i++) to[i * step] = from[i * next];
+    }
 }
 
 /* A map [N, C, H, W] anywhere in memory: strides in elements. */

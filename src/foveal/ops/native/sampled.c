@@ -150,13 +150,58 @@ static void pack_weight(int64_t begin, int64_t end, void *context) {
     }
 }
 
+/* Fuse the sets of a strip, [sets, STRIP, G * row], and write it out with the bias. */
+static void store_strip(const work_t *w, int64_t n, int64_t y, int64_t x0, int64_t m, float *out, uint8_t *which) {
+    const sampled_t *job = w->job;
+    const map_t *to = &job->output, *won = &job->winner;
+    const int64_t outs = job->out_channels, channels = job->groups * outs, all = job->groups * w->row;
+    const int64_t written = job->fuse == CONCAT ? job->sets : 1;
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t g = 0; g < job->groups; g++) {
+            float *best = out + i * all + g * w->row;
+            uint8_t *set = which + i * channels + g * outs;
+            if (won->data) memset(set, 0, (size_t)outs);
+            for (int64_t s = 1; s < job->sets && job->fuse != CONCAT; s++) {
+                const float *other = best + s * STRIP * all;
+                if (job->fuse == SUM)
+                    for (int64_t o = 0; o < outs; o++) best[o] += other[o];
+                else
+                    for (int64_t o = 0; o < outs; o++) {
+                        float a = best[o], b = other[o];
+                        int better = (b > a) | ((b != b) & (a == a)); /* a NaN wins, ties stay */
+                        best[o] = better ? b : a;
+                        set[o] = better ? (uint8_t)s : set[o];
+                    }
+            }
+        }
+    for (int64_t s = 0; s < written; s++)
+        for (int64_t g = 0; g < job->groups; g++) {
+            float *from = out + s * STRIP * all + g * w->row;
+            const int64_t first = s * channels + g * outs, at = n * to->n + first * to->c + y * to->h + x0 * to->w;
+            for (int64_t i = 0; job->bias && i < m; i++)
+                for (int64_t o = 0; o < outs; o++) from[i * all + o] += job->bias[first + o];
+            if (to->c == 1)
+                for (int64_t i = 0; i < m; i++) write_line(to->data, at + i * to->w, 1, job->output_type, from + i * all, 1, outs);
+            else
+                for (int64_t o = 0; o < outs; o++) write_line(to->data, at + o * to->c, to->w, job->output_type, from + o, all, m);
+        }
+    if (!won->data) return;
+    uint8_t *mine = (uint8_t *)won->data + n * won->n + y * won->h + x0 * won->w;
+    if (won->c == 1)
+        for (int64_t i = 0; i < m; i++) memcpy(mine + i * won->w, which + i * channels, (size_t)channels);
+    else
+        for (int64_t o = 0; o < channels; o++)
+            for (int64_t i = 0; i < m; i++) mine[o * won->c + i * won->w] = which[i * channels + o];
+}
+
 static void forward_rows(int64_t begin, int64_t end, void *context) {
     work_t *w = context;
     const sampled_t *job = w->job;
     const int64_t all = job->groups * w->row;
     corners_t *corners = (corners_t *)floats((int64_t)(sizeof(corners_t) / 4) * job->taps);
     float *columns = floats(ROWS * w->depth), *out = floats(job->sets * STRIP * all);
-    if (!corners || !columns || !out) w->failed = 1;
+    uint8_t *which = malloc((size_t)(STRIP * job->groups * job->out_channels));
+    if (!corners || !columns || !out || !which) w->failed = 1;
     for (int64_t task = begin; task < end && !w->failed; task++) {
         int64_t n = task / job->out_height, y = task % job->out_height;
         for (int64_t x0 = 0; x0 < job->out_width; x0 += STRIP) {
@@ -177,37 +222,13 @@ static void forward_rows(int64_t begin, int64_t end, void *context) {
                     }
                 }
             }
-            const map_t *to = &job->output, *won = &job->winner;
-            const int64_t channels = job->groups * job->out_channels;
-            for (int64_t i = 0; i < m; i++) {
-                int64_t at = n * to->n + y * to->h + (x0 + i) * to->w;
-                for (int64_t o = 0; o < channels; o++) {
-                    const float *from = out + i * all + o / job->out_channels * w->row + o % job->out_channels;
-                    if (job->fuse == CONCAT) {
-                        for (int64_t s = 0; s < job->sets; s++) {
-                            int64_t c = s * channels + o;
-                            write_at(to->data, at + c * to->c, job->output_type, from[s * STRIP * all] + (job->bias ? job->bias[c] : 0));
-                        }
-                        continue;
-                    }
-                    float best = from[0];
-                    int64_t which = 0;
-                    for (int64_t s = 1; s < job->sets; s++) {
-                        float v = from[s * STRIP * all];
-                        if (job->fuse == SUM)
-                            best += v;
-                        else if (v > best || (v != v && best == best))
-                            best = v, which = s;
-                    }
-                    write_at(to->data, at + o * to->c, job->output_type, best + (job->bias ? job->bias[o] : 0));
-                    if (won->data) ((uint8_t *)won->data)[n * won->n + o * won->c + y * won->h + (x0 + i) * won->w] = (uint8_t)which;
-                }
-            }
+            store_strip(w, n, y, x0, m, out, which);
         }
     }
     free(corners);
     free(columns);
     free(out);
+    free(which);
 }
 
 /* A task owns one share of the batch and one block of channels, so nobody else writes where it adds. */
@@ -232,16 +253,21 @@ static void backward_blocks(int64_t begin, int64_t end, void *context) {
                         const int64_t parts = (m + ROWS - 1) / ROWS, some = (m + parts - 1) / parts;
                         const int64_t set = job->own_weights ? s : 0;
                         const map_t *from = &job->output, *won = &job->winner;
+                        const int64_t first = (job->fuse == CONCAT ? s * job->groups + g : g) * job->out_channels;
+                        const int64_t at = n * from->n + first * from->c + y * from->h + x0 * from->w;
+                        const uint8_t *win = (const uint8_t *)won->data + n * won->n + first * won->c + y * won->h + x0 * won->w;
+                        if (from->c == 1)
+                            for (int64_t i = 0; i < m; i++)
+                                read_line(from->data, at + i * from->w, 1, job->output_type, grad + i * w->row, 1, job->out_channels);
+                        else
+                            for (int64_t o = 0; o < job->out_channels; o++)
+                                read_line(from->data, at + o * from->c, from->w, job->output_type, grad + o, w->row, m);
                         for (int64_t i = 0; i < m; i++) {
-                            int64_t first = (job->fuse == CONCAT ? s * job->groups + g : g) * job->out_channels;
-                            int64_t at = n * from->n + first * from->c + y * from->h + (x0 + i) * from->w;
-                            int64_t win = n * won->n + first * won->c + y * won->h + (x0 + i) * won->w;
-                            for (int64_t o = 0; o < job->out_channels; o++) {
-                                float v = read_at(from->data, at + o * from->c, job->output_type);
-                                if (won->data && ((const uint8_t *)won->data)[win + o * won->c] != s) v = 0;
-                                grad[i * w->row + o] = v;
-                            }
-                            memset(grad + i * w->row + job->out_channels, 0, (size_t)(w->row - job->out_channels) * 4);
+                            float *line = grad + i * w->row;
+                            if (won->data)
+                                for (int64_t o = 0; o < job->out_channels; o++)
+                                    line[o] = win[i * won->w + o * won->c] == s ? line[o] : 0;
+                            memset(line + job->out_channels, 0, (size_t)(w->row - job->out_channels) * 4);
                         }
                         find_corners(job, n, s, y, x0, m, corners);
                         const float *image = (const float *)job->input.data + n * job->input.n + channel;
