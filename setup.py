@@ -3,7 +3,9 @@
 Without a C compiler, or with one that fails, the package installs all the same and runs on plain PyTorch.
 """
 
+import os
 import platform
+import shlex
 import subprocess
 import tempfile
 from pathlib import Path
@@ -41,17 +43,17 @@ class BuildKernels(build_ext):
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        compiler = getattr(self.compiler, "compiler_so", ["cc"])[0]
+        compiler = shlex.split(os.environ.get("CC", "")) or getattr(self.compiler, "compiler_so", ["cc"])[:1]
         with tempfile.TemporaryDirectory() as folder:
             objects = [f"{folder}/dispatch.o"]
-            shared = [compiler, *FLAGS, "-DISA=base", "-DLANES=4"]
+            shared = [*compiler, *FLAGS, "-DISA=base", "-DLANES=4"]
             subprocess.run([*shared, "-c", NATIVE / "dispatch.c", "-o", objects[0]], check=True)
             for name, lanes, flags in SETS:
                 made = []
                 try:
                     for source in SOURCES:
                         made.append(f"{folder}/{source}.{name}.o")
-                        command = [compiler, *FLAGS, *flags, f"-DISA={name}", f"-DLANES={lanes}"]
+                        command = [*compiler, *FLAGS, *flags, f"-DISA={name}", f"-DLANES={lanes}"]
                         subprocess.run([*command, "-c", NATIVE / source, "-o", made[-1]], check=True)
                 except subprocess.CalledProcessError:
                     if name == "base":
@@ -59,7 +61,7 @@ class BuildKernels(build_ext):
                     print(f"foveal: this compiler does not know {name}; that set is left out")
                     continue
                 objects += made
-            subprocess.run([compiler, "-shared", *objects, "-o", target], check=True)
+            subprocess.run([*compiler, "-shared", *objects, "-o", target], check=True)
 
 
 class Wheel(bdist_wheel):

@@ -411,7 +411,7 @@ def test_offsets_beyond_any_map_read_zero_without_gradient(isa, value):
         output = sampled_conv2d(input, weight, scaled_taps(3, (1,)), offset)
         grads = torch.autograd.grad(output, (input, weight, offset), torch.randn_like(output))
         kept = [t for t in range(9) if t not in (2, 5)]
-        expected = sampled_conv2d(input, weight[..., kept], scaled_taps(3, (1,))[:, kept], offset[:, :14] * 0)
+        expected = sampled_conv2d(input, weight[..., kept], scaled_taps(3, (1,))[:, kept])
     torch.testing.assert_close(output, expected)
     assert all(g.isfinite().all() for g in grads)
     assert (grads[1][..., [2, 5]] == 0).all()

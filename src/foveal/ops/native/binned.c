@@ -153,6 +153,11 @@ static void sum_row(const cut_t *c, const float *base, int64_t step, int64_t m, 
 #undef SUMS
 }
 
+/* A weight without taps is never read, whatever it is: NaN times an empty sum would come out. */
+INLINE float used(const binned_t *job, int64_t column, float weight) {
+    return job->first[column] < job->first[column + 1] ? weight : 0;
+}
+
 /* weight [G*O, C, columns] -> panels [G, blocks, panels, columns * block, COLUMNS], zeros beyond. */
 static void pack(int64_t begin, int64_t end, void *context) {
     cut_t *c = context;
@@ -167,7 +172,7 @@ static void pack(int64_t begin, int64_t end, void *context) {
             const float *from =
                 job->weight + ((g * job->out_channels + panel * COLUMNS + o) * job->channels + b * c->block) * job->columns;
             for (int64_t k = 0; k < count; k++)
-                for (int64_t r = 0; r < job->columns; r++) to[(r * c->block + k) * COLUMNS + o] = from[k * job->columns + r];
+                for (int64_t r = 0; r < job->columns; r++) to[(r * c->block + k) * COLUMNS + o] = used(job, r, from[k * job->columns + r]);
         }
     }
 }
@@ -275,7 +280,7 @@ static void depthwise_tiles(int64_t begin, int64_t end, void *context) {
         memset(weight, 0, (size_t)c->depth * 4);
         for (int64_t k = 0; k < count; k++)
             for (int64_t r = 0; r < job->columns; r++)
-                weight[r * block + k] = job->weight[(b * block + k) * job->columns + r];
+                weight[r * block + k] = used(job, r, job->weight[(b * block + k) * job->columns + r]);
         for (int64_t y = 0; y < th; y++) {
             const float *base = tile + y * job->stride[0] * c->cols * block;
             int64_t x = 0;

@@ -146,8 +146,8 @@ static inline __attribute__((unused)) void product_transposed(int64_t count, con
         vec sum[DEEP][2];
 #pragma GCC unroll 8
         for (int i = 0; i < DEEP; i++) {
-            sum[i][0] = load(out + (k + i) * out_row);
-            sum[i][1] = load(out + (k + i) * out_row + LANES);
+            sum[i][0] = (vec){0};
+            sum[i][1] = (vec){0};
         }
         for (int64_t p = 0; p < count; p++) {
             vec b0 = load(b + p * b_row), b1 = load(b + p * b_row + LANES);
@@ -160,8 +160,9 @@ static inline __attribute__((unused)) void product_transposed(int64_t count, con
         }
 #pragma GCC unroll 8
         for (int i = 0; i < DEEP; i++) {
-            store(out + (k + i) * out_row, sum[i][0]);
-            store(out + (k + i) * out_row + LANES, sum[i][1]);
+            float *to = out + (k + i) * out_row; /* added up apart, so that rounding does not grow with the image */
+            store(to, load(to) + sum[i][0]);
+            store(to + LANES, load(to + LANES) + sum[i][1]);
         }
     }
 }

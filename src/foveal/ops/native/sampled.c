@@ -26,7 +26,8 @@ typedef struct {
 enum { MAX = 0, SUM = 1, CONCAT = 2 };
 enum { BLOCK = 32, VECTORS = BLOCK / LANES };
 enum { STRIP = 4 * ROWS };
-static const float FAR_AWAY = 1073741824.0f; /* 2^30 pixels: beyond any map */
+enum { FAR_OFF = 1 << 29 }; /* pixels: beyond any map, and twice as far is still an int32 */
+static const float FAR_AWAY = FAR_OFF;
 static const float ZEROS[BLOCK] __attribute__((aligned(64))) = {0};
 
 /* The four pixels that one tap reads at each position of a strip: pixel numbers (-1 outside), shares, fractions. */
@@ -60,6 +61,10 @@ static void begin_work(const sampled_t *job, work_t *w) {
 }
 
 static void find_corners(const sampled_t *job, int64_t n, int64_t set, int64_t y, int64_t x0, int64_t m, corners_t *all) {
+    const int32_t height = (int32_t)job->height, width = (int32_t)job->width;
+    const int32_t top = (int32_t)least(y * job->stride[0], FAR_OFF);
+    int32_t left[STRIP];
+    for (int64_t i = 0; i < m; i++) left[i] = (int32_t)least((x0 + i) * job->stride[1], FAR_OFF);
     for (int64_t t = 0; t < job->taps; t++) {
         corners_t *c = all + t;
         const float *tap = job->tap + (set * job->taps + t) * 2;
@@ -71,8 +76,6 @@ static void find_corners(const sampled_t *job, int64_t n, int64_t set, int64_t y
             const float *from = (const float *)o->data + n * o->n + channel * o->c + y * o->h + x0 * o->w;
             for (int64_t i = 0; i < m; i++) py[i] += from[i * o->w], px[i] += from[i * o->w + o->c];
         }
-        const int32_t height = (int32_t)job->height, width = (int32_t)job->width;
-        const int32_t top = (int32_t)(y * job->stride[0]), left = (int32_t)(x0 * job->stride[1]), step = (int32_t)job->stride[1];
         for (int32_t i = 0; i < (int32_t)m; i++) {
             float v = py[i], u = px[i];
             v = v < -FAR_AWAY ? -FAR_AWAY : v > FAR_AWAY ? FAR_AWAY : v;
@@ -80,7 +83,7 @@ static void find_corners(const sampled_t *job, int64_t n, int64_t set, int64_t y
             /* a NaN reads nothing, and its shares are NaN */
             float fv = floorf(v == v ? v : -FAR_AWAY), fu = floorf(u == u ? u : -FAR_AWAY);
             float a = v - fv, b = u - fu;
-            int32_t r = top + (int32_t)fv, q = left + i * step + (int32_t)fu;
+            int32_t r = top + (int32_t)fv, q = left[i] + (int32_t)fu;
             int r0 = r >= 0 && r < height, r1 = r >= -1 && r < height - 1;
             int q0 = q >= 0 && q < width, q1 = q >= -1 && q < width - 1;
             c->at[0][i] = r0 && q0 ? r * width + q : -1;
@@ -231,6 +234,33 @@ static void forward_rows(int64_t begin, int64_t end, void *context) {
     free(which);
 }
 
+INLINE float total_of(vec v) {
+    float lane[LANES] __attribute__((aligned(64)));
+    store(lane, v);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; l++) lane[l] += lane[l + half];
+    return lane[0];
+}
+
+/* Give a pixel its share of a tap's gradient q, and return the products of q and the pixel, to be added up. */
+INLINE vec touch(const float *q, const float *p, float *to, float share, int64_t count, int wanted) {
+    vec sum = {0}, one = splat(share);
+    if (count == BLOCK) {
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; v++) {
+            vec value = load(q + v * LANES);
+            if (wanted) sum += value * load(p + v * LANES);
+            if (to) store(to + v * LANES, load(to + v * LANES) + one * value);
+        }
+        return sum;
+    }
+    for (int64_t k = 0; k < count; k++) {
+        sum[0] += q[k] * p[k];
+        if (to) to[k] += share * q[k];
+    }
+    return sum;
+}
+
 /* A task owns one share of the batch and one block of channels, so nobody else writes where it adds. */
 static void backward_blocks(int64_t begin, int64_t end, void *context) {
     work_t *w = context;
@@ -294,36 +324,22 @@ static void backward_blocks(int64_t begin, int64_t end, void *context) {
                                 for (int64_t i = 0; i < k; i++) {
                                     const corners_t *c = corners + t;
                                     const float *q = back + i * w->depth + t * BLOCK;
-                                    float dot[4] = {0};
+                                    const float down = c->down[i0 + i], right = c->right[i0 + i];
+                                    vec dot[4] = {{0}, {0}, {0}, {0}};
+#pragma GCC unroll 4
                                     for (int corner = 0; corner < 4; corner++) {
                                         int32_t at = c->at[corner][i0 + i];
                                         if (at < 0) continue;
-                                        float share = c->share[corner][i0 + i];
                                         const float *p = image + at * job->input.w;
                                         float *to = image_gradient ? image_gradient + at * job->input_gradient.w : 0;
-                                        if (count == BLOCK) {
-                                            vec sum = {0}, one = splat(share);
-#pragma GCC unroll 8
-                                            for (int v = 0; v < VECTORS; v++) {
-                                                vec value = load(q + v * LANES);
-                                                if (moved) sum += value * load(p + v * LANES);
-                                                if (to) store(to + v * LANES, load(to + v * LANES) + one * value);
-                                            }
-                                            float lane[LANES] __attribute__((aligned(64)));
-                                            store(lane, sum);
-                                            for (int l = 0; l < LANES; l++) dot[corner] += lane[l];
-                                        } else {
-                                            for (int64_t c2 = 0; c2 < count; c2++) {
-                                                dot[corner] += q[c2] * p[c2];
-                                                if (to) to[c2] += share * q[c2];
-                                            }
-                                        }
+                                        dot[corner] = touch(q, p, to, c->share[corner][i0 + i], count, moved != 0);
                                     }
                                     if (moved) {
-                                        float a = c->down[i0 + i], e = c->right[i0 + i];
                                         float *put = moved + (2 * t * job->out_height + y) * job->out_width + x0 + i0 + i;
-                                        put[0] = (1 - e) * (dot[2] - dot[0]) + e * (dot[3] - dot[1]);
-                                        put[job->out_height * job->out_width] = (1 - a) * (dot[1] - dot[0]) + a * (dot[3] - dot[2]);
+                                        vec left_slope = dot[2] - dot[0], right_slope = dot[3] - dot[1];
+                                        vec top_slope = dot[1] - dot[0], low_slope = dot[3] - dot[2];
+                                        put[0] = total_of(left_slope + splat(right) * (right_slope - left_slope));
+                                        put[job->out_height * job->out_width] = total_of(top_slope + splat(down) * (low_slope - top_slope));
                                     }
                                 }
                         }
