@@ -1,14 +1,11 @@
 """Convolutions whose receptive field is shaped instead of square: log-polar and anisotropic convolution."""
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from foveal.layers import AnisotropicConv2d, CrossConv2d, LogPolarConv2d
-from foveal.surgery import LAYERS, convert, reparameterize
-
-try:
-    __version__ = version("foveal")
-except PackageNotFoundError:  # run from a checkout that is not installed
-    __version__ = "0+unknown"
+if TYPE_CHECKING:
+    from foveal.layers import AnisotropicConv2d, CrossConv2d, LogPolarConv2d
+    from foveal.surgery import LAYERS, convert, reparameterize
 
 __all__ = [
     "LAYERS",
@@ -18,3 +15,25 @@ __all__ = [
     "convert",
     "reparameterize",
 ]
+_SURGERY = ("LAYERS", "convert", "reparameterize")
+_ROOMS = ("analysis", "data", "geometry", "layers", "models", "ops", "surgery", "training")
+
+
+def __getattr__(name: str) -> Any:
+    """Names are handed on when they are asked for: torch takes a second to import, and ``foveal --help`` needs none."""
+    if name in __all__:
+        return getattr(import_module("foveal.surgery" if name in _SURGERY else "foveal.layers"), name)
+    if name in _ROOMS:
+        return import_module(f"foveal.{name}")
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("foveal")
+        except PackageNotFoundError:  # a checkout that is not installed
+            return "0+unknown"
+    raise AttributeError(f"module 'foveal' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_ROOMS, "__version__"])

@@ -207,7 +207,7 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
 
 def _three_digits(value: float) -> str:
     """A number with three digits: 0.0213, 1.67, 24.1, 1,858."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}" if value else "0"
+    return f"{value:,.0f}" if value >= 100 or isinstance(value, int) else f"{value:#.3g}"
 
 
 def _environment(threads: int) -> dict[str, Any]:
@@ -328,9 +328,12 @@ def _forward(function: Callable[..., Any], *inputs: Any) -> Call:
     return call
 
 
-def _both(function: Callable[..., Tensor], inputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> Call:
+def _both(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor], wanted: Sequence[Tensor], grad: Tensor | None = None
+) -> Call:
     """Forward and backward; the gradient that comes in has the format of the output."""
-    grad = torch.randn_like(function(*inputs))
+    if grad is None:
+        grad = torch.randn_like(function(*inputs))
 
     def call() -> object:
         return torch.autograd.grad(function(*inputs), wanted, grad)
@@ -511,9 +514,10 @@ def _onnx_deformable(watch: _Watch, input: Tensor, weight: Tensor, offset: Tenso
 
 
 def _small_problem(op: str, backward: bool, shape: tuple[int, int, int, int]) -> tuple[Call, Tensor]:
-    """A call of an op, channels last, and its input."""
+    """A call of an op, channels last, and its input; nothing of that size is made and freed that the call could reuse."""
     batch, channels, height, width = shape
-    input = torch.randn(shape).contiguous(memory_format=torch.channels_last).requires_grad_(backward)
+    input = torch.empty(shape, memory_format=torch.channels_last).normal_().requires_grad_(backward)
+    grad = torch.empty_like(input).normal_()
     if op.startswith("log-polar"):
         layer = _log_polar_layer(channels, 9, (2, 6), 3.0)
         inputs = [input, layer.weight]
@@ -528,7 +532,7 @@ def _small_problem(op: str, backward: bool, shape: tuple[int, int, int, int]) ->
         def function(x: Tensor, w: Tensor, *offset: Tensor) -> Tensor:
             return anisotropic_conv2d(x, w, *offset, scales=(1, 2))
 
-    return (_both(function, inputs, inputs) if backward else _forward(function, *inputs)), input
+    return (_both(function, inputs, inputs, grad) if backward else _forward(function, *inputs)), input
 
 
 def _peak(what: str) -> int:

@@ -315,23 +315,26 @@ def cost(
     table = Table("one image", *networks, box=None)
     for name, field, style in (
         ("parameters", "params", ",d"),
-        ("conv multiply-adds", "conv_macs", ",d"),
+        ("conv multiply-adds, without pooling additions", "conv_macs", ",d"),
         ("multiply-adds", "macs", ",d"),
         ("latency, ms", "latency_ms", ",.2f"),
         ("peak memory, MiB", "peak_mib", ",.2f"),
     ):
         table.add_row(name, *(format(getattr(entry, field), style) for entry in costs))
+        if field == "conv_macs" and plan is not None:
+            counts = [analysis.multiply_adds(network, size) for network in networks.values()]
+            table.add_row("  the same with pooling additions", *(f"{count.with_pooling:,d}" for count in counts))
     console = _console()
     console.print(table)
     rows = [row for row in analysis.paper_counts(list(networks.values())[-1], size) if row.kind == "log_polar"]
     if rows:
         console.print("\nLog-polar layers, per output position and channel as the paper counts (section 3.4):")
-        counts = Table("layer", "kernel", "positions", "multiplications", "additions", "look-ups", box=None)
+        per_layer = Table("layer", "kernel", "positions", "multiplications", "additions", "look-ups", box=None)
         for row in rows:
             kernel = "x".join(str(side) for side in row.kernel_size)
             numbers = (row.positions, row.multiplications, row.additions, row.lookups)
-            counts.add_row(row.name, kernel, *(f"{number:,d}" for number in numbers))
-        console.print(counts)
+            per_layer.add_row(row.name, kernel, *(f"{number:,d}" for number in numbers))
+        console.print(per_layer)
 
 
 @app.command()
