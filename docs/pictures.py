@@ -1,10 +1,12 @@
-"""Make the README's picture and tables from runs and measurements: python docs/pictures.py RUNS.
+"""Make the README's picture and tables from runs and measurements: python docs/pictures.py [RUNS].
 
-RUNS is what ``foveal train quickstart --out RUNS`` wrote. The table that it ended with is kept in docs/results/quickstart.json.
+RUNS is what ``foveal train quickstart --out RUNS`` wrote; its table is kept in docs/results/quickstart.json. Without RUNS only
+the tables are made again, from that file and from benchmarks/results.
 """
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -16,6 +18,9 @@ from foveal.data import batches, create_dataset, preset
 from foveal.training import load_run
 
 HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+QUICKSTART = HERE / "results" / "quickstart.json"
+BENCHMARKS = HERE.parent / "benchmarks" / "results"
 ROWS = ["conv", "dilated", "deformable", "log_polar", "anisotropic"]
 
 
@@ -35,6 +40,49 @@ def beside(images, gap=40):
         sheet.paste(image, (x, gap + (sheet.height - 2 * gap - image.height) // 2))
         x += image.width + gap
     return sheet
+
+
+def quickstart_table():
+    """The rows of the quickstart, as Markdown."""
+    rows = json.loads(QUICKSTART.read_text())["rows"]
+    lines = [
+        "| convolution in the same place | test accuracy (95 % interval) | parameters | multiply-adds | training images/s | ms per image |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        accuracy = row["test_accuracy"]
+        low, high = (f"{100 * end:.1f}" for end in accuracy["interval"])
+        lines.append(
+            f"| {row['title']} | {100 * accuracy['mean']:.1f} % ({low} to {high}) | {row['params']:,} | {row['macs'] / 1e6:.2f} M "
+            f"| {row['train_images_per_s']:,.0f} | {row['ms_per_image']:.2f} |"
+        )
+    where = rows[0]["runs"][0]["environment"]
+    seconds = sum(run["seconds"] for row in rows for run in row["runs"])
+    lines += ["", f"Measured on {where['cpu']}, {where['threads']} threads, PyTorch {where['torch']}, seed 0: {seconds:.0f} s for all five."]
+    return "\n".join(lines)
+
+
+def bench_tables():
+    """The figures of `foveal bench` on each machine that was measured, as Markdown."""
+    parts = []
+    for path in sorted(BENCHMARKS.glob("*.json")):
+        found = json.loads(path.read_text())
+        where = found["environment"]
+        lines = ["| measured | figure | goal | |", "|---|---|---|---|"]
+        for row in found["rows"]:
+            goal, met = ("", "") if row["bar"] is None else (row["bar"], "met" if row["met"] else "not met")
+            lines.append(f"| {row['title']}: {row['what']} | {row['figure']:.3g} {row['unit']} | {goal} | {met} |")
+        about = ", ".join(str(where[key]) for key in ("cpu", "instruction_set", "torch") if key in where)
+        parts.append(f"On {about} ([{path.name}](benchmarks/results/{path.name})):\n\n" + "\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def write_tables() -> str:
+    """The README with its tables made anew."""
+    text = README.read_text()
+    for name, table in (("quickstart", quickstart_table()), ("bench", bench_tables())):
+        text = re.sub(rf"(<!-- {name}:[^\n]*-->\n).*?(<!-- end -->)", lambda m, t=table: f"{m[1]}{t}\n{m[2]}", text, flags=re.DOTALL)
+    return text
 
 
 def main(runs: Path) -> None:
@@ -64,10 +112,11 @@ def main(runs: Path) -> None:
     sheet.resize((1600, round(sheet.height * 1600 / width)), Image.Resampling.LANCZOS).quantize(128).save(
         HERE / "images" / "fields.png", optimize=True
     )
-    (HERE / "results").mkdir(exist_ok=True)
-    table = json.loads((runs / "table.json").read_text())
-    (HERE / "results" / "quickstart.json").write_text(json.dumps(table, indent=1) + "\n")
+    QUICKSTART.parent.mkdir(exist_ok=True)
+    QUICKSTART.write_text(json.dumps(json.loads((runs / "table.json").read_text()), indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if len(sys.argv) > 1:
+        main(Path(sys.argv[1]))
+    README.write_text(write_tables())

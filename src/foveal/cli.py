@@ -311,19 +311,20 @@ def cost(
     if plan is not None:
         changed = create_model(model, num_classes=num_classes, in_channels=channels)
         networks["converted"] = foveal.convert(changed, load_plan(plan))
-    costs = [analysis.cost(network, size) for network in networks.values()]
+    costs = [analysis.cost(network, size, latency=False) for network in networks.values()]
+    times = analysis.latencies(list(networks.values()), size)
     table = Table("one image", *networks, box=None)
     for name, field, style in (
         ("parameters", "params", ",d"),
-        ("conv multiply-adds, without pooling additions", "conv_macs", ",d"),
+        ("conv multiply-adds (no pooling additions)", "conv_macs", ",d"),
         ("multiply-adds", "macs", ",d"),
-        ("latency, ms", "latency_ms", ",.2f"),
         ("peak memory, MiB", "peak_mib", ",.2f"),
     ):
         table.add_row(name, *(format(getattr(entry, field), style) for entry in costs))
         if field == "conv_macs" and plan is not None:
             counts = [analysis.multiply_adds(network, size) for network in networks.values()]
-            table.add_row("  the same with pooling additions", *(f"{count.with_pooling:,d}" for count in counts))
+            table.add_row("  with pooling additions", *(f"{count.with_pooling:,d}" for count in counts))
+    table.add_row("latency, ms", *(f"{milliseconds:,.2f}" for milliseconds in times))
     console = _console()
     console.print(table)
     rows = [row for row in analysis.paper_counts(list(networks.values())[-1], size) if row.kind == "log_polar"]

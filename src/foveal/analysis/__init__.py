@@ -1,6 +1,6 @@
 """Analyses: what a network costs, what it sees, and pictures of what its layers are."""
 
-from foveal.analysis.cost import Cost, LayerCount, MultiplyAdds, cost, multiply_adds, paper_counts
+from foveal.analysis.cost import Cost, LayerCount, MultiplyAdds, cost, latencies, multiply_adds, paper_counts
 from foveal.analysis.draw import (
     draw_bins,
     draw_kernels,
@@ -23,6 +23,7 @@ __all__ = [
     "draw_taps",
     "draw_winning_scale",
     "effective_receptive_field",
+    "latencies",
     "multiply_adds",
     "paper_counts",
     "to_data_uri",

@@ -3,7 +3,7 @@
 import time
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import chain
@@ -125,8 +125,46 @@ def cost(
     x = _noise(model, input_size, batch_size)
     with _undisturbed(model):
         macs, conv_macs, peak = _measure(model, x)
-        milliseconds = _latency(model, x) if latency else None
+    milliseconds = latencies([model], input_size, batch_size=batch_size)[0] if latency else None
     return Cost(sum(p.numel() for p in model.parameters()), macs, conv_macs, milliseconds, peak / _MIB)
+
+
+def latencies(models: Sequence[nn.Module], input_size: Sequence[int], *, batch_size: int = 1) -> list[float]:
+    """Measure the forward passes of several networks in turns, so that a busy moment of the machine meets them all.
+
+    Args:
+        models: networks on one device, each of one tensor; left exactly as they were.
+        input_size: (C, H, W) of one image.
+        batch_size: images in the pass.
+
+    Returns:
+        Median milliseconds of each, over at least five rounds after a warm-up.
+
+    Raises:
+        ValueError: ``input_size`` or ``batch_size`` is not made of positive whole numbers.
+
+    Example:
+        >>> all(t > 0 for t in latencies([nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 5)], (3, 8, 8)))
+        True
+    """
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(_undisturbed(model))
+        inputs = [_noise(model, input_size, batch_size) for model in models]
+
+        def once(model: nn.Module, x: Tensor) -> float:
+            start = time.perf_counter()
+            model(x)
+            if x.device.type != "cpu":
+                torch.accelerator.synchronize(x.device)
+            return 1e3 * (time.perf_counter() - start)
+
+        rounds: list[list[float]] = []
+        spent = 0.0
+        while len(rounds) < 8 or (len(rounds) < 100 and spent < 500 * len(models)):
+            rounds.append([once(model, x) for model, x in zip(models, inputs, strict=True)])
+            spent += sum(rounds[-1])
+    return [median(times) for times in zip(*rounds[3:], strict=True)]
 
 
 def paper_counts(model: nn.Module, input_size: Sequence[int]) -> list[LayerCount]:
@@ -296,24 +334,6 @@ def _measure(model: nn.Module, x: Tensor) -> tuple[int, int, float]:
 
 def _deformable_flops(input_shape: Any, weight_shape: Any, *args: Any, out_shape: Any, **kwargs: Any) -> int:
     return 2 * out_shape[0] * prod(out_shape[2:]) * prod(weight_shape)
-
-
-def _latency(model: nn.Module, x: Tensor) -> float:
-    """Median milliseconds of a forward pass."""
-
-    def once() -> float:
-        start = time.perf_counter()
-        model(x)
-        if x.device.type != "cpu":
-            torch.accelerator.synchronize(x.device)
-        return 1e3 * (time.perf_counter() - start)
-
-    for _ in range(3):
-        once()
-    times = [once() for _ in range(5)]
-    while len(times) < 100 and sum(times) < 500:
-        times.append(once())
-    return median(times)
 
 
 class _LiveStorage(TorchDispatchMode):

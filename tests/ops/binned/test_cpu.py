@@ -23,8 +23,7 @@ FORMATS = (torch.contiguous_format, torch.channels_last)
 NAN = float("nan")
 # around the widths of vectors, blocks and panels
 CHANNELS = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 70)
-# Four roundings of the largest float32 sum, its terms of random signs: on a few numbers plain PyTorch may be exact by luck.
-FLOOR = 4 * torch.finfo(torch.float32).eps
+EPS = torch.finfo(torch.float32).eps
 
 
 @contextlib.contextmanager
@@ -41,7 +40,7 @@ def running(isa=None, always=False):
 
 
 def without_kernels():
-    return mock.patch.object(library, "function", lambda name: None)
+    return mock.patch.object(library, "function", return_value=None)
 
 
 def laid_out(values, layout):
@@ -91,7 +90,10 @@ def maps(draw):
             return torch.full(sides, -1), columns
         return torch.randint(-1, max(1, columns - 2), sides, generator=generator), columns  # the last two may be empty
     side = draw(st.sampled_from([3, 5, 7, 9, 9, 13]))
-    more = {"support": "square" if kind == "square" else "disk", "center": draw(st.sampled_from(["own", "bin", "none"]))}
+    more = {
+        "support": "square" if kind == "square" else "disk",
+        "center": draw(st.sampled_from(["own", "bin", "none"])),
+    }
     if kind == "ellipse":
         more["aspect_ratio"], side = draw(st.sampled_from([0.5, 2.0])), (side, max(3, side - 4))
     if kind == "rotated":
@@ -146,22 +148,37 @@ def run(function, input, weight, bins, bias, settings, grad, change=lambda t: t)
     return [output.detach(), *torch.autograd.grad(output, [t for t in tensors if t is not None], change(grad))]
 
 
+def floor(squares):
+    """One rounding of every number and eight of the largest: plain PyTorch may be exact by luck, mostly on a few numbers.
+
+    The root of the sum of the terms' squares is the size of a sum whose terms have random signs.
+    """
+    size = squares.abs().sqrt()
+    return EPS / 2 * (float(size.norm()) + 8 * float(size.amax())) if size.numel() else 0.0
+
+
+def in_format(memory_format):
+    return lambda t: t.contiguous(memory_format=memory_format) if t.ndim == 4 else t
+
+
 def assert_as_good_as_plain(case, found, most=2.0):
     truth = run(definition, *case, change=torch.Tensor.double)
-    plain = run(definition, *case)
-    # what sums of squares of the terms amount to: the size of a sum whose terms have random signs
-    spread = run(definition, *case, change=lambda t: t.double().square())
-    for name, mine, theirs, true, squares in zip(
-        ("output", "input", "weight", "bias"), found, plain, truth, spread, strict=False
+    # its layouts take ways of their own, with errors that differ three-fold: the larger counts
+    plain = [run(definition, *case, change=in_format(memory_format)) for memory_format in FORMATS]
+    squares = run(definition, *case, change=lambda t: t.double().square())
+    for name, mine, theirs, true, terms in zip(
+        ("output", "input", "weight", "bias"), found, zip(*plain, strict=True), truth, squares, strict=False
     ):
         assert mine.dtype == case[0].dtype
         assert mine.shape == true.shape
-        error, other = (float((t.double() - true).norm()) for t in (mine, theirs))
-        assert error <= 2 * other + FLOOR * float(squares.sqrt().norm(torch.inf)), (name, error, other)
+        error, *others = (float((t.double() - true).norm()) for t in (mine, *theirs))
+        assert error <= 2 * max(others) + floor(terms), (name, error, others)
 
 
 @EVERY_SET
-@settings(max_examples=220, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
+@settings(
+    max_examples=220, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+)
 @given(case=cases())
 def test_every_shape(isa, case):
     *case, always = case
@@ -214,7 +231,9 @@ def test_which_path_is_taken(path):
 
 
 @EVERY_PATH
-@pytest.mark.parametrize("kind", [(torch.float32, FORMATS[0]), (torch.float32, FORMATS[1]), (torch.bfloat16, FORMATS[1])])
+@pytest.mark.parametrize(
+    "kind", [(torch.float32, FORMATS[0]), (torch.float32, FORMATS[1]), (torch.bfloat16, FORMATS[1])]
+)
 def test_same_bits_for_any_number_of_threads_and_in_every_run(path, kind):
     case = example(path, *kind)
     before, results = torch.get_num_threads(), []
@@ -277,8 +296,8 @@ def test_wide_fields(isa, dtype):
 
 
 @EVERY_SET
-def test_a_map_as_large_as_memory_offers_keeps_its_rows_apart(isa):
-    """One row of many pixels, one column of many, and many images: every number of tiles in one direction."""
+def test_rows_columns_and_batches_of_thousands(isa):
+    """Many tiles in one direction."""
     bins = log_polar_bins(9, 2, 6, 3.0)
     for shape in ((1, 3, 1, 3001), (1, 3, 3001, 1), (301, 3, 3, 3)):
         input, grad = torch.randn(shape), torch.randn(shape[0], 4, *shape[2:])
@@ -415,7 +434,7 @@ count = 0
 for isa in library.instruction_sets() or ("none",):
     library._chosen[:] = [isa] if isa != "none" else []
     for dtype, value, groups, stride, side in itertools.product(
-        (torch.float32, torch.bfloat16), values, (1, 2, 6), (1, 2), (5,)
+        (torch.float32, torch.bfloat16), values, (1, 6), (1, 2), (5,)
     ):
         bins = log_polar_bins(side, 2, 6, 3.0)
         for which in range(4):
@@ -434,7 +453,7 @@ print("survived", count)
 def test_the_process_survives_any_number():
     done = subprocess.run([sys.executable, "-c", NASTY], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split() == ["survived", str(2 * 7 * 3 * 2 * 4 * max(1, len(SETS)))]
+    assert done.stdout.split() == ["survived", str(2 * 7 * 2 * 2 * 4 * max(1, len(SETS)))]
 
 
 @EVERY_PATH

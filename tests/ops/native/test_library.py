@@ -1,6 +1,8 @@
 """How the compiled kernels are found, built and run: instruction sets, torch's threads, a missing library, sanitizers."""
 
+import contextlib
 import ctypes
+import io
 import os
 import shutil
 import subprocess
@@ -38,10 +40,8 @@ print(library.instruction_sets(), *(f"{float(t.double().sum()):.4g}" for t in (f
 """
 
 
-def run_python(code, folder=None, **environment):
-    environment = {**os.environ, **environment}
-    if folder is not None:
-        environment["PYTHONPATH"] = os.fspath(folder)
+def run_python(code, folder):
+    environment = {**os.environ, "PYTHONPATH": os.fspath(folder)}
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
 
 
@@ -113,18 +113,17 @@ def test_without_the_library_everything_works(copied):
     folder, _ = copied
     done = run_python(WORKS, folder)
     assert done.returncode == 0, done.stderr
-    mine = run_python(WORKS)
-    assert mine.returncode == 0, mine.stderr
+    mine = io.StringIO()
+    with contextlib.redirect_stdout(mine):
+        exec(WORKS, {})
     assert done.stdout.split(")")[0] == "("
-    assert done.stdout.split(")")[1] == mine.stdout.split(")")[1]
+    assert done.stdout.split(")")[1] == mine.getvalue().split(")")[1]
 
 
 @NEEDS_KERNELS
-@pytest.mark.parametrize("content", [b"", b"this is no library", "half"], ids=["empty", "text", "half"])
-def test_a_library_that_does_not_load_is_named_or_passed_over(copied, content):
+def test_a_library_that_does_not_load_is_named_or_passed_over(copied):
     folder, target = copied
-    whole = (NATIVE / "_kernels.so").read_bytes()
-    target.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+    target.write_bytes(b"this is no library")
     done = run_python(WORKS, folder)
     if done.returncode == 0:
         assert done.stdout.startswith("()")
@@ -285,8 +284,8 @@ print("clean", count)
 
 def sanitized(target, sets):
     """Build the sources for some sets, (name, floats a vector, flags), with both sanitizers."""
-    flags = "-std=c11 -O1 -g -fPIC -fno-omit-frame-pointer -ffp-contract=fast -fno-math-errno -fno-trapping-math".split()
-    flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    flags = ["-std=c11", "-O1", "-g", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
+    flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
     sources = [p for p in sorted(NATIVE.glob("*.c")) if p.name != "dispatch.c"]
     assert len(sources) >= 2
     objects = [target.with_name("dispatch.o")]

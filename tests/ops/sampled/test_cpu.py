@@ -26,8 +26,7 @@ FUSES = ("max", "sum", "concat")
 NAN = float("nan")
 # around the widths of vectors, blocks and panels
 CHANNELS = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 70)
-# Four roundings of the largest float32 sum, its terms of random signs: on a few numbers plain PyTorch may be exact by luck.
-FLOOR = 4 * torch.finfo(torch.float32).eps
+EPS = torch.finfo(torch.float32).eps
 NAMES = ("output", "input", "weight", "offset", "bias")
 
 
@@ -42,7 +41,7 @@ def running(isa=None):
 
 
 def without_kernels():
-    return mock.patch.object(library, "function", lambda name: None)
+    return mock.patch.object(library, "function", return_value=None)
 
 
 def laid_out(values, layout):
@@ -137,13 +136,16 @@ def run(function, input, weight, taps, offset, bias, plain, grad, change=lambda 
     return [output.detach(), *(t if t is None else next(found) for t in tensors)], winner
 
 
-def plain_pytorch(input, weight, taps, offset, bias, deformed, stride, groups, fuse, output_size, winner=None):
+def plain_pytorch(
+    input, weight, taps, offset, bias, deformed, stride, groups, fuse, output_size, winner=None, *, memory_format
+):
     """Read as the definition does, multiply as a convolution does."""
     branches, points = [], taps.shape[1]
     operands = (input, weight, taps, offset, deformed, stride, groups, output_size)
     for rows, (index, share, *_), kernel in reference._sets(*operands):
         read = reference.definition_of_blend(rows, index, share)
         read = read.reshape(len(input), output_size[0], output_size[1] * points, input.shape[1]).permute(0, 3, 1, 2)
+        read = read.contiguous(memory_format=memory_format)
         branches.append(F.conv2d(read, kernel.flatten(0, 1)[:, :, None], stride=(1, points), groups=groups))
     if fuse == "concat":
         output = torch.cat(branches, 1)
@@ -154,13 +156,23 @@ def plain_pytorch(input, weight, taps, offset, bias, deformed, stride, groups, f
     return (output if bias is None else output + bias[:, None, None]).to(input.dtype), winner
 
 
+def floor(squares):
+    """One rounding of every number and eight of the largest: plain PyTorch may be exact by luck, mostly on a few numbers.
+
+    The root of the sum of the terms' squares is the size of a sum whose terms have random signs.
+    """
+    size = squares.abs().sqrt()
+    return EPS / 2 * (float(size.norm()) + 8 * float(size.amax())) if size.numel() else 0.0
+
+
 def assert_as_good_as_plain(case, found, winner, double=torch.Tensor.double):
     """Errors under the sets that won, so that near-ties do not count; and those sets are winners up to the output's error."""
     forced = {"winner": winner} if winner.numel() else {}
     truth, _ = run(reference.sampled_conv2d, *case, change=double, **forced)
-    plain, _ = run(plain_pytorch, *case, **forced)
+    # the layouts take ways of their own, with errors that differ three-fold: the larger counts
+    plain = [run(plain_pytorch, *case, **forced, memory_format=memory_format)[0] for memory_format in FORMATS]
     input, weight, taps, offset, bias, settings, grad = case
-    # the sizes of sums whose terms have random signs; coordinates must not change
+    # as above, of the same coordinates
     squares = run(
         reference.sampled_conv2d,
         *(t if t is None else t.double().square() for t in (input, weight)),
@@ -171,15 +183,14 @@ def assert_as_good_as_plain(case, found, winner, double=torch.Tensor.double):
         grad.double().square(),
         **forced,
     )[0]
-    for name, mine, theirs, true, terms in zip(NAMES, found, plain, truth, squares, strict=True):
+    for name, mine, theirs, true, terms in zip(NAMES, found, zip(*plain, strict=True), truth, squares, strict=True):
         if true is None:
             assert mine is None
             continue
         assert mine.dtype == (torch.float32 if name == "offset" else input.dtype)
         assert mine.shape == true.shape
-        error, other = (float((t.double() - true).norm()) for t in (mine, theirs))
-        floor = FLOOR * (float(terms.abs().sqrt().norm(torch.inf)) if terms.numel() else 0.0)
-        assert error <= 2 * other + floor, (name, error, other)
+        error, *others = (float((t.double() - true).norm()) for t in (mine, *theirs))
+        assert error <= 2 * max(others) + floor(terms), (name, error, others)
     if forced:
         with torch.no_grad():
             best = reference.sampled_conv2d(
@@ -194,7 +205,9 @@ def assert_as_good_as_plain(case, found, winner, double=torch.Tensor.double):
 
 
 @EVERY_SET
-@settings(max_examples=220, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
+@settings(
+    max_examples=220, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+)
 @given(case=cases())
 def test_every_shape(isa, case):
     with running(isa):
@@ -245,7 +258,9 @@ def test_the_kernels_are_taken(path):
 
 
 @EVERY_PATH
-@pytest.mark.parametrize("kind", [(torch.float32, FORMATS[0]), (torch.float32, FORMATS[1]), (torch.bfloat16, FORMATS[1])])
+@pytest.mark.parametrize(
+    "kind", [(torch.float32, FORMATS[0]), (torch.float32, FORMATS[1]), (torch.bfloat16, FORMATS[1])]
+)
 def test_same_bits_for_any_number_of_threads_and_in_every_run(path, kind):
     case = example(path, *kind)
     before, results = torch.get_num_threads(), []
@@ -289,9 +304,10 @@ def test_plain_path_gives_the_same_results(path, dtype):
                 assert theirs is None
                 continue
             if same == 1.0:
-                tolerance = 2e-6 if theirs.dtype == torch.float32 else 2e-3  # bfloat16: some numbers round the other way
+                # in bfloat16 some numbers round the other way
+                tolerance = 2e-6 if theirs.dtype == torch.float32 else 2e-3
                 assert float((mine - theirs).norm()) <= tolerance * float(theirs.norm())
-            assert mine.stride() == theirs.stride()
+            assert mine.is_contiguous(memory_format=memory_format) == theirs.is_contiguous(memory_format=memory_format)
 
 
 @EVERY_SET
@@ -325,10 +341,10 @@ def test_near_ties_of_the_maximum(isa):
 
 @EVERY_SET
 def test_more_sets_than_vectors_have_numbers(isa):
-    input, weight = torch.randn(1, 3, 5, 5), torch.randn(255, 4, 3, 1)
+    input, weight = torch.randn(1, 2, 5, 5), torch.randn(255, 2, 2, 1)
     taps = torch.randn(255, 1, 2)
     settings = ([], [1, 1], 1, "max", [5, 5])
-    case = [input, weight, taps, None, None, settings, torch.randn(1, 4, 5, 5)]
+    case = [input, weight, taps, None, None, settings, torch.randn(1, 2, 5, 5)]
     with running(isa):
         found, winner = run(OP, *case)
     assert int(winner.max()) > 128
@@ -341,7 +357,8 @@ def test_rows_columns_and_batches_of_thousands(isa):
         settings = ([1], [1, 1], 1, "sum", list(shape[2:]))
         offset = torch.randn(shape[0], 18, *shape[2:])
         grad = torch.randn(shape[0], 4, *shape[2:])
-        case = [torch.randn(shape), torch.randn(4, 3, 9), scaled_taps(3, (1, 2)), offset, torch.randn(4), settings, grad]
+        input, weight, bias = torch.randn(shape), torch.randn(4, 3, 9), torch.randn(4)
+        case = [input, weight, scaled_taps(3, (1, 2)), offset, bias, settings, grad]
         with running(isa):
             found, winner = run(OP, *case)
         assert_as_good_as_plain(case, found, winner)
@@ -460,9 +477,10 @@ values = (
 count = 0
 for isa in library.instruction_sets() or ("none",):
     library._chosen[:] = [isa] if isa != "none" else []
-    for dtype, value, fuse, groups in itertools.product(
-        (torch.float32, torch.bfloat16), values, ("max", "sum", "concat"), (1, 2)
-    ):
+    for groups, (dtype, value, fuse) in enumerate(itertools.product(
+        (torch.float32, torch.bfloat16), values, ("max", "sum", "concat")
+    )):
+        groups = groups % 2 + 1
         for which in range(6):
             tensors = [torch.randn(2, 66, 5, 7), torch.randn(6, 66 // groups, 9), torch.randn(2, 36, 3, 4)]
             tensors += [torch.randn(12 if fuse == "concat" else 6), torch.randn(2, 12 if fuse == "concat" else 6, 3, 4)]
@@ -481,7 +499,7 @@ print("survived", count)
 def test_the_process_survives_any_number():
     done = subprocess.run([sys.executable, "-c", NASTY], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split() == ["survived", str(2 * 13 * 3 * 2 * 6 * max(1, len(SETS)))]
+    assert done.stdout.split() == ["survived", str(2 * 13 * 3 * 6 * max(1, len(SETS)))]
 
 
 @EVERY_PATH

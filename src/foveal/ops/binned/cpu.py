@@ -2,12 +2,11 @@
 
 import ctypes
 from collections.abc import Sequence
-from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from foveal.ops.binned.plan import Plan, plan
 from foveal.ops.native import library
 
 _int64 = ctypes.c_int64
@@ -29,37 +28,6 @@ class _Job(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("table", "first", "term", "weight", "bias", "gradient")),
         ("slots", _int64),
     ]
-
-
-class Plan:
-    """How the sums of a map's bins are formed: the arrays that binned.c reads."""
-
-    def __init__(self, bins: np.ndarray, columns: int, dilation: Sequence[int], reflected: bool) -> None:
-        rows, cols = bins.shape
-        if bins.size and not -1 <= bins.min() <= bins.max() < columns:
-            raise ValueError(
-                f"bins must lie in -1 .. {columns - 1} (weight has {columns} columns); got {bins.min()} .. {bins.max()}"
-            )
-        if reflected:
-            bins = bins[::-1, ::-1]
-        at = [np.argwhere(bins == column) * dilation for column in range(columns)]
-        terms = np.concatenate([np.pad(a, ((0, 0), (1, 0))) for a in at]).astype(np.int32)
-        self.term = np.ascontiguousarray(terms.reshape(-1, 3))
-        self.first = np.cumsum([0, *map(len, at)], dtype=np.int32)
-        self.table = np.zeros((0, 4), dtype=np.int32)
-        self.window = (dilation[0] * (rows - 1), dilation[1] * (cols - 1))
-        self.columns = columns
-
-
-@lru_cache(maxsize=256)
-def _plan(content: bytes, rows: int, columns: int, dilation: tuple[int, int], reflected: bool) -> Plan:
-    bins = np.frombuffer(content, dtype=np.int64).reshape(rows, -1)
-    return Plan(bins, columns, dilation, reflected)
-
-
-def plan(bins: Tensor, columns: int, dilation: Sequence[int], reflected: bool = False) -> Plan:
-    """The plan of a map, made once for its content."""
-    return _plan(bins.contiguous().numpy().tobytes(), bins.shape[0], columns, (dilation[0], dilation[1]), reflected)
 
 
 def takes(input: Tensor) -> bool:

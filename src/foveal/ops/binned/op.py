@@ -9,6 +9,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from foveal.ops import arguments
 from foveal.ops.binned import cpu, reference
+from foveal.ops.binned.plan import plan
 
 
 def binned_conv2d(
@@ -93,11 +94,11 @@ def _forward_on_cpu(
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
-    plan = cpu.plan(bins, weight.shape[2], dilation)
+    how = plan(bins, weight.shape[2], dilation, strided=max(stride) > 1)  # checks the values of bins, too
     if not cpu.is_faster(input, weight, bins, groups):
         return _forward._init_fn(input, weight, bins, bias, stride, padding, dilation, groups)
     out = _forward_shape(input, weight, bins, bias, stride, padding, dilation, groups)
-    return cpu.convolve(input, weight, bias, out, plan, stride, padding, groups)
+    return cpu.convolve(input, weight, bias, out, how, stride, padding, groups)
 
 
 @torch.library.custom_op("foveal::binned_conv2d_backward", mutates_args=())
@@ -143,8 +144,8 @@ def _backward_on_cpu(
             grad_input = _backward._init_fn(grad, input, weight, bins, *plain, [True, False])[0]
     if wanted[1]:
         # always this one: the library's has other bits for another number of threads
-        plan = cpu.plan(bins, weight.shape[2], dilation)
-        grad_weight.copy_(cpu.weight_gradient(grad, input, weight, plan, stride, padding, groups))
+        how = plan(bins, weight.shape[2], dilation, strided=max(stride) > 1)
+        grad_weight.copy_(cpu.weight_gradient(grad, input, weight, how, stride, padding, groups))
     return grad_input, grad_weight
 
 

@@ -1,0 +1,98 @@
+"""How the sums over the bins of a map are formed: shared tables of shifted sums first, then what each bin adds up."""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from torch import Tensor
+
+_Term = tuple[int, int, int]  # table (0 is the map itself), and the tap, down and right, at which it is read
+_Key = tuple[int, int, int, int]  # tables a and b, and how far down and right of a they add b
+
+
+class Plan:
+    """The arrays that the kernels read, all int32.
+
+    ``table`` [tables, 4]: table t + 1 is table a plus table b shifted down and right. ``term`` [terms, 3]: table, down and
+    right from the window's corner, those of column r being ``term[first[r] : first[r + 1]]``.
+    """
+
+    def __init__(self, bins: np.ndarray, columns: int, dilation: Sequence[int], tables: int) -> None:
+        if bins.size and not -1 <= bins.min() <= bins.max() < columns:
+            raise ValueError(
+                f"bins must lie in -1 .. {columns - 1} (weight has {columns} columns); got {bins.min()} .. {bins.max()}"
+            )
+        groups = [{(0, int(y), int(x)) for y, x in np.argwhere(bins == column)} for column in range(columns)]
+        keys = share(groups, tables)
+        spread = np.array([1, *dilation], dtype=np.int32)
+        terms = [term for group in groups for term in sorted(group)]
+        self.term = np.ascontiguousarray(np.array(terms, dtype=np.int32).reshape(-1, 3) * spread)
+        self.first = np.cumsum([0, *map(len, groups)], dtype=np.int32)
+        table = np.array(keys, dtype=np.int32).reshape(-1, 4)
+        table[:, 2:] *= spread[1:]
+        self.table = np.ascontiguousarray(table)
+        self.window = (dilation[0] * (bins.shape[0] - 1), dilation[1] * (bins.shape[1] - 1))
+        self.columns = columns
+
+
+def share(groups: list[set[_Term]], most: int) -> list[_Key]:
+    """Replace the pair of terms that most groups have at one displacement by a term of a new table, up to ``most`` times.
+
+    Sums are only regrouped: nothing is subtracted, so nothing cancels. The groups are changed in place.
+    """
+    keys: list[_Key] = []
+    while len(keys) < most:
+        counts: Counter[_Key] = Counter()
+        for group in groups:
+            terms = np.array(sorted(group)).reshape(-1, 3)
+            i, j = np.triu_indices(len(terms), 1)
+            pairs = np.stack([terms[i, 0], terms[j, 0], *(terms[j, 1:] - terms[i, 1:]).T], 1)
+            for key, count in zip(*np.unique(pairs, axis=0, return_counts=True), strict=True):
+                counts[tuple(key.tolist())] += int(count)
+        # pairs may overlap, so the most frequent few are counted in earnest; a tie goes to the shortest way
+        gains = [
+            (sum(len(_pairs(g, key)) for g in groups), -abs(key[2]) - abs(key[3]), key)
+            for key, _ in counts.most_common(6)
+        ]
+        if not gains or max(gains)[0] < 4:  # a table costs an addition for each pixel of its tile
+            break
+        key = max(gains)[2]
+        keys.append(key)
+        for group in groups:
+            for a, b in _pairs(group, key):
+                group -= {a, b}
+                group.add((len(keys), a[1], a[2]))
+    return keys
+
+
+def _pairs(group: set[_Term], key: _Key) -> list[tuple[_Term, _Term]]:
+    """The pairs of a group at one displacement, none used twice."""
+    first, second, down, right = key
+    used: set[_Term] = set()
+    found = []
+    for a in sorted(group):
+        b = (second, a[1] + down, a[2] + right)
+        if a[0] == first and a not in used and b in group and b not in used:
+            used |= {a, b}
+            found.append((a, b))
+    return found
+
+
+@lru_cache(maxsize=256)
+def _plan(content: bytes, rows: int, columns: int, dilation: tuple[int, int], reflected: bool, tables: int) -> Plan:
+    bins = np.frombuffer(content, dtype=np.int64).reshape(rows, -1)
+    return Plan(bins[::-1, ::-1] if reflected else bins, columns, dilation, tables)
+
+
+def plan(
+    bins: Tensor, columns: int, dilation: Sequence[int], *, reflected: bool = False, strided: bool = False
+) -> Plan:
+    """The plan of a map, made once for its content.
+
+    Tables pay for windows of more than 11 x 11 taps whose every pixel is read; a strided convolution skips most sums of one.
+    """
+    tables = 2 if bins.numel() > 121 and not strided else 0
+    return _plan(
+        bins.contiguous().numpy().tobytes(), bins.shape[0], columns, (dilation[0], dilation[1]), reflected, tables
+    )

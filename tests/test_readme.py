@@ -1,0 +1,56 @@
+"""What the README shows runs, and its tables are those of the JSON files."""
+
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_python_lines_run(capsys):
+    pytest.importorskip("torchvision", exc_type=ImportError, reason="torchvision does not match this torch")
+    (code,) = blocks("python")
+    exec(code, {})
+    assert capsys.readouterr().out == "torch.Size([2, 10])\n"
+
+
+def test_the_recipe_is_one(tmp_path):
+    from foveal.training import build, load_recipe
+
+    (text,) = blocks("yaml")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    recipe = load_recipe(path)
+    assert recipe.train.milestones == [81, 122]
+    model = build(recipe, num_classes=10, in_channels=3)
+    assert sum(p.numel() for p in model.parameters()) == 272_666
+
+
+def test_the_two_commands():
+    (commands,) = blocks("bash")
+    assert "pip install '.[train]' && foveal train quickstart" in commands
+    assert "pip install '.[test]' && pytest" in commands
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {"train", "test", "export"} <= set(extras)
+
+
+def test_the_tables_are_those_of_the_json_files():
+    spec = importlib.util.spec_from_file_location("pictures", ROOT / "docs" / "pictures.py")
+    pictures = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pictures)
+    assert pictures.write_tables() == README
+
+
+def test_what_it_links_to_is_there():
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    assert len(links) >= 4
+    for link in links:
+        assert (ROOT / link).exists(), link
