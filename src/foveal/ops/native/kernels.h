@@ -103,10 +103,7 @@ INLINE void product_rows(const int m, const float *a, int64_t a_row, const float
                          int64_t out_row, int fresh) {
     vec sum[ROWS][2];
 #pragma GCC unroll 16
-    for (int i = 0; i < m; i++) {
-        sum[i][0] = fresh ? (vec){0} : load(out + i * out_row);
-        sum[i][1] = fresh ? (vec){0} : load(out + i * out_row + LANES);
-    }
+    for (int i = 0; i < m; i++) sum[i][0] = sum[i][1] = (vec){0};
     for (int64_t k = 0; k < depth; k++) {
         vec b0 = load(b + k * COLUMNS), b1 = load(b + k * COLUMNS + LANES);
 #pragma GCC unroll 16
@@ -118,16 +115,19 @@ INLINE void product_rows(const int m, const float *a, int64_t a_row, const float
     }
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++) {
-        store(out + i * out_row, sum[i][0]);
-        store(out + i * out_row + LANES, sum[i][1]);
+        float *to = out + i * out_row;
+        store(to, fresh ? sum[i][0] : load(to) + sum[i][0]);
+        store(to + LANES, fresh ? sum[i][1] : load(to + LANES) + sum[i][1]);
     }
 }
 
 static inline __attribute__((unused)) void product(int m, const float *a, int64_t a_row, const float *b, int64_t depth,
                                                    float *out, int64_t out_row, int fresh) {
+    /* in pieces that are added up apart, so that rounding does not grow with the depth */
+    enum { PIECE = 256 };
 #define CASE(n) \
-    case n: product_rows(n, a, a_row, b, depth, out, out_row, fresh); break;
-    switch (m) {
+    case n: product_rows(n, a + k, a_row, b + k * COLUMNS, least(PIECE, depth - k), out, out_row, fresh && k == 0); break;
+    for (int64_t k = 0; k < depth; k += PIECE) switch (m) {
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
 #if ROWS > 6
         CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13) CASE(14)

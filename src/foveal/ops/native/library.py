@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,11 @@ def _library() -> ctypes.CDLL | None:
     path = Path(__file__).with_name("_kernels.so")
     if not path.exists():
         return None
-    library = ctypes.CDLL(os.fspath(path))
+    try:
+        library = ctypes.CDLL(os.fspath(path))
+    except OSError as error:
+        warnings.warn(f"the CPU kernels cannot be loaded ({error}); plain PyTorch runs instead. Install foveal again", stacklevel=2)
+        return None
     threads = next((f for f in ("libtorch_cpu.so", "libtorch_cpu.dylib") if (_torch() / f).exists()), None)
     if threads is not None:
         loop = getattr(ctypes.CDLL(os.fspath(_torch() / threads)), "torch_parallel_for", None)
