@@ -60,7 +60,8 @@ class Row:
 
     Attributes:
         what: what our op is compared with, or what is measured.
-        figure: ours / other where the bar is an upper limit, other / ours where it is a lower one, or the number itself.
+        figure: ours / other where the bar is an upper limit, other / ours where it is a lower one (without a bar the one
+            that is above 1), or the number itself.
         unit: "x" and "x faster" for these two; "x input", "us" or "unlike" for numbers.
         bar: what the figure must hold, or None where it is for information.
         ours_ms, other_ms: medians of one call, in milliseconds, or None where the figure is no ratio of times.
@@ -307,7 +308,7 @@ def _against(times: Mapping[str, _Time], bars: Mapping[str, Bar | None]) -> Iter
         if name not in times:
             continue
         other = times[name]
-        faster = bar is not None and not bar.at_most
+        faster = not bar.at_most if bar else other.seconds > ours.seconds
         figure = other.seconds / ours.seconds if faster else ours.seconds / other.seconds
         spread = max(ours.spread, other.spread)
         yield Row(name, figure, "x faster" if faster else "x", bar, ours.seconds * 1e3, other.seconds * 1e3, spread)

@@ -36,7 +36,7 @@ offset = torch.randn(2, 36, 9, 9, requires_grad=True)
 first = binned_conv2d(input, weight, log_polar_bins(9, 2, 6, 3.0), padding=4)
 second = sampled_conv2d(input, weight[..., :9], scaled_taps(3, (1, 2)), offset)
 grads = torch.autograd.grad(first.square().sum() + second.square().sum(), (input, weight, offset))
-print(library.instruction_sets(), *(f"{float(t.double().sum()):.4g}" for t in (first, second, *grads)))
+print(library.instruction_sets(), *(f"{float(t.detach().double().sum()):.4g}" for t in (first, second, *grads)))
 """
 
 
