@@ -58,7 +58,10 @@ def quickstart_table():
         )
     where = rows[0]["runs"][0]["environment"]
     seconds = sum(run["seconds"] for row in rows for run in row["runs"])
-    lines += ["", f"Measured on {where['cpu']}, {where['threads']} threads, PyTorch {where['torch']}, seed 0: {seconds:.0f} s for all five."]
+    lines += [
+        "",
+        f"Measured on {where['cpu']}, {where['threads']} threads, PyTorch {where['torch']}, seed 0: {seconds:.0f} s for all five.",
+    ]
     return "\n".join(lines)
 
 
@@ -81,7 +84,12 @@ def write_tables() -> str:
     """The README with its tables made anew."""
     text = README.read_text()
     for name, table in (("quickstart", quickstart_table()), ("bench", bench_tables())):
-        text = re.sub(rf"(<!-- {name}:[^\n]*-->\n).*?(<!-- end -->)", lambda m, t=table: f"{m[1]}{t}\n{m[2]}", text, flags=re.DOTALL)
+        text = re.sub(
+            rf"(<!-- {name}:[^\n]*-->\n).*?(<!-- end -->)",
+            lambda m, t=table: f"{m[1]}{t}\n{m[2]}",
+            text,
+            flags=re.DOTALL,
+        )
     return text
 
 
@@ -103,7 +111,9 @@ def main(runs: Path) -> None:
             pixels(draw_taps(layer, seen[0], image=chosen, title="anisotropic: two scales, learned offsets"), 620),
         ]
     )
-    bottom = pixels(draw_receptive_field(fields, labels=[row.replace("_", "-") for row in ROWS], columns=5, colorbar=False), 480)
+    bottom = pixels(
+        draw_receptive_field(fields, labels=[row.replace("_", "-") for row in ROWS], columns=5, colorbar=False), 480
+    )
     width = max(top.width, bottom.width)
     sheet = Image.new("RGB", (width, top.height + bottom.height), "white")
     sheet.paste(top, ((width - top.width) // 2, 0))

@@ -83,7 +83,13 @@ def test_init_files_only_hand_names_on():
 def test_tests_mirror_the_sources():
     tests = Path(__file__).parent
     for path in tests.rglob("test_*.py"):
-        if path.name in {"test_architecture.py", "test_doctests.py", "test_export.py", "test_published.py", "test_readme.py"}:
+        if path.name in {
+            "test_architecture.py",
+            "test_doctests.py",
+            "test_export.py",
+            "test_published.py",
+            "test_readme.py",
+        }:
             continue
         source = SOURCE / path.relative_to(tests).with_name(path.name.removeprefix("test_"))
         assert source.exists(), f"{path} tests no file of the same name"

@@ -25,7 +25,7 @@ from rich.console import Console
 from foveal import cli
 from foveal.training import engine
 
-COMMANDS = ["train", "evaluate", "report", "list", "cost", "doctor"]
+COMMANDS = ["train", "evaluate", "report", "list", "cost", "bench", "doctor"]
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -383,7 +383,9 @@ def test_cost(run: Run, tmp_path: Path) -> None:
         # conv1 and conv2 as they are, conv3 with 2 * 6 + 1 columns in place of 9 taps
         plain = 288 * 784 + 9216 * 196
         macs = (plain + 18432 * 196, plain + 32 * 64 * 13 * 196)
-        assert [int(number.replace(",", "")) for number in numbers["conv multiply-adds (no pooling additions)"]] == list(macs)
+        assert [
+            int(number.replace(",", "")) for number in numbers["conv multiply-adds (no pooling additions)"]
+        ] == list(macs)
         assert numbers["parameters"] == ["28,842", "37,034"]
         # section 3.4: 2 * 2 * 6 * 32 multiplications, 81 * 32 additions, 81 look-ups at 196 places
         assert re.search(r"conv3 +9x9 +196 +768 +2,592 +81", out)
@@ -391,6 +393,35 @@ def test_cost(run: Run, tmp_path: Path) -> None:
     assert code == 0
     assert "converted" not in out
     assert "section 3.4" not in out
+
+
+def test_bench(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("bench", "--case", "overhead", "--quick", "--json", tmp_path / "figures.json")
+    assert (code, err) == (0, "1/1 overhead\n")
+    assert "4 bars met" in out
+    assert max(map(len, out.splitlines())) <= 80
+    rows = json.loads((tmp_path / "figures.json").read_text())["rows"]
+    assert [row["case"] for row in rows] == ["overhead"] * 4
+
+
+def test_bench_stopped_or_failed(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from foveal import bench
+
+    def measure(error: BaseException) -> Any:
+        yield bench.Row("something", 1.0, "x")
+        raise error
+
+    for error, expected in ((KeyboardInterrupt(), 130), (MemoryError("too small"), 1)):
+        stopped = bench.Case("a title", lambda watch, error=error: measure(error))
+        monkeypatch.setattr(bench, "CASES", {"x": stopped})
+        code, out, _ = run("bench", "--json", tmp_path / "figures.json")
+        assert code == expected
+        assert "something" in out
+        assert len(json.loads((tmp_path / "figures.json").read_text())["rows"]) == 1
+    assert run("bench", "--case", "nothing")[0] == 2
+    code, _, err = run("bench", "--json", tmp_path / "missing" / "figures.json")
+    assert code == 2
+    assert "--json must name a file in a folder that exists" in err
 
 
 def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ __all__ = [
     "reparameterize",
 ]
 _SURGERY = ("LAYERS", "convert", "reparameterize")
-_ROOMS = ("analysis", "data", "geometry", "layers", "models", "ops", "surgery", "training")
+_ROOMS = ("analysis", "bench", "data", "geometry", "layers", "models", "ops", "surgery", "training")
 
 
 def __getattr__(name: str) -> Any:

@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import foveal
 from foveal.layers import LogPolarConv2d
 from foveal.models import create_model
 from foveal.ops import anisotropic_conv2d, binned_conv2d, sampled_conv2d
@@ -220,7 +221,7 @@ def _environment(threads: int) -> dict[str, Any]:
         found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(errors="replace"), re.MULTILINE)
         model = found.group(1) if found else model
     versions = {}
-    for package in ("foveal", "torch", "torchvision", "onnxruntime"):
+    for package in ("torchvision", "onnxruntime"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -233,8 +234,9 @@ def _environment(threads: int) -> dict[str, Any]:
         "amx": torch.cpu._is_amx_tile_supported(),
         "threads": threads,
         "clock": "CPU time of the thread" if threads == 1 else "wall time",
-        **versions,
+        "foveal": foveal.__version__,
         "torch": torch.__version__,
+        **versions,
         "python": platform.python_version(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

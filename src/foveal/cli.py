@@ -340,6 +340,39 @@ def cost(
 
 @app.command()
 @_guarded
+def bench(
+    case: Annotated[str, typer.Option(help="Which cases, as a pattern: 'lpsc-*'.")] = "*",
+    quick: Annotated[bool, typer.Option("--quick", help="A short run, for a first look.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Threads; with one, its CPU time is the clock.")] = 1,
+    out: Annotated[Path | None, typer.Option("--json", help="File for the figures and the hardware.")] = None,
+) -> None:
+    """Measure the ops beside PyTorch's own and other libraries'.
+
+    Each figure stands beside its bar. Ctrl-C keeps what was measured.
+    """
+    from foveal import bench as measured
+
+    if out is not None and (out.is_dir() or not out.resolve().parent.is_dir()):
+        raise FileNotFoundError(f"--json must name a file in a folder that exists; got {out}")
+    console = _console()
+    with console.status("starting", refresh_per_second=1) as status:  # seldom, so that it takes no time of the ops
+
+        def show(index: int, cases: int, name: str) -> None:
+            text = f"{index + 1}/{cases} {name}"
+            status.update(text) if console.is_terminal else _say(text)
+
+        results = measured.run(case, threads=threads, quick=quick, progress=show)
+    measured.print_table(results, console)
+    if out is not None:
+        measured.write(results, out)
+    if results["interrupted"]:
+        raise KeyboardInterrupt
+    if results["failed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+@_guarded
 def doctor() -> None:
     """Show what is installed, what is missing, and the cure.
 

@@ -20,7 +20,14 @@ def taps_of(made):
         yield sorted(tuple(map(int, tap)) for t, y, x in terms for tap in offsets[t] + (y, x))
 
 
-@given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 9), st.integers(1, 6), st.integers(0, 6), st.sampled_from([(1, 1), (2, 3)]))
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.integers(1, 6),
+    st.integers(0, 6),
+    st.sampled_from([(1, 1), (2, 3)]),
+)
 def test_every_tap_is_added_once(seed, height, width, columns, tables, dilation):
     bins = np.random.default_rng(seed).integers(-1, columns, (height, width))
     made = Plan(bins, columns, dilation, tables)

@@ -23,7 +23,10 @@ def _library() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(os.fspath(path))
     except OSError as error:
-        warnings.warn(f"the CPU kernels cannot be loaded ({error}); plain PyTorch runs instead. Install foveal again", stacklevel=2)
+        warnings.warn(
+            f"the CPU kernels cannot be loaded ({error}); plain PyTorch runs instead. Install foveal again",
+            stacklevel=2,
+        )
         return None
     threads = next((f for f in ("libtorch_cpu.so", "libtorch_cpu.dylib") if (_torch() / f).exists()), None)
     if threads is not None:

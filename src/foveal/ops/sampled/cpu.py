@@ -65,24 +65,29 @@ def backward(
     winner: Tensor,
     plain: tuple[Sequence[int], Sequence[int], int, str, Sequence[int]],
     wanted: Sequence[bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of input, weight and offset in float32; the same bits for any number of threads."""
+    found: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    """Fill found with the gradients of input, weight and offset that are wanted; the same bits for any number of threads."""
     job = _job(input, weight, taps, offset, grad, winner, plain)
-    grad_input = grad_weight = grad_offset = None
+    grad_input, grad_weight, grad_offset = found
+    rows, total = grad_input.permute(0, 2, 3, 1) if wanted[0] else grad_input, grad_weight
     if wanted[0]:
-        grad_rows = torch.zeros((input.shape[0], *input.shape[2:], input.shape[1]), dtype=torch.float32)
-        grad_input = grad_rows.permute(0, 3, 1, 2)
-        job.input_gradient = _innermost(grad_rows)
+        # the kernel adds to pixels whose channels lie side by side, in float32
+        direct = rows.is_contiguous() and rows.dtype == torch.float32
+        rows = rows.zero_() if direct else torch.zeros(rows.shape, dtype=torch.float32)
+        job.input_gradient = _innermost(rows)
     if wanted[1]:
-        grad_weight = torch.empty(weight.shape, dtype=torch.float32)
-        job.gradient = grad_weight.data_ptr()
-    if wanted[2] and offset is not None:
-        grad_offset = torch.empty_like(offset, memory_format=torch.contiguous_format)
+        total = grad_weight if grad_weight.dtype == torch.float32 else torch.empty(weight.shape, dtype=torch.float32)
+        job.gradient = total.data_ptr()
+    if wanted[2]:
         job.offset_gradient = library.Map.of(grad_offset)
     blocks = job.groups * -(-job.channels // 32)
     job.slots = max(1, min(input.shape[0], 8 // blocks if wanted[1] else 64))
     library.run(library.function("sampled_backward"), job)
-    return grad_input, grad_weight, grad_offset
+    if wanted[0] and rows.data_ptr() != grad_input.data_ptr():
+        grad_input.copy_(rows.permute(0, 3, 1, 2))
+    if total is not grad_weight:
+        grad_weight.copy_(total)
 
 
 def _innermost(rows: Tensor) -> library.Map:

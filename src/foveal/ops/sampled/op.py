@@ -325,9 +325,9 @@ def _backward_on_cpu(
     plain = (deformed, stride, groups, fuse, output_size)
     if not cpu.takes(input):
         return _backward._init_fn(grad, input, weight, taps, offset, winner, *plain, wanted)
-    shapes = _backward_shape(grad, input, weight, taps, offset, winner, *plain, wanted)
-    found = cpu.backward(grad, input, weight, taps, offset, winner, plain, wanted)
-    return tuple(empty if g is None else empty.copy_(g) for empty, g in zip(shapes, found, strict=True))
+    found = _backward_shape(grad, input, weight, taps, offset, winner, *plain, wanted)
+    cpu.backward(grad, input, weight, taps, offset, winner, plain, wanted, found)
+    return found
 
 
 @_forward.register_fake
