@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from foveal.geometry import scaled_taps
 from foveal.ops import anisotropic_conv2d, sampled_conv2d
 from foveal.ops.native import library
-from foveal.ops.sampled import cpu, reference
+from foveal.ops.sampled import reference
 from foveal.ops.sampled.op import winning_set
 
 OP = torch.ops.foveal.sampled_conv2d.default
