@@ -26,3 +26,19 @@ def _seed_and_loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture
+def torchvision():
+    """torchvision, or a skip: a build that does not match torch fails at import, and much must work without it."""
+    try:
+        import torchvision
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"torchvision cannot be imported beside torch {torch.__version__}: {error}")
+    return torchvision
+
+
+@pytest.fixture
+def timm(torchvision):
+    """timm, which needs torchvision, or a skip."""
+    return pytest.importorskip("timm", reason="timm is not installed")

@@ -65,10 +65,7 @@ def test_counts(name, plan, ours, redundant, theirs, macs):
     assert macs is None or convolutions == 2 * macs
 
 
-def test_resnet18_of_imagenet():
-    models = pytest.importorskip(
-        "torchvision.models", exc_type=ImportError, reason="torchvision does not match this torch"
-    )
+def test_resnet18_of_imagenet(torchvision):
     with torch.device("meta"):
-        model = convert(models.resnet18(), {"conv1": log_polar(9, 3, 8, 2.0)})
+        model = convert(torchvision.models.resnet18(), {"conv1": log_polar(9, 3, 8, 2.0)})
     assert sum(p.numel() for p in model.parameters()) + 128 == 11_685_032

@@ -5,8 +5,6 @@ import re
 import tomllib
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -15,8 +13,7 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_the_python_lines_run(capsys):
-    pytest.importorskip("torchvision", exc_type=ImportError, reason="torchvision does not match this torch")
+def test_the_python_lines_run(capsys, torchvision):
     (code,) = blocks("python")
     exec(code, {})
     assert capsys.readouterr().out == "torch.Size([2, 10])\n"

@@ -264,17 +264,13 @@ def check_network(model, plan):
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_torchvision(name):
-    models = pytest.importorskip(
-        "torchvision.models", exc_type=ImportError, reason="torchvision does not match this torch"
-    )
+def test_torchvision(name, torchvision):
     extra = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
-    check_network(models.get_model(name, num_classes=5, weights=None, **extra), TORCHVISION[name])
+    check_network(torchvision.models.get_model(name, num_classes=5, weights=None, **extra), TORCHVISION[name])
 
 
 @pytest.mark.parametrize("name", TIMM)
-def test_timm(name):
-    timm = pytest.importorskip("timm", exc_type=ImportError, reason="timm needs a torchvision that matches this torch")
+def test_timm(name, timm):
     check_network(timm.create_model(name, num_classes=5), TIMM[name])
 
 

@@ -189,15 +189,14 @@ def test_special_case_convolution_in_float32():
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_special_case_deformable(stride):
-    ops = pytest.importorskip("torchvision.ops", exc_type=ImportError, reason="torchvision does not match this torch")
+def test_special_case_deformable(stride, torchvision):
     input = torch.randn(2, 4, 9, 8, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(6, 2, 3, 3, dtype=torch.float64, requires_grad=True)
     size = [(n - 1) // stride + 1 for n in (9, 8)]
     offset = (2 * torch.randn(2, 18, *size, dtype=torch.float64)).requires_grad_()
     bias = torch.randn(6, dtype=torch.float64)
     found = anisotropic_conv2d(input, weight, offset, bias, stride=stride, groups=2)
-    expected = ops.deform_conv2d(input, offset, weight, bias, stride, 1)
+    expected = torchvision.ops.deform_conv2d(input, offset, weight, bias, stride, 1)
     torch.testing.assert_close(found, expected)
     grad = torch.randn_like(expected)
     tensors = (input, weight, offset)
