@@ -6,9 +6,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import socket
 
+import hypothesis
 import pytest
 import torch
 
+# the same examples in every run, however slow the machine
+hypothesis.settings.register_profile(
+    "repeatable", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("repeatable")
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)  # also fills torch.empty with NaN
 
