@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from foveal import AnisotropicConv2d
+from foveal import AnisotropicConv2d, LogPolarConv2d
 from foveal.ops import anisotropic_conv2d
 
 
@@ -295,6 +296,19 @@ def test_nan_in_the_input_comes_out_and_does_not_crash():
     assert output[0, :, 4, 4].isnan().all()
     output.sum().backward()
     assert layer(torch.full((1, 2, 9, 9), math.inf)).shape == (1, 4, 9, 9)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")
+def test_inductor_compiles_both_convolutions_whole():
+    layer = nn.Sequential(shake(AnisotropicConv2d(2, 4)), nn.ReLU(), LogPolarConv2d(4, 3, 7))
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend="inductor")
+    input = torch.randn(2, 2, 9, 8, requires_grad=True)
+    found, expected = compiled(input), layer(input)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    (mine,), (theirs,) = (torch.autograd.grad(output.square().sum(), input) for output in (found, expected))
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
