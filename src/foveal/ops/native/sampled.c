@@ -136,17 +136,17 @@ static void pack_weight(int64_t begin, int64_t end, void *context) {
     for (int64_t task = begin; task < end; task++) {
         int64_t b = task % w->blocks, g = task / w->blocks % job->groups, s = task / w->blocks / job->groups;
         int64_t count = least(BLOCK, job->channels - b * BLOCK);
-        float *to = w->packed + task * w->panels * w->depth * COLUMNS;
-        memset(to, 0, (size_t)(w->panels * w->depth * COLUMNS) * 4);
+        float *to = w->packed ? w->packed + task * w->panels * w->depth * COLUMNS : 0;
+        if (to) memset(to, 0, (size_t)(w->panels * w->depth * COLUMNS) * 4);
         float *turned = w->packed_turned ? w->packed_turned + task * w->turned * job->out_channels * COLUMNS : 0;
         if (turned) memset(turned, 0, (size_t)(w->turned * job->out_channels * COLUMNS) * 4);
         for (int64_t o = 0; o < job->out_channels; o++) {
             const float *from = job->weight + (((s * job->groups + g) * job->out_channels + o) * job->channels + b * BLOCK) * job->taps;
-            float *panel = to + o / COLUMNS * w->depth * COLUMNS + o % COLUMNS;
+            float *panel = to ? to + o / COLUMNS * w->depth * COLUMNS + o % COLUMNS : 0;
             for (int64_t k = 0; k < count; k++)
                 for (int64_t t = 0; t < job->taps; t++) {
                     int64_t at = t * BLOCK + k;
-                    panel[at * COLUMNS] = from[k * job->taps + t];
+                    if (panel) panel[at * COLUMNS] = from[k * job->taps + t];
                     if (turned) turned[(at / COLUMNS * job->out_channels + o) * COLUMNS + at % COLUMNS] = from[k * job->taps + t];
                 }
         }
@@ -406,19 +406,17 @@ int FOVEAL(sampled_backward)(const sampled_t *job) {
     work_t w;
     begin_work(job, &w);
     int64_t gbs = job->groups * w.blocks, weights = job->own_weights ? job->sets : 1, packs = weights * gbs;
-    w.packed = floats(packs * w.panels * w.depth * COLUMNS);
     w.packed_turned = floats(packs * w.turned * job->out_channels * COLUMNS);
     if (job->gradient) w.partial = floats(job->slots * gbs * weights * w.depth * w.row);
     if (job->offset_gradient.data)
         w.offset_partial = floats(gbs * job->batch * w.moving * 2 * job->taps * job->out_height * job->out_width);
-    w.failed = !w.packed || !w.packed_turned || (job->gradient && !w.partial) || (job->offset_gradient.data && !w.offset_partial);
+    w.failed = !w.packed_turned || (job->gradient && !w.partial) || (job->offset_gradient.data && !w.offset_partial);
     if (!w.failed) {
         parallel(packs, pack_weight, &w);
         parallel(job->slots * gbs, backward_blocks, &w);
         if (w.partial) parallel(weights * job->groups * job->out_channels, weight_total, &w);
         if (w.offset_partial) parallel(job->batch * w.moving * 2 * job->taps, offset_total, &w);
     }
-    free(w.packed);
     free(w.packed_turned);
     free(w.partial);
     free(w.offset_partial);
