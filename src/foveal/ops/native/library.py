@@ -12,6 +12,13 @@ from torch import Tensor
 
 INSTRUCTION_SETS = ("base", "avx2", "avx512")  # as foveal_instruction_set numbers them
 TYPES = {torch.float32: 0, torch.bfloat16: 1}
+_pointer, _number = ctypes.c_void_p, ctypes.c_int64
+ARGUMENTS = {
+    "binned_forward": [*[_pointer] * 5, _number],
+    "binned_weight_gradient": [_pointer] * 4,
+    "sampled_forward": [_pointer],
+    "sampled_backward": [_pointer],
+}
 _chosen: list[str] = []  # set by tests to run another instruction set than the best
 
 
@@ -52,7 +59,11 @@ def instruction_sets() -> tuple[str, ...]:
 @lru_cache(maxsize=64)
 def _function(name: str, chosen: tuple[str, ...]) -> Any:
     names = chosen or instruction_sets()
-    return getattr(_library(), f"{name}_{names[-1]}") if names else None
+    if not names:
+        return None
+    kernel = getattr(_library(), f"{name}_{names[-1]}")
+    kernel.argtypes = ARGUMENTS[name]
+    return kernel
 
 
 def function(name: str) -> Any:
@@ -70,7 +81,7 @@ class Map(ctypes.Structure):
         return cls(tensor.data_ptr(), *tensor.stride())
 
 
-def run(kernel: Any, job: ctypes.Structure) -> None:
+def run(kernel: Any, *given: Any) -> None:
     """Call a kernel; it fails only for want of memory."""
-    if kernel(ctypes.byref(job)):
+    if kernel(*given):
         raise MemoryError("no memory for the scratch of a convolution; use a smaller batch")

@@ -17,18 +17,17 @@ class _Job(ctypes.Structure):
     """sampled_t of sampled.c."""
 
     _fields_ = [
-        *((name, library.Map) for name in ("input", "output", "offset", "winner")),
-        ("output_type", ctypes.c_int32),
-        ("fuse", ctypes.c_int32),
+        *((name, library.Map) for name in ("input", "output", "offset", "winner", "input_gradient", "offset_gradient")),
+        *((name, ctypes.c_int32) for name in ("output_type", "weight_type", "fuse", "own_weights")),
         *((name, _int64) for name in ("batch", "groups", "channels", "out_channels")),
         *((name, _int64) for name in ("height", "width", "out_height", "out_width")),
         ("stride", _int64 * 2),
-        *((name, _int64) for name in ("sets", "taps", "own_weights")),
-        *((name, ctypes.c_void_p) for name in ("tap", "moves", "weight", "bias")),
-        ("input_gradient", library.Map),
-        ("offset_gradient", library.Map),
-        ("gradient", ctypes.c_void_p),
+        ("sets", _int64),
+        ("taps", _int64),
+        ("tap", ctypes.c_void_p),
+        ("moves", ctypes.c_void_p),
         ("slots", _int64),
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "gradient")),
     ]
     kept: list[Tensor]
 
@@ -51,9 +50,9 @@ def forward(
     """Fill output, and winner where it is not empty."""
     job = _job(input, weight, taps, offset, output, winner, plain)
     if bias is not None:
-        job.kept.append(bias.float().contiguous())
+        job.kept.append(bias.contiguous())
         job.bias = job.kept[-1].data_ptr()
-    library.run(library.function("sampled_forward"), job)
+    library.run(library.function("sampled_forward"), ctypes.byref(job))
 
 
 def backward(
@@ -70,24 +69,21 @@ def backward(
     """Fill found with the gradients of input, weight and offset that are wanted; the same bits for any number of threads."""
     job = _job(input, weight, taps, offset, grad, winner, plain)
     grad_input, grad_weight, grad_offset = found
-    rows, total = grad_input.permute(0, 2, 3, 1) if wanted[0] else grad_input, grad_weight
+    rows = grad_input.permute(0, 2, 3, 1) if wanted[0] else grad_input
     if wanted[0]:
         # the kernel adds to pixels whose channels lie side by side, in float32
         direct = rows.is_contiguous() and rows.dtype == torch.float32
         rows = rows.zero_() if direct else torch.zeros(rows.shape, dtype=torch.float32)
         job.input_gradient = _innermost(rows)
     if wanted[1]:
-        total = grad_weight if grad_weight.dtype == torch.float32 else torch.empty(weight.shape, dtype=torch.float32)
-        job.gradient = total.data_ptr()
+        job.gradient = grad_weight.data_ptr()
     if wanted[2]:
         job.offset_gradient = library.Map.of(grad_offset)
-    blocks = job.groups * -(-job.channels // 32)
+    blocks = job.groups * -(-job.channels // 64)
     job.slots = max(1, min(input.shape[0], 8 // blocks if wanted[1] else 64))
-    library.run(library.function("sampled_backward"), job)
+    library.run(library.function("sampled_backward"), ctypes.byref(job))
     if wanted[0] and rows.data_ptr() != grad_input.data_ptr():
         grad_input.copy_(rows.permute(0, 3, 1, 2))
-    if total is not grad_weight:
-        grad_weight.copy_(total)
 
 
 def _innermost(rows: Tensor) -> library.Map:
@@ -104,14 +100,15 @@ def _job(
     sets, points = taps.shape[:2]
     rows = input.permute(0, 2, 3, 1).to(torch.float32).contiguous()
     moves = torch.tensor([deformed.index(s) if s in deformed else -1 for s in range(sets)], dtype=torch.int32)
-    kept = [rows, moves, weight.float().contiguous(), taps.float().contiguous()]
+    kept = [rows, moves, weight.contiguous(), taps.float().contiguous()]
     job = _Job()
     job.input, job.output, job.winner = _innermost(rows), library.Map.of(output), library.Map()
     if winner.numel():
         job.winner = library.Map.of(winner)
     if offset is not None:
         job.offset = library.Map.of(offset)
-    job.output_type, job.fuse = library.TYPES[output.dtype], _FUSES[fuse]
+    job.output_type, job.weight_type = library.TYPES[output.dtype], library.TYPES[weight.dtype]
+    job.fuse = _FUSES[fuse]
     job.batch, _, job.height, job.width = input.shape
     job.out_height, job.out_width = size
     job.groups, job.channels, job.out_channels = groups, weight.shape[-2], weight.shape[-3] // groups
