@@ -1,7 +1,7 @@
 """Binned convolution on the CPU: which shapes the compiled kernels take, and how they are called."""
 
 import ctypes
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +10,6 @@ from foveal.ops.binned.plan import Plan, plan
 from foveal.ops.native import library
 
 _int64 = ctypes.c_int64
-_Pair = tuple[int, int]
 
 
 class _Job(ctypes.Structure):
@@ -26,7 +25,11 @@ class _Job(ctypes.Structure):
         ("tables", _int64),
         ("columns", _int64),
         *((name, ctypes.c_void_p) for name in ("table", "first", "term", "span")),
-        *((name, _int64) for name in ("weight_out", "weight_in", "slots")),
+        ("weight_out", _int64),
+        ("weight_in", _int64),
+        ("map", ctypes.c_void_p),
+        ("map_size", _int64),
+        ("slots", _int64),
         *((name, ctypes.c_void_p) for name in ("weight", "bias", "gradient")),
     ]
     how: Plan
@@ -67,8 +70,8 @@ def convolve(
     bias: Tensor | None,
     output: Tensor,
     how: Plan,
-    stride: _Pair,
-    before: _Pair,
+    stride: Sequence[int],
+    before: Sequence[int],
     groups: int,
     turned: bool = False,
 ) -> Tensor:
@@ -76,24 +79,53 @@ def convolve(
 
     ``turned``: the weight is [G * C, O, columns].
     """
-    weight = weight.contiguous()
-    job = _job(
-        how, *_map(input), *_map(output), weight.shape, weight.dtype, tuple(stride), tuple(before), groups, turned
-    )
-    library.run(
-        library.function("binned_forward"),
-        ctypes.byref(job),
-        input.data_ptr(),
-        weight.data_ptr(),
-        None if bias is None else bias.contiguous().data_ptr(),
-        output.data_ptr(),
-        torch.get_num_threads(),
-    )
-    return output
+    return at_once(input, weight, output, how, stride, before, groups, turned)(input, weight, bias, output)
+
+
+def at_once(
+    input: Tensor,
+    weight: Tensor,
+    output: Tensor,
+    how: Plan,
+    stride: Sequence[int],
+    before: Sequence[int],
+    groups: int,
+    turned: bool = False,
+) -> Callable[..., Tensor]:
+    """A convolution ready to run on any tensors like these: what is left is to hand their addresses over.
+
+    Given the map again, the call raises ChangedMapError where that is no longer the one that the plan was made of.
+    """
+    kernel = library.function("binned_forward")
+    job = ctypes.byref(_job(how, input, output, weight, stride, before, groups, turned))
+    shape, steps, dtype = output.shape, output.stride(), output.dtype
+
+    def call(
+        input: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor | None = None, bins: Tensor | None = None
+    ) -> Tensor:
+        if output is None:
+            output = torch.empty_strided(shape, steps, dtype=dtype)
+        weight = weight.contiguous()
+        at = None
+        if bias is not None:
+            bias = bias.contiguous()
+            at = bias.data_ptr()
+        map = None if bins is None else bins.data_ptr()
+        threads = torch.get_num_threads()
+        library.run(kernel, job, input.data_ptr(), weight.data_ptr(), at, output.data_ptr(), map, threads)
+        return output
+
+    return call
 
 
 def input_gradient(
-    grad: Tensor, weight: Tensor, bins: Tensor, output: Tensor, padding: _Pair, dilation: _Pair, groups: int
+    grad: Tensor,
+    weight: Tensor,
+    bins: Tensor,
+    output: Tensor,
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
 ) -> Tensor:
     """Fill output with the gradient of the input at stride 1: the same convolution with reflected map and channels turned."""
     how = plan(bins, weight.shape[2], dilation, reflected=True)
@@ -102,51 +134,42 @@ def input_gradient(
 
 
 def weight_gradient(
-    grad: Tensor, input: Tensor, weight: Tensor, how: Plan, stride: _Pair, before: _Pair, groups: int
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    how: Plan,
+    stride: Sequence[int],
+    before: Sequence[int],
+    groups: int,
+    found: Tensor,
 ) -> Tensor:
-    """Gradient of the weight; the same bits for any number of threads."""
-    found = torch.empty(weight.shape, dtype=weight.dtype)
-    job = _job(how, *_map(input), *_map(grad), weight.shape, weight.dtype, tuple(stride), tuple(before), groups, None)
-    library.run(
-        library.function("binned_weight_gradient"),
-        ctypes.byref(job),
-        input.data_ptr(),
-        grad.data_ptr(),
-        found.data_ptr(),
-    )
+    """Fill found with the gradient of the weight; the same bits for any number of threads."""
+    job = _job(how, input, grad, weight, stride, before, groups, None)
+    kernel = library.function("binned_weight_gradient")
+    library.run(kernel, ctypes.byref(job), input.data_ptr(), grad.data_ptr(), found.data_ptr())
     return found
 
 
-def _map(tensor: Tensor) -> tuple[torch.Size, tuple[int, ...], torch.dtype]:
-    return tensor.shape, tensor.stride(), tensor.dtype
-
-
-@lru_cache(maxsize=1024)
 def _job(
     how: Plan,
-    shape: torch.Size,
-    steps: tuple[int, ...],
-    dtype: torch.dtype,
-    out_shape: torch.Size,
-    out_steps: tuple[int, ...],
-    out_dtype: torch.dtype,
-    weight_shape: torch.Size,
-    weight_dtype: torch.dtype,
-    stride: _Pair,
-    before: _Pair,
+    input: Tensor,
+    output: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    before: Sequence[int],
     groups: int,
     turned: bool | None,
 ) -> _Job:
-    """All of a call but its addresses; a job is read by any number of calls at the same time. ``turned`` is None for the
+    """All of a call but its addresses; any number of calls may read a job at the same time. ``turned`` is None for the
     gradient of the weight, which has no depthwise form."""
     job = _Job()
     job.how = how  # the arrays that it points into live as long as it does
-    job.input, job.output = library.Map(None, *steps), library.Map(None, *out_steps)
-    job.input_type, job.output_type = library.TYPES[dtype], library.TYPES[out_dtype]
-    job.weight_type = library.TYPES[weight_dtype]
-    job.batch, _, job.height, job.width = shape
-    job.out_height, job.out_width = out_shape[2:]
-    rows, inner, columns = weight_shape
+    job.input, job.output = library.Map(None, *input.stride()), library.Map(None, *output.stride())
+    job.input_type, job.output_type = library.TYPES[input.dtype], library.TYPES[output.dtype]
+    job.weight_type = library.TYPES[weight.dtype]
+    job.batch, _, job.height, job.width = input.shape
+    job.out_height, job.out_width = output.shape[2:]
+    rows, inner, columns = weight.shape
     job.groups, job.channels, job.out_channels = groups, inner, rows // groups
     job.weight_out, job.weight_in = inner * columns, columns
     if turned:
@@ -158,5 +181,6 @@ def _job(
     job.stride[:], job.before[:], job.window[:] = stride, before, how.window
     job.tables, job.columns = len(how.table), columns
     job.table, job.first, job.term, job.span = (a.ctypes.data for a in (how.table, how.first, how.term, how.span))
+    job.map, job.map_size = how.bins.ctypes.data, how.bins.nbytes
     job.slots = max(1, 8 * 32 // max(inner * groups, 32))
     return job

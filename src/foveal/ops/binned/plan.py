@@ -36,6 +36,7 @@ class Plan:
         self.span = _span(self.table, self.term)
         self.window = (dilation[0] * (bins.shape[0] - 1), dilation[1] * (bins.shape[1] - 1))
         self.columns = columns
+        self.bins = np.ascontiguousarray(bins)
 
 
 def _span(table: np.ndarray, term: np.ndarray) -> np.ndarray:

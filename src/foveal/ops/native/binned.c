@@ -20,6 +20,8 @@ typedef struct {
     const int32_t *term;  /* [terms, 3]: table, down, right */
     const int32_t *span;  /* [tables + 1, 2]: first and last row of a table that output row 0 needs */
     int64_t weight_out, weight_in; /* elements between output and input channels of the weight; its columns lie together */
+    const int64_t *map;            /* the map that the plan was made of, and its size in bytes */
+    int64_t map_size;
     int64_t slots;                 /* partial sums of the weight's gradient, fixed whatever the threads */
     const void *weight, *bias;     /* [G, O, C, columns]; [G*O] or NULL */
     void *gradient;                /* of the weight */
@@ -46,13 +48,13 @@ static int64_t kept(const cut_t *c, int64_t b) { return least(c->block, c->job->
 
 static int64_t ring_rows(const cut_t *c, int64_t t) { return c->job->span[2 * t + 1] - c->job->span[2 * t] + 1; }
 
-/* Floats of half the second level of cache; asked once, since the answer may take microseconds. */
+/* Floats of a quarter of the second level of cache; asked once, since the answer may take microseconds. */
 static int64_t cache(void) {
     static long bytes = 0;
 #ifdef _SC_LEVEL2_CACHE_SIZE
     if (!bytes) bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #endif
-    return (bytes < 1 << 18 ? 1 << 20 : bytes) / 8;
+    return (bytes < 1 << 18 ? 1 << 20 : bytes) / 16;
 }
 
 static void rings(cut_t *c, int64_t block, int64_t width) {
@@ -98,7 +100,7 @@ static int cut(const binned_t *job, cut_t *c, int64_t pieces) {
     c->strips_h = ceil_div(job->out_height, c->strip_h);
     /* so many rows together that the products' rows come out even */
     int64_t best = 0;
-    for (int64_t r = 1; r <= c->strip_h && r * width <= 112; r++) {
+    for (int64_t r = 1; r <= c->strip_h && r * width <= 64; r++) {
         int64_t even = r * width * 100 / (ceil_div(r * width, ROWS) * ROWS);
         if (even > best) best = even, c->rows = r;
     }
@@ -153,7 +155,8 @@ static void begin_strip(strip_t *s, int64_t n, int64_t g, int64_t b, int64_t y0,
 }
 
 static float *row_of(const strip_t *s, int64_t t, int64_t r) {
-    return s->ring + s->c->base[t] + r % ring_rows(s->c, t) * s->c->step;
+    const int64_t rows = ring_rows(s->c, t);
+    return s->ring + s->c->base[t] + (r < rows ? r : r % rows) * s->c->step;
 }
 
 /* A row of the input as [cols, block] floats, zeros outside the map and beyond the channels. */
@@ -259,7 +262,7 @@ static void sum_row(const strip_t *s, float *sums) {
 
 INLINE int used(const binned_t *job, int64_t column) { return job->first[column] < job->first[column + 1]; }
 
-/* weight -> panels [G, blocks, panels, columns * channels, COLUMNS], zeros beyond. */
+/* weight -> panels [G, blocks, panels, columns * channels, COLUMNS]. */
 static void pack(int64_t begin, int64_t end, void *context) {
     const cut_t *c = context;
     const binned_t *job = c->job;
@@ -441,9 +444,12 @@ static void weight_total(int64_t begin, int64_t end, void *context) {
     }
 }
 
-/* Each returns 0, or 1 when there was no memory. The job may be shared by calls that run at the same time. */
+/* Each returns 0, or 1 when there was no memory. The job may be shared by calls that run at the same time.
+ *
+ * `map`, where it is given, must still be the one that the plan was made of; 2 tells that it is not, and nothing was done. */
 int FOVEAL(binned_forward)(const binned_t *shared, void *input, const void *weight, const void *bias, void *output,
-                           int64_t threads) {
+                           const void *map, int64_t threads) {
+    if (map && memcmp(map, shared->map, (size_t)shared->map_size)) return 2;
     binned_t job = *shared;
     job.input.data = input, job.output.data = output, job.weight = weight, job.bias = bias;
     cut_t c;

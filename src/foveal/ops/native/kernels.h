@@ -230,7 +230,7 @@ INLINE void parallel(int64_t end, body_t body, void *context) {
 INLINE float *floats(int64_t count) { return aligned_alloc(64, (size_t)up(count * 4 + 256, 64)); }
 
 /* Products are added up in pieces, so that rounding does not grow with the depth, and a piece of the weight stays near. */
-enum { PIECE = 256 };
+enum { PIECE = 512 };
 
 /* out[i, :] = base + sum over k of a[i, k] * b[k, :], or out[i, :] += that sum where there is no base, for m rows and one or
  * two vectors of columns; b is packed, COLUMNS a row. */
@@ -276,10 +276,10 @@ SHARED void product(int64_t m, int64_t vectors, const float *a, int64_t a_row, c
 }
 
 /* A weight of `size` elements, from element `first` on: `outs` output channels `out_step` apart, `count` input channels
- * `in_step` apart, columns side by side, as panels [ceil(outs / COLUMNS), columns * count, COLUMNS], zeros beyond. */
+ * `in_step` apart, columns side by side, as panels [ceil(outs / COLUMNS), columns * count, COLUMNS]; a last vector is filled up with zeros. */
 SHARED void pack_panels(const void *weight, int dtype, int64_t size, int64_t first, int64_t out_step, int64_t outs,
                         int64_t in_step, int64_t count, int64_t columns, float *to) {
-    for (int64_t o = 0; o < up(outs, COLUMNS); o += LANES) {
+    for (int64_t o = 0; o < up(outs, LANES); o += LANES) { /* a vector behind the last is not read */
         float *panel = to + o / COLUMNS * count * columns * COLUMNS + o % COLUMNS;
         for (int64_t k = 0; k < count; k++)
             for (int64_t r = 0; r < columns; r += LANES) {

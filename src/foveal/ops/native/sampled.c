@@ -8,16 +8,16 @@
 typedef struct {
     map_t input, output;     /* [N, G*C, H, W] channels innermost, float32; [N, G*O (or S*G*O), H', W'] */
     map_t offset, winner;    /* [N, D*2*T, H', W'] float32; uint8 as output, for a maximum of several sets */
-    map_t input_gradient;    /* float32, zeroed, channels innermost; data NULL where not wanted */
-    map_t offset_gradient;   /* as offset; data NULL where not wanted */
+    map_t input_gradient;    /* float32, zeroed, channels innermost, as input; data NULL where not wanted */
+    map_t offset_gradient;   /* [N, D*2*T, H', W'] float32; data NULL where not wanted */
     int32_t output_type, weight_type, fuse, own_weights; /* bias and gradient of the weight have the weight's type */
     int64_t batch, groups, channels, out_channels;       /* channels of one group */
     int64_t height, width, out_height, out_width;
     int64_t stride[2];
     int64_t sets, taps;
-    const float *tap;     /* [S, T, 2] */
     const int32_t *moves; /* [S]: which of the D sets of offsets, or -1 */
     int64_t slots;        /* shares of the batch in the backward pass, fixed whatever the threads */
+    const float *tap;     /* [S, T, 2] */
     const void *weight;   /* [S or 1, G*O, C, T] */
     const void *bias;     /* as output channels, or NULL */
     void *gradient;       /* of the weight, or NULL */
@@ -447,17 +447,21 @@ static void offset_total(int64_t begin, int64_t end, void *context) {
     }
 }
 
-/* Each returns 0, or 1 when there was no memory. */
-int FOVEAL(sampled_forward)(const sampled_t *job) {
+/* Each returns 0, or 1 when there was no memory. The job may be shared by calls that run at the same time. */
+int FOVEAL(sampled_forward)(const sampled_t *shared, void *input, const void *weight, const float *tap, const void *bias,
+                            void *offset, void *output, void *winner) {
+    sampled_t job = *shared;
+    job.input.data = input, job.weight = weight, job.tap = tap, job.bias = bias, job.offset.data = offset;
+    job.output.data = output, job.winner.data = winner;
     work_t w;
-    begin_work(job, &w);
-    const int64_t packs = (job->own_weights ? job->sets : 1) * job->groups * w.blocks;
-    w.packed = floats(packs * w.panels * job->taps * w.block * COLUMNS);
+    begin_work(&job, &w);
+    const int64_t packs = (job.own_weights ? job.sets : 1) * job.groups * w.blocks;
+    w.packed = floats(packs * w.panels * job.taps * w.block * COLUMNS);
     w.zeros = calloc((size_t)w.row, 4);
     int failed = !w.packed || !w.zeros || !bring_bias(&w);
     if (!failed) {
         parallel(packs, pack_weight, &w);
-        parallel(job->batch * strips(&w), forward_strips, &w);
+        parallel(job.batch * strips(&w), forward_strips, &w);
     }
     free(w.packed);
     free(w.zeros);
@@ -465,20 +469,26 @@ int FOVEAL(sampled_forward)(const sampled_t *job) {
     return failed || w.failed;
 }
 
-int FOVEAL(sampled_backward)(const sampled_t *job) {
+/* The gradients that are wanted have an address; that of the input is zeroed. */
+int FOVEAL(sampled_backward)(const sampled_t *shared, void *input, const void *weight, const float *tap, void *offset, void *grad,
+                             void *winner, void *input_gradient, void *gradient, void *offset_gradient) {
+    sampled_t job = *shared;
+    job.input.data = input, job.weight = weight, job.tap = tap, job.offset.data = offset;
+    job.output.data = grad, job.winner.data = winner;
+    job.input_gradient.data = input_gradient, job.gradient = gradient, job.offset_gradient.data = offset_gradient;
     work_t w;
-    begin_work(job, &w);
-    const int64_t gbs = job->groups * w.blocks, weights = job->own_weights ? job->sets : 1, packs = weights * gbs;
-    w.packed_turned = floats(packs * w.depth * job->out_channels);
+    begin_work(&job, &w);
+    const int64_t gbs = job.groups * w.blocks, weights = job.own_weights ? job.sets : 1, packs = weights * gbs;
+    w.packed_turned = floats(packs * w.depth * job.out_channels);
     w.zeros = calloc((size_t)w.depth, 4);
-    if (job->gradient) w.partial = floats(job->slots * gbs * weights * w.depth * w.row);
-    if (job->offset_gradient.data) w.offset_partial = floats(gbs * job->batch * w.moving * 2 * job->taps * w.positions);
-    int failed = !w.packed_turned || !w.zeros || (job->gradient && !w.partial) || (job->offset_gradient.data && !w.offset_partial);
+    if (gradient) w.partial = floats(job.slots * gbs * weights * w.depth * w.row);
+    if (offset_gradient) w.offset_partial = floats(gbs * job.batch * w.moving * 2 * job.taps * w.positions);
+    int failed = !w.packed_turned || !w.zeros || (gradient && !w.partial) || (offset_gradient && !w.offset_partial);
     if (!failed) {
         parallel(packs, pack_weight, &w);
-        parallel(job->slots * gbs, backward_blocks, &w);
-        if (w.partial) parallel(weights * job->groups * job->out_channels, weight_total, &w);
-        if (w.offset_partial) parallel(job->batch * w.moving * 2 * job->taps, offset_total, &w);
+        parallel(job.slots * gbs, backward_blocks, &w);
+        if (w.partial) parallel(weights * job.groups * job.out_channels, weight_total, &w);
+        if (w.offset_partial) parallel(job.batch * w.moving * 2 * job.taps, offset_total, &w);
     }
     free(w.packed_turned);
     free(w.zeros);
