@@ -397,6 +397,7 @@ static void weight_strips(int64_t begin, int64_t end, void *context) {
     const int64_t strips = job->batch * c->strips_h * c->strips_w, size = job->columns * c->block * c->row;
     strip_t s;
     float *sums = floats(c->rows * c->strip_w * c->line), *copy = floats(c->rows * c->strip_w * c->row);
+    const int together = c->direct && from->h == job->out_width * from->w && c->strips_w == 1; /* read where it lies */
     if (!hold_strip(c, &s) || !sums || !copy) c->failed = 1;
     for (int64_t task = begin; task < end && !c->failed; task++) {
         int64_t slot = task % job->slots, b = task / job->slots % c->blocks, g = task / job->slots / c->blocks;
@@ -406,17 +407,19 @@ static void weight_strips(int64_t begin, int64_t end, void *context) {
             int64_t n, y0, x0, height, width;
             place(c, strip, &n, &y0, &x0, &height, &width);
             begin_strip(&s, n, g, b, y0, x0, width);
+            const int64_t start = n * from->n + g * job->out_channels * from->c + y0 * from->h + x0 * from->w;
             for (int64_t y = 0; y < height; y += c->rows) {
                 const int64_t rows = least(c->rows, height - y);
                 for (int64_t r = 0; r < rows; r++) {
                     go_down(&s, y + r);
                     sum_row(&s, sums + r * width * c->line);
-                    const int64_t at = n * from->n + g * job->out_channels * from->c + (y0 + y + r) * from->h + x0 * from->w;
-                    read_pixels(from->data, at, from->w, from->c, job->output_type, width, job->out_channels,
+                    const int64_t at = start + (y + r) * from->h;
+                    if (!together) read_pixels(from->data, at, from->w, from->c, job->output_type, width, job->out_channels,
                                 up(job->out_channels, LANES), copy + r * width * c->row, c->row);
                 }
-                multiply_transposed(rows * width, sums, c->line, up(job->columns * s.count, DEEP), copy, c->row,
-                                    up(job->out_channels, LANES), to, c->row);
+                multiply_transposed(rows * width, sums, c->line, job->columns * s.count,
+                                    together ? (float *)from->data + start + y * from->h : copy, together ? from->w : c->row,
+                                    job->out_channels, to, c->row);
             }
         }
     }
@@ -425,22 +428,15 @@ static void weight_strips(int64_t begin, int64_t end, void *context) {
     free(copy);
 }
 
-/* Add up the partial sums in the order of their slots. */
+/* Add up the partial sums. */
 static void weight_total(int64_t begin, int64_t end, void *context) {
     const cut_t *c = context;
     const binned_t *job = c->job;
-    const int64_t size = job->columns * c->block * c->row;
-    for (int64_t task = begin; task < end; task++) {
-        int64_t o = task % job->out_channels, g = task / job->out_channels;
-        for (int64_t k = 0; k < job->channels; k++) {
-            const int64_t b = k / c->block, count = kept(c, b);
-            const float *from = c->partial + (g * c->blocks + b) * job->slots * size + k % c->block * c->row + o;
-            for (int64_t r = 0; r < job->columns; r++) {
-                float total = 0;
-                for (int64_t slot = 0; slot < job->slots; slot++) total += from[slot * size + r * count * c->row];
-                put(job->gradient, (task * job->channels + k) * job->columns + r, job->weight_type, total);
-            }
-        }
+    const int64_t size = job->columns * c->block * c->row, inputs = job->channels * job->columns;
+    for (int64_t task = begin; task < end; task++) { /* [G, blocks] */
+        const int64_t b = task % c->blocks, first = task / c->blocks * job->out_channels * inputs + b * c->block * job->columns;
+        unpack_sums(c->partial + task * job->slots * size, job->slots, size, c->row, job->out_channels, kept(c, b), job->columns,
+                    job->gradient, job->weight_type, first, inputs, job->columns);
     }
 }
 
@@ -484,7 +480,7 @@ int FOVEAL(binned_weight_gradient)(const binned_t *shared, void *input, void *gr
     }
     if (!failed) {
         parallel(job.groups * c.blocks * job.slots, weight_strips, &c);
-        parallel(job.groups * job.out_channels, weight_total, &c);
+        parallel(job.groups * c.blocks, weight_total, &c);
     }
     free(c.base);
     free(c.partial);

@@ -18,8 +18,11 @@
 /* A product of a tile: ROWS rows at a time with two vectors of columns; what fits the registers. */
 #if LANES == 16
 #define ROWS 14
+#define EVERY_ROWS(CASE) \
+    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13) CASE(14)
 #else
 #define ROWS 6
+#define EVERY_ROWS(CASE) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
 #endif
 #define COLUMNS (2 * LANES)
 
@@ -266,12 +269,7 @@ SHARED void product(int64_t m, int64_t vectors, const float *a, int64_t a_row, c
         else                                                              \
             product_rows(n, 1, a, a_row, b, depth, out, out_row, base); \
         break;
-    switch (m) {
-        CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
-#if ROWS > 6
-        CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13) CASE(14)
-#endif
-    }
+    switch (m) { EVERY_ROWS(CASE) }
 #undef CASE
 }
 
@@ -290,6 +288,25 @@ SHARED void pack_panels(const void *weight, int dtype, int64_t size, int64_t fir
     }
 }
 
+/* The gradient of a weight, laid out as above with its columns side by side, from partial sums [slots, columns * count, row] that
+ * are `slot` floats apart: added up in the order of their slots. */
+SHARED void unpack_sums(const float *from, int64_t slots, int64_t slot, int64_t row, int64_t outs, int64_t count, int64_t columns,
+                        void *gradient, int dtype, int64_t first, int64_t out_step, int64_t in_step) {
+    for (int64_t k = 0; k < count; k++)
+        for (int64_t o = 0; o < outs; o += LANES)
+            for (int64_t r = 0; r < columns; r += LANES) {
+                vec line[LANES];
+                for (int64_t l = 0; l < LANES; l++) {
+                    line[l] = (vec){0};
+                    for (int64_t s = 0; s < slots && r + l < columns; s++)
+                        line[l] += load(from + s * slot + ((r + l) * count + k) * row + o);
+                }
+                transpose(line);
+                for (int64_t l = 0; l < least(LANES, outs - o); l++)
+                    store_some(gradient, first + (o + l) * out_step + k * in_step + r, dtype, columns - r, line[l]);
+            }
+}
+
 /* a [rows, depth] times packed b [panels, depth, COLUMNS] to `columns` columns of out; base (a row, or NULL) as above. */
 SHARED void multiply(int64_t rows, const float *a, int64_t a_row, const float *b, int64_t depth, int64_t columns, float *out,
                      int64_t out_row, const float *base) {
@@ -303,34 +320,45 @@ SHARED void multiply(int64_t rows, const float *a, int64_t a_row, const float *b
                         base && k == 0 ? base + o : 0);
 }
 
-/* out[k, :] += sum over i of a[i, k] * b[i, :]: the transposed product, for the gradient of a weight. `depth` rows of out, a
- * multiple of DEEP, and `columns` columns, whole vectors. */
-enum { DEEP = LANES == 16 ? 8 : 4 };
-SHARED void multiply_transposed(int64_t rows, const float *a, int64_t a_row, int64_t depth, const float *b, int64_t b_row,
-                                int64_t columns, float *out, int64_t out_row) {
-    for (int64_t o = 0; o < columns; o += COLUMNS) {
-        const int64_t second = columns - o > LANES ? o + LANES : o; /* of one vector the work is done twice */
-        for (int64_t k = 0; k < depth; k += DEEP) {
-            vec sum[DEEP][2];
-#pragma GCC unroll 8
-            for (int i = 0; i < DEEP; i++) sum[i][0] = sum[i][1] = (vec){0};
-            for (int64_t p = 0; p < rows; p++) {
-                vec b0 = load(b + p * b_row + o), b1 = load(b + p * b_row + second);
-#pragma GCC unroll 8
-                for (int i = 0; i < DEEP; i++) {
-                    vec one = splat(a[p * a_row + k + i]);
-                    sum[i][0] += one * b0;
-                    sum[i][1] += one * b1;
-                }
-            }
-#pragma GCC unroll 8
-            for (int i = 0; i < DEEP; i++) {
-                float *to = out + (k + i) * out_row; /* added up apart, so that rounding does not grow with the image */
-                store(to + o, load(to + o) + sum[i][0]);
-                if (second != o) store(to + second, load(to + second) + sum[i][1]);
-            }
+/* out[k, :] += sum over i of a[i, k] * b[i, :], for `deep` rows of out and one or two vectors of columns: added up apart, so
+ * that rounding does not grow with the image. */
+INLINE void transposed_rows(const int deep, const int vectors, int64_t rows, const float *a, int64_t a_row, const float *b,
+                            int64_t b_row, float *out, int64_t out_row) {
+    vec sum[ROWS][2];
+#pragma GCC unroll 16
+    for (int i = 0; i < deep; i++) sum[i][0] = sum[i][1] = (vec){0};
+    for (int64_t p = 0; p < rows; p++) {
+        vec b0 = load(b + p * b_row), b1 = vectors > 1 ? load(b + p * b_row + LANES) : b0;
+#pragma GCC unroll 16
+        for (int i = 0; i < deep; i++) {
+            vec one = splat(a[p * a_row + i]);
+            sum[i][0] += one * b0;
+            if (vectors > 1) sum[i][1] += one * b1;
         }
     }
+#pragma GCC unroll 16
+    for (int i = 0; i < deep; i++) {
+        float *to = out + i * out_row;
+        store(to, load(to) + sum[i][0]);
+        if (vectors > 1) store(to + LANES, load(to + LANES) + sum[i][1]);
+    }
+}
+
+/* The transposed product, for the gradient of a weight: `depth` rows of out, `columns` columns, the last vector whole. */
+SHARED void multiply_transposed(int64_t rows, const float *a, int64_t a_row, int64_t depth, const float *b, int64_t b_row,
+                                int64_t columns, float *out, int64_t out_row) {
+    const int64_t some = ceil_div(depth, ceil_div(depth, ROWS));
+#define CASE(n)                                                                                              \
+    case n:                                                                                                  \
+        if (columns - o > LANES)                                                                             \
+            transposed_rows(n, 2, rows, a + k, a_row, b + o, b_row, out + k * out_row + o, out_row); \
+        else                                                                                                 \
+            transposed_rows(n, 1, rows, a + k, a_row, b + o, b_row, out + k * out_row + o, out_row); \
+        break;
+    for (int64_t k = 0; k < depth; k += some)
+        for (int64_t o = 0; o < columns; o += COLUMNS)
+            switch (least(some, depth - k)) { EVERY_ROWS(CASE) }
+#undef CASE
 }
 
 #endif

@@ -388,7 +388,7 @@ static void backward_blocks(int64_t begin, int64_t end, void *context) {
                     find_corners(job, n, s, p, m, corners);
                     if (total) {
                         read_strip(w, corners, 0, image, count, m, columns);
-                        multiply_transposed(m, columns, w->line, up(job->taps * count, DEEP), grad, w->row, up(job->out_channels, LANES),
+                        multiply_transposed(m, columns, w->line, job->taps * count, grad, w->row, job->out_channels,
                                             total + set * size, w->row);
                     }
                     if (!through || (!image_gradient && !moved)) continue;
@@ -417,16 +417,12 @@ static void weight_total(int64_t begin, int64_t end, void *context) {
     const work_t *w = context;
     const sampled_t *job = w->job;
     const int64_t weights = job->own_weights ? job->sets : 1, gbs = job->groups * w->blocks, size = w->depth * w->row;
-    for (int64_t task = begin; task < end; task++) { /* [set, G*O] */
-        int64_t o = task % job->out_channels, g = task / job->out_channels % job->groups, s = task / job->out_channels / job->groups;
-        for (int64_t k = 0; k < job->channels; k++)
-            for (int64_t t = 0; t < job->taps; t++) {
-                const int64_t b = k / w->block, at = (t * kept(w, b) + k % w->block) * w->row + o;
-                float sum = 0;
-                for (int64_t slot = 0; slot < job->slots; slot++)
-                    sum += w->partial[((slot * gbs + g * w->blocks + b) * weights + s) * size + at];
-                put(job->gradient, (task * job->channels + k) * job->taps + t, job->weight_type, sum);
-            }
+    const int64_t inputs = job->channels * job->taps;
+    for (int64_t task = begin; task < end; task++) { /* [set, G, blocks] */
+        const int64_t gb = task % gbs, b = gb % w->blocks, s = task / gbs;
+        unpack_sums(w->partial + (gb * weights + s) * size, job->slots, gbs * weights * size, w->row, job->out_channels, kept(w, b),
+                    job->taps, job->gradient, job->weight_type,
+                    (s * job->groups + gb / w->blocks) * job->out_channels * inputs + b * w->block * job->taps, inputs, job->taps);
     }
 }
 
@@ -487,7 +483,7 @@ int FOVEAL(sampled_backward)(const sampled_t *shared, void *input, const void *w
     if (!failed) {
         parallel(packs, pack_weight, &w);
         parallel(job.slots * gbs, backward_blocks, &w);
-        if (w.partial) parallel(weights * job.groups * job.out_channels, weight_total, &w);
+        if (w.partial) parallel(packs, weight_total, &w);
         if (w.offset_partial) parallel(job.batch * w.moving * 2 * job.taps, offset_total, &w);
     }
     free(w.packed_turned);
