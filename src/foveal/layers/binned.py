@@ -206,12 +206,14 @@ class BinnedConv(shaped.ShapedConv):
     def rotated(self, sectors: int) -> Self:
         """A copy whose kernel is turned by whole sectors, counter-clockwise; in 3-D around the axis of depth.
 
-        It is the exact rotation where that maps pixels to pixels and bins to bins: by quarter turns where the (azimuthal)
-        number of sectors is a multiple of 4, and by half turns where it is even, in a window that is square (for half
-        turns of any sides), with ``rotation=0``, no dilation of unequal sides and a centre that is not in a bin. Then, at
-        stride 1 and padding that keeps the size, ``rot90(layer(x)) == layer.rotated(angular_bins // 4)(rot90(x))``.
-        By other angles the weights move to the neighbouring sectors all the same, but pixels do not fall on pixels: the
-        copy responds to the turned pattern as well as the grid allows. In 1-D one sector is a reversal, always exact.
+        The paper's kernel knows its directions, so its weights can be turned without the pixels. The result is exact where
+        the turn maps taps to taps and bins to bins: a half turn where the (azimuthal) number of sectors is even, a quarter
+        turn where it is a multiple of 4 and height and width are alike (kernel_size, dilation, and an aspect_ratio of 1,
+        which is their default), both with ``center="own"`` or "none". Then, at stride 1 and a padding that keeps the size,
+        ``layer.rotated(angular_bins // 4)(rot90(x)) == rot90(layer(x))``. By any other angle the weights move to the
+        next sectors all the same, but pixels do not fall on pixels, and bins of one level differ in their taps: the copy
+        sees the turned pattern as well as the grid allows. In 1-D one sector is a reversal, which is exact; in 3-D the taps
+        on the axis have no azimuth and stand in sector 0, so all is exact but their share.
 
         Args:
             sectors: how many, of either sign.
