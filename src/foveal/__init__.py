@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         LogPolarConv2d,
         LogPolarConv3d,
         LogPolarPool2d,
+        PointLogPolarConv,
     )
     from foveal.surgery import LAYERS, convert, reparameterize
 
@@ -26,6 +27,7 @@ __all__ = [
     "LogPolarConv2d",
     "LogPolarConv3d",
     "LogPolarPool2d",
+    "PointLogPolarConv",
     "convert",
     "reparameterize",
 ]

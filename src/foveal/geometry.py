@@ -81,19 +81,13 @@ def log_polar_bins(
     """
     sides = _odd_sides(kernel_size, 3 if isinstance(angular_bins, Sequence) else 2)
     depth, height, width = (1,) * (3 - len(sides)) + sides
-    _check_count("radial_bins", radial_bins)
-    azimuths, elevations = _directions(angular_bins, len(sides))
-    _check_number(
-        "growth_rate", growth_rate, above=1.0 if radial_bins > 1 else 0.0, why=" with more than one radial bin"
-    )
-    _check_number("rotation", rotation)
+    azimuths, elevations = _check_rule(radial_bins, angular_bins, growth_rate, rotation, center, len(sides))
     deep, high = _aspects(aspect_ratio, sides)
     if len(sides) == 1 and (rotation or aspect_ratio is not None):
         raise ValueError(
             f"rotation must be 0 and aspect_ratio None in 1-D, which has no angles; got {rotation!r} and {aspect_ratio!r}"
         )
     _check_choice("support", support, SUPPORTS)
-    _check_choice("center", center, CENTERS)
 
     inward, down, right = np.meshgrid(
         *(np.arange(side, dtype=np.float64) - (side - 1) / 2 for side in (depth, height, width)), indexing="ij"
@@ -102,8 +96,7 @@ def log_polar_bins(
     v = -right * math.sin(rotation) - down * math.cos(rotation)
     distance = u**2 + v**2 / high**2 + inward**2 / deep**2
 
-    innermost = max(2.0, ((max(sides) - 1) / 2) ** 2 / growth_rate ** (radial_bins - 1))
-    limits = innermost * growth_rate ** np.arange(radial_bins, dtype=np.float64) * (1 + _RADIUS_TOLERANCE)
+    limits = np.array(squared_limits((max(sides) - 1) / 2, radial_bins, growth_rate)) * (1 + _RADIUS_TOLERANCE)
     level = np.searchsorted(limits, distance)  # the first limit that is not below the distance
     outside = level == radial_bins
     level = np.minimum(level, radial_bins - 1)
@@ -124,6 +117,84 @@ def log_polar_bins(
         bins[bins >= 0] += 1
         bins[middle] = 0
     return torch.from_numpy(bins)
+
+
+def squared_limits(radius: float, radial_bins: int, growth_rate: float, *, spacing: float = 1.0) -> list[float]:
+    """The squared outer limits R_1 .. R_Lr of the levels of Eq. (2), the first at least 2 ``spacing``^2.
+
+    Args:
+        radius: R, which the last level reaches unless the minimum takes it farther.
+        radial_bins, growth_rate: as for :func:`log_polar_bins`.
+        spacing: distance of neighbours on the grid; the minimum puts all eight of them into the first level.
+
+    Returns:
+        One number a level.
+
+    Example:
+        >>> squared_limits(4, 2, 2.0), squared_limits(2, 2, 3.0)
+        ([8.0, 16.0], [2.0, 6.0])
+    """
+    innermost = max(2.0 * spacing**2, radius**2 / growth_rate ** (radial_bins - 1))
+    return [innermost * growth_rate**level for level in range(radial_bins)]
+
+
+def offset_bins(
+    offset: Tensor,
+    radius: float,
+    radial_bins: int,
+    angular_bins: int | Sequence[int],
+    growth_rate: float,
+    *,
+    rotation: float = 0.0,
+    spacing: float = 1.0,
+    center: str = "own",
+) -> Tensor:
+    """The log-polar bins of any offsets, on a grid or off it: the rule of :func:`log_polar_bins` on a disk or ball.
+
+    Args:
+        offset: Tensor[..., 2] (down, right) or [..., 3] (inward, down, right), from the centre.
+        radius: R, in the units of the offsets.
+        radial_bins, growth_rate, rotation, center: as for :func:`log_polar_bins`.
+        angular_bins: a number in 2-D, (azimuth, elevation) in 3-D.
+        spacing: of the grid that the minimum of the first limit is for; 0 for no minimum.
+
+    Returns:
+        int64 Tensor[...] on the offsets' device; -1 beyond the last limit. Offsets shorter than a millionth of the radius
+        are the centre.
+
+    Raises:
+        ValueError: an argument breaks its rule; the message names argument, rule and value.
+
+    Example:
+        >>> offset_bins(torch.tensor([[0.0, 0.0], [0.0, 0.5], [-0.1, 0.0], [3.0, 0.0]]), 1.0, 2, 4, 4.0, spacing=0.0)
+        tensor([ 0,  1,  2, -1])
+    """
+    dims = 3 if isinstance(angular_bins, Sequence) else 2
+    if offset.shape[-1:] != (dims,):
+        raise ValueError(f"offset must be [..., {dims}] for angular_bins {angular_bins!r}; got {tuple(offset.shape)}")
+    _check_number("radius", radius, above=0.0)
+    azimuths, elevations = _check_rule(radial_bins, angular_bins, growth_rate, rotation, center, dims)
+    _check_number("spacing", spacing)
+    down, right = offset[..., -2], offset[..., -1]
+    flat = down**2 + right**2
+    distance = flat + offset[..., 0] ** 2 if dims == 3 else flat
+    limits = squared_limits(radius, radial_bins, growth_rate, spacing=spacing)
+    level = torch.zeros_like(distance, dtype=torch.int64)
+    for limit in limits:
+        level += distance > limit * (1 + _RADIUS_TOLERANCE)
+    sector = _floor((torch.atan2(-down, right) + rotation + _ANGLE_TOLERANCE) * (azimuths / (2 * math.pi))) % azimuths
+    if dims == 3:
+        above = torch.atan2(offset[..., 0], flat.sqrt()) + math.pi / 2 + _ANGLE_TOLERANCE
+        sector = sector + azimuths * _floor(above * (elevations / math.pi)).clamp(max=elevations - 1)
+    bins = level * (azimuths * elevations) + sector
+    bins = torch.where(level == radial_bins, -1, bins + int(center == "own"))
+    if center == "bin":
+        return bins
+    return torch.where(distance <= (_RADIUS_TOLERANCE * radius) ** 2, 0 if center == "own" else -1, bins)
+
+
+def _floor(values: Tensor) -> Tensor:
+    return values.floor().long()
 
 
 def bin_population(bins: Tensor, columns: int | None = None) -> Tensor:
@@ -220,6 +291,20 @@ def _odd_sides(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
             f"kernel_size must be a positive odd number{several}, so that the window has a centre tap; got {value!r}"
         )
     return sides
+
+
+def _check_rule(
+    radial_bins: int, angular_bins: int | Sequence[int], growth_rate: float, rotation: float, center: str, dims: int
+) -> tuple[int, int]:
+    """Check the arguments that all maps have, and return azimuths and elevations."""
+    _check_count("radial_bins", radial_bins)
+    directions = _directions(angular_bins, dims)
+    _check_number(
+        "growth_rate", growth_rate, above=1.0 if radial_bins > 1 else 0.0, why=" with more than one radial bin"
+    )
+    _check_number("rotation", rotation)
+    _check_choice("center", center, CENTERS)
+    return directions
 
 
 def _directions(angular_bins: int | Sequence[int], dims: int) -> tuple[int, int]:

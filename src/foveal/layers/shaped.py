@@ -15,7 +15,26 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 INITS = ("fresh", "project")
 
 
-class Windowed(nn.Module):
+class Mapped(nn.Module):
+    """A layer with maps: derived from its arguments, beside its weights, never harmed by what happens to those."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._maps: dict[str, Tensor] = {}
+
+    def add_map(self, name: str, value: Tensor, device: torch.device | None = None) -> None:
+        """Keep a map on the layer's device, out of the state dict, untouched by casts and to_empty."""
+        self._maps[name] = value
+        self.register_buffer(name, value.to(device), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        for name, value in self._maps.items():
+            self._buffers[name] = value.to(self._buffers[name].device)  # type: ignore[union-attr]
+        return self
+
+
+class Windowed(Mapped):
     """A layer that looks through a window at each position; takes nn.Conv2d's arguments of it and checks them."""
 
     dims: ClassVar[int] = 2
@@ -40,23 +59,11 @@ class Windowed(nn.Module):
             self.padding = sides("padding", self.padding, self.dims, at_least=0)
         self.before, self.after = split_padding(self.padding, self.window, self.stride)
         self.padding_mode = check_choice("padding_mode", padding_mode, PADDING_MODES)
-        self._maps: dict[str, Tensor] = {}
 
     @property
     def window(self) -> tuple[int, ...]:
         """Pixels between the first and the last tap, in each direction."""
         return tuple(d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
-
-    def add_map(self, name: str, value: Tensor, device: torch.device | None = None) -> None:
-        """Keep a map on the layer's device, out of the state dict, untouched by casts and to_empty."""
-        self._maps[name] = value
-        self.register_buffer(name, value.to(device), persistent=False)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
-        for name, value in self._maps.items():
-            self._buffers[name] = value.to(self._buffers[name].device)  # type: ignore[union-attr]
-        return self
 
     def extra_repr(self) -> str:
         """nn.Conv2d's words for the window."""
