@@ -86,6 +86,7 @@ def test_tests_mirror_the_sources():
         if path.name in {
             "test_architecture.py",
             "test_doctests.py",
+            "test_examples.py",
             "test_export.py",
             "test_published.py",
             "test_readme.py",
