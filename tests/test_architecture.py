@@ -88,6 +88,7 @@ def test_tests_mirror_the_sources():
             "test_doctests.py",
             "test_examples.py",
             "test_export.py",
+            "test_layer_pages.py",
             "test_published.py",
             "test_readme.py",
         }:
