@@ -63,6 +63,7 @@ def test_equals_loops(side, radial, angular, support, reduce, center, stride, di
     bins = log_polar_bins(side, center=center, **arguments)
     columns = radial * angular + (center == "own")
     torch.testing.assert_close(pool(image), slow_pool(image, bins, columns, reduce, stride, dilation))
+    torch.testing.assert_close(pool(image.requires_grad_()).detach(), pool(image.detach()))
 
 
 @pytest.mark.parametrize("reduce", REDUCES)
@@ -171,12 +172,13 @@ def test_the_first_of_equal_pixels_takes_the_gradient_of_a_maximum():
 
 
 @pytest.mark.parametrize("reduce", REDUCES)
-def test_nan_and_infinity_stay_in_their_bin(reduce):
+@pytest.mark.parametrize("trained", [False, True])
+def test_nan_and_infinity_stay_in_their_bin(reduce, trained):
     pool = LogPolarPool2d(3, radial_bins=1, angular_bins=8, padding=0, reduce=reduce, arrangement="bins")
     for value in (math.nan, math.inf):
         image = torch.zeros(1, 1, 3, 3)
         image[0, 0, 1, 2] = value  # right: sector 0
-        output = pool(image)[0, 0, :, 0, 0]
+        output = pool(image.requires_grad_(trained))[0, 0, :, 0, 0]
         assert output[0].isnan() if math.isnan(value) else output[0] == math.inf
         assert (output[1:] == 0).all()
 
