@@ -334,7 +334,10 @@ def test_projection_of_a_kernel_that_the_map_can_hold_is_exact():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"kernel_size": 4}, "kernel_size must be a positive odd number"),
+        ({"kernel_size": 4}, "kernel_size must be a positive odd number or a pair of them, .* got 4"),
+        ({"kernel_size": 0}, "kernel_size must be a positive odd number or a pair of them, .* got 0"),
+        ({"kernel_size": (5,)}, r"kernel_size must be a whole number of at least 1 or a pair of them; got \(5,\)"),
+        ({"angular_bins": (4, 3)}, r"angular_bins must be a whole number of at least 1; got \(4, 3\)"),
         ({"in_channels": 0}, "in_channels must be a whole number of at least 1"),
         ({"out_channels": 2.0}, "out_channels"),
         ({"groups": 3}, "in_channels must be a multiple of groups, 3; got 4"),

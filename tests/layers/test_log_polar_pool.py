@@ -266,6 +266,8 @@ def test_compiles_whole():
     ("change", "words"),
     [
         ({"kernel_size": 4}, "kernel_size must be a positive odd number"),
+        ({"kernel_size": (5,)}, "kernel_size must be a whole number of at least 1 or a pair of them"),
+        ({"angular_bins": (4, 3)}, "angular_bins must be a whole number of at least 1"),
         ({"reduce": "median"}, "reduce must be one of 'mean', 'sum', 'max'; got 'median'"),
         ({"arrangement": "flat"}, "arrangement must be one of 'grid', 'bins'; got 'flat'"),
         ({"angular_bins": 5}, "angular_bins must be even"),

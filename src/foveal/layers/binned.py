@@ -40,16 +40,19 @@ class BinnedConv(shaped.ShapedConv):
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
-        sides = shaped.sides("kernel_size", kernel_size, self.dims, at_least=1)
+        if self.dims == 1 or not isinstance(kernel_size, int):
+            kernel_size = shaped.sides("kernel_size", kernel_size, self.dims, at_least=1)
         if bins is None:
-            bins = log_polar_bins(sides, **map)
             angular = map["angular_bins"]
+            if self.dims < 3:
+                shaped.check_count("angular_bins", angular)
+            bins = log_polar_bins(kernel_size, **map)
             sectors = angular[0] * angular[1] if isinstance(angular, Sequence) else angular
             columns = map["radial_bins"] * sectors + (map["center"] == "own")
         else:
-            map, bins = {}, _own_map(bins, sides)
+            map, bins = {}, _own_map(bins, shaped.sides("kernel_size", kernel_size, self.dims, at_least=1))
             columns = int(bins.max()) + 1
-        super().__init__(in_channels, out_channels, sides, stride, padding, dilation, groups, padding_mode)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         self.map = map
         self.reduce = shaped.check_choice("reduce", reduce, REDUCES)
         self.weight = nn.Parameter(

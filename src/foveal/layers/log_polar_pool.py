@@ -85,6 +85,9 @@ class LogPolarPool2d(shaped.Windowed):
             "support": support,
             "center": center,
         }
+        if not isinstance(kernel_size, int):
+            kernel_size = shaped.sides("kernel_size", kernel_size, self.dims, at_least=1)
+        shaped.check_count("angular_bins", angular_bins)
         bins = log_polar_bins(kernel_size, **self.map)
         super().__init__(kernel_size, stride, padding, dilation, padding_mode)
         self.reduce = shaped.check_choice("reduce", reduce, REDUCES)
