@@ -306,6 +306,20 @@ def test_half_types_and_autocast(kind, reduce, dtype):
 
 
 @pytest.mark.parametrize("kind", [LogPolarConv1d, LogPolarConv3d])
+@pytest.mark.parametrize("reduce", ["mean", "max"])
+def test_compiles_whole(kind, reduce):
+    layer = kind(2, 4, 3, reduce=reduce)
+    input = torch.randn(1, 2, *(5,) * kind.dims)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(input), layer(input))
+    compiled(input).sum().backward()
+    found = layer.weight.grad.clone()
+    layer.zero_grad()
+    layer(input).sum().backward()
+    torch.testing.assert_close(found, layer.weight.grad)
+
+
+@pytest.mark.parametrize("kind", [LogPolarConv1d, LogPolarConv3d])
 def test_meta_and_back(kind):
     with torch.device("meta"):
         layer = kind(2, 4, 5)

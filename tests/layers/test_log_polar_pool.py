@@ -196,18 +196,8 @@ def test_half_types_err_by_one_rounding(dtype, reduce):
     assert image.grad.dtype == dtype
 
 
-def test_memory_follows_the_result_and_not_the_window():
+def test_memory_follows_the_result_and_not_the_window(largest_storage):
     """What autograd keeps for the backward pass, and the largest tensor made on the way."""
-
-    class Largest(torch.utils._python_dispatch.TorchDispatchMode):
-        bytes = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            result = func(*args, **(kwargs or {}))
-            for tensor in torch.utils._pytree.tree_leaves(result):
-                if isinstance(tensor, torch.Tensor):
-                    self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
-            return result
 
     kept = {}
 
@@ -220,7 +210,7 @@ def test_memory_follows_the_result_and_not_the_window():
         kept.clear()
         image = torch.randn(1, 2, 40, 40, requires_grad=True)
         padded = 2 * 70 * 70 * image.element_size()
-        with Largest() as seen, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with largest_storage() as seen, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             output = pool(image)
             output.sum().backward()
         assert seen.bytes <= 2 * output.nbytes

@@ -210,23 +210,13 @@ def test_rows_at_a_time_give_what_all_at_once_gives(monkeypatch):
             torch.testing.assert_close(layer(points, features), expected)
 
 
-def test_memory_follows_the_neighbours_and_not_their_square():
+def test_memory_follows_the_neighbours_and_not_their_square(largest_storage):
     """The largest tensor of a forward and backward pass over 12,000 points: less than a tenth of a byte for each pair."""
-
-    class Largest(torch.utils._python_dispatch.TorchDispatchMode):
-        bytes = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            result = func(*args, **(kwargs or {}))
-            for tensor in torch.utils._pytree.tree_leaves(result):
-                if isinstance(tensor, torch.Tensor):
-                    self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
-            return result
 
     count = 12_000
     layer = PointLogPolarConv(4, 4, 0.01)
     points, features = torch.rand(count, 2), torch.randn(count, 4, requires_grad=True)
-    with Largest() as seen:
+    with largest_storage() as seen:
         layer(points, features).sum().backward()
     assert seen.bytes <= 4 * points_file._PAIRS_AT_ONCE * 1.01 < count**2 / 10
 
