@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from torch import Tensor, nn
+from torch import nn
 
 from foveal.models.cifar import BasicBlock, he_init
 

@@ -43,18 +43,19 @@ class WideResNet(nn.Sequential):
             rest = (WideBlock(width, width, 1, dropout) for _ in range((depth - 4) // 6 - 1))
             children[f"layer{i + 1}"] = nn.Sequential(first, *rest)
             channels = width
+        fc = nn.Linear(channels, num_classes)
+        nn.init.zeros_(fc.bias)
         children.update(
             bn1=nn.BatchNorm2d(channels),
             relu=nn.ReLU(inplace=True),
             avgpool=nn.AdaptiveAvgPool2d(1),
             flatten=nn.Flatten(),
-            fc=nn.Linear(channels, num_classes),
+            fc=fc,
         )
         super().__init__(children)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 self.init_layer(module)
-        nn.init.zeros_(self.fc.bias)
 
     def init_layer(self, layer: nn.Module) -> None:
         """Initialise a convolution, or a layer put in its place, by the network's own rule, He's."""
