@@ -223,6 +223,7 @@ def evaluate(
         batch_size=settings.batch_size,
         amp=settings.amp,
         channels_last=settings.channels_last,
+        workers=recipe.data.workers,
     )
     print(f"{recipe.name}: {_accuracy(int(measured['correct']), int(measured['n']))}")
     print(
