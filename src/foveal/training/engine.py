@@ -173,7 +173,8 @@ def fit(
             training.run_to_the_end()
             with signals.at_once():
                 content = training.result()
-    shown = recipe.model_dump(include={"name", "title", "note", "row", "published"})
+    shown = recipe.model_dump(include={"name", "title", "note", "row", "statistic", "differs"})
+    shown["published"] = recipe.comparable.model_dump() if recipe.comparable else None
     content = {**shown, "table": Path(out).resolve().name, **content, **shown}
     checkpoint.write_file(result, _json(content))
     return content
