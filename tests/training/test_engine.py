@@ -247,6 +247,17 @@ def test_fraction_is_a_share_of_each_split(root: Path) -> None:
     assert [len(engine.load_data(row, split)[0]) for split in ("train", "test")] == [10, 6]
 
 
+def test_the_place_of_the_data_may_stand_in_the_environment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_DATA", str(root.parent))
+    there = engine.load_data(recipe(f"$SOME_DATA/{root.name}"), "test")[0]
+    assert torch.equal(there.labels, engine.load_data(recipe(root), "test")[0].labels)
+    monkeypatch.delenv("SOME_DATA")
+    with pytest.raises(
+        ValueError, match=r"data.root of recipe row is \$SOME_DATA/.*SOME_DATA is not set.*--set data.root"
+    ):
+        engine.load_data(recipe(f"$SOME_DATA/{root.name}"), "test")
+
+
 LEARNED = {"conv3": {"layer": "anisotropic", "scales": "learned"}}
 
 

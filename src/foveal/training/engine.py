@@ -204,12 +204,21 @@ def load_run(run: str | Path) -> tuple[Recipe, nn.Module]:
 def load_data(recipe: Recipe, split: str) -> tuple[ImageSet | FolderSet, Preset]:
     """One split of a recipe's data set, and how its images are prepared.
 
+    A `data.root` may begin with an environment variable, ``$FOVEAL_DATA/cifar10``.
+
     Raises:
-        ValueError: no such data set.
+        ValueError: no such data set, or the variable is not set.
         FileNotFoundError: it is not there; the message says how to get it.
     """
     data = recipe.data
-    dataset = create_dataset(data.name, split, root=data.root, download=data.download)
+    root = os.path.expandvars(data.root) if data.root is not None else None
+    if root is not None and root.startswith("$"):
+        name = root[1:].partition("/")[0]
+        raise ValueError(
+            f"data.root of recipe {recipe.name} is {root}, and {name} is not set: set it to the folder of the data "
+            f"(export {name}=...), or name the place itself: --set data.root=..."
+        )
+    dataset = create_dataset(data.name, split, root=root, download=data.download)
     limit = data.limit if data.fraction is None else max(1, round(data.fraction * len(dataset)))
     if limit is not None and limit < len(dataset):
         dataset = _subset(dataset, limit)
