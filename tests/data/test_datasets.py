@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from foveal.data import FolderSet, ImageSet, create_dataset, list_datasets, preset
+from foveal.data import Expected, FolderSet, ImageSet, create_dataset, datasets, list_datasets, preset
 from foveal.data.datasets import _decode
 
 RNG = np.random.default_rng(0)
@@ -269,6 +269,15 @@ def decoded(path: Path) -> np.ndarray:
     return _decode(path).permute(1, 2, 0).numpy()
 
 
+def test_empty_images_are_named(tmp_path):
+    for k in range(3):
+        picture(tmp_path / "train" / "a" / f"{k}.png")
+    for k in (1, 2):
+        (tmp_path / "train" / "a" / f"{k}.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"a/1\.png: an image must not be empty \(so are 2 in .*train/a\); remove them"):
+        create_dataset("folder", "train", tmp_path)
+
+
 def test_modes_of_images(tmp_path):
     gray, color, path = pixels(5, 6), pixels(5, 6, 3), tmp_path / "image.png"
     three = np.repeat(gray[..., None], 3, axis=2)
@@ -350,6 +359,13 @@ def write_mnist(root: Path, name: str, images: np.ndarray, labels: np.ndarray) -
     return raw
 
 
+@pytest.fixture
+def of_any_size(monkeypatch):
+    """Let the small files of these tests stand for the published ones."""
+    monkeypatch.setattr(datasets, "PUBLISHED", {})
+
+
+@pytest.mark.usefixtures("of_any_size")
 @pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
 def test_mnist_files(tmp_path, name, folder):
     images, labels = pixels(12, 28, 28), np.arange(12, dtype=np.uint8) % 10
@@ -362,6 +378,23 @@ def test_mnist_files(tmp_path, name, folder):
     assert found.classes[9] == ("9" if name == "mnist" else "Ankle boot")
 
 
+@pytest.mark.parametrize(
+    ("name", "sum"), [("MNIST", " with MD5 6bbc9ace898e44ae57da46a324031adb"), ("FashionMNIST", "")]
+)
+def test_mnist_files_of_another_size(tmp_path, name, sum):
+    write_mnist(tmp_path, name, pixels(12, 28, 28), np.arange(12, dtype=np.uint8) % 10)
+    known = {"MNIST": "mnist", "FashionMNIST": "fashion_mnist"}[name]
+    found = r" with MD5 [0-9a-f]{32}" if sum else ""
+    message = (
+        rf"train-images-idx3-ubyte is damaged: it is 9,424 bytes{found}, expected 47,040,016 bytes{sum}; "
+        rf"remove it and fetch {known} again with download=True"
+    )
+    with pytest.raises(ValueError, match=message) as caught:
+        create_dataset(known, "train", tmp_path)
+    assert str(tmp_path / name / "raw") in str(caught.value)
+
+
+@pytest.mark.usefixtures("of_any_size")
 @pytest.mark.parametrize("damage", ["short", "labels", "counts", "magic"])
 def test_damaged_mnist_files(tmp_path, damage):
     images, labels = pixels(12, 28, 28), np.arange(12, dtype=np.uint8) % 10
@@ -373,13 +406,13 @@ def test_damaged_mnist_files(tmp_path, damage):
     elif damage == "magic":
         (raw / "train-images-idx3-ubyte").write_bytes(b"\0\0\1\1" + idx(images)[4:])
     for download in (False, True):  # the files are there, so nothing would be fetched
-        with pytest.raises(ValueError, match=r"damaged.*fetch it again with download=True") as caught:
+        with pytest.raises(ValueError, match=r"damaged.*fetch (it|mnist) again with download=True") as caught:
             create_dataset("mnist", "train", tmp_path, download=download)
         assert str(tmp_path) in str(caught.value)
 
 
 @pytest.fixture
-def known(tmp_path, monkeypatch):
+def known(tmp_path, monkeypatch, of_any_size):
     """Write small files where torchvision looks for its sets, and let it expect their sums."""
     from torchvision import datasets
 
@@ -461,7 +494,9 @@ def test_torchvision_s_sets(tmp_path, known, name, split):
     ],
 )
 def test_missing_files(tmp_path, monkeypatch, name, first):
-    with pytest.raises(FileNotFoundError, match=f"fetch {name} with download=True, or set root") as caught:
+    with pytest.raises(
+        FileNotFoundError, match=f"expected [0-9,]+ bytes.*; fetch {name} with download=True, or set root"
+    ) as caught:
         create_dataset(name, "train", tmp_path)
     assert str(tmp_path / first) in str(caught.value)
     monkeypatch.chdir(tmp_path)
@@ -474,7 +509,9 @@ def test_a_file_with_a_wrong_sum_is_named_and_never_unpickled(tmp_path, known):
     known["cifar10"]()
     path, mark = tmp_path / "cifar-10-batches-py" / "data_batch_4", tmp_path / "mark"
     path.write_bytes(pickle.dumps(Payload(mark)))
-    with pytest.raises(ValueError, match=r"data_batch_4 is damaged \(its MD5 is not [0-9a-f]{32}\); remove it"):
+    with pytest.raises(
+        ValueError, match=r"data_batch_4 is damaged: it is MD5 [0-9a-f]{32}, expected MD5 [0-9a-f]{32}; remove it"
+    ):
         create_dataset("cifar10", "train", tmp_path)
     assert not mark.exists()
     path.unlink()
@@ -482,6 +519,20 @@ def test_a_file_with_a_wrong_sum_is_named_and_never_unpickled(tmp_path, known):
         create_dataset("cifar10", "train", tmp_path)
 
 
+def test_a_truncated_file_is_named_with_its_size(tmp_path, known, monkeypatch):
+    known["cifar10"]()
+    path = tmp_path / "cifar-10-batches-py" / "data_batch_2"
+    whole = path.stat().st_size
+    monkeypatch.setattr(datasets, "PUBLISHED", {"cifar-10-batches-py/data_batch_2": Expected(whole)})
+    path.write_bytes(path.read_bytes()[:-100])
+    cure = "remove it and fetch cifar10 again with download=True"
+    with pytest.raises(
+        ValueError, match=f"data_batch_2 is damaged: it is {whole - 100:,} bytes, expected {whole:,} bytes; {cure}"
+    ):
+        create_dataset("cifar10", "train", tmp_path)
+
+
+@pytest.mark.usefixtures("of_any_size")
 def test_download(tmp_path, monkeypatch):
     from torchvision import datasets
 

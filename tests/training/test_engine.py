@@ -247,6 +247,26 @@ def test_fraction_is_a_share_of_each_split(root: Path) -> None:
     assert [len(engine.load_data(row, split)[0]) for split in ("train", "test")] == [10, 6]
 
 
+def test_files_that_a_recipe_states(root: Path, tmp_path: Path) -> None:
+    path = root / "train.npz"
+    stated = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    row = recipe(root).model_dump()
+    row["data"]["files"] = {"train.npz": stated}
+    assert len(engine.load_data(Recipe.model_validate(row), "train")[0]) == 40
+    for change, error, message in (
+        (
+            {"train.npz": {"bytes": 3}},
+            ValueError,
+            r"train\.npz is damaged: it is .* bytes, expected 3 bytes; put the file",
+        ),
+        ({"train.npz": {"sha256": "0" * 64}}, ValueError, "is damaged: it is SHA-256 .*, expected SHA-256 0000"),
+        ({"x.npz": stated}, FileNotFoundError, r"x\.npz is not there, expected [\d,]+ bytes with SHA-256"),
+    ):
+        row["data"]["files"] = change
+        with pytest.raises(error, match=message):
+            fit(Recipe.model_validate(row), tmp_path)
+
+
 LEARNED = {"conv3": {"layer": "anisotropic", "scales": "learned"}}
 
 

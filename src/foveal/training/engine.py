@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from foveal.analysis import cost
-from foveal.data import FolderSet, ImageSet, Preset, batches, create_dataset, preset
+from foveal.data import Expected, FolderSet, ImageSet, Preset, batches, check_files, create_dataset, preset
 from foveal.models import create_model
 from foveal.surgery import convert
 from foveal.training import checkpoint
@@ -205,10 +205,13 @@ def load_data(recipe: Recipe, split: str) -> tuple[ImageSet | FolderSet, Preset]
     """One split of a recipe's data set, and how its images are prepared.
 
     Raises:
-        ValueError: no such data set.
+        ValueError: no such data set, or a file is not what it must be.
         FileNotFoundError: it is not there; the message says how to get it.
     """
     data = recipe.data
+    files = {name: Expected(file.bytes, sha256=file.sha256) for name, file in data.files.items()}
+    cure = "put the file there that the recipe was made for, or change data.files in it"
+    check_files(data.root or ".", files, missing=cure, damaged=cure)
     dataset = create_dataset(data.name, split, root=data.root, download=data.download)
     limit = data.limit if data.fraction is None else max(1, round(data.fraction * len(dataset)))
     if limit is not None and limit < len(dataset):
