@@ -31,9 +31,9 @@ RECIPE = Recipe.model_validate(
         "convert": {"conv3": {"layer": "anisotropic", "scales": [1, 2, 4], "offset_bound": "half"}},
         "data": {"name": "shapes"},
         "train": {
-            "epochs": 12,
+            "epochs": 10,
             "batch_size": 64,
-            "lr": 0.1,
+            "lr": 0.05,
             "nesterov": True,
             "weight_decay": 5e-4,
             "schedule": "cosine",

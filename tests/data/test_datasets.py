@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from foveal.data import Expected, FolderSet, ImageSet, create_dataset, datasets, list_datasets, preset
-from foveal.data.datasets import _decode
 
 RNG = np.random.default_rng(0)
 
@@ -47,7 +46,19 @@ def picture(path: Path, array: np.ndarray | None = None) -> None:
 
 
 def test_list_datasets():
-    known = ["mnist5k", "shapes", "mnist", "fashion_mnist", "cifar10", "cifar100", "stl10", "svhn", "npz", "folder"]
+    known = [
+        "mnist5k",
+        "shapes",
+        "mnist",
+        "fashion_mnist",
+        "cifar10",
+        "cifar100",
+        "stl10",
+        "svhn",
+        "npz",
+        "folder",
+        "webdataset",
+    ]
     assert list_datasets() == known
 
 
@@ -272,10 +283,6 @@ def test_wrong_folders(tmp_path):
         create_dataset("folder", "test", tmp_path)
 
 
-def decoded(path: Path) -> np.ndarray:
-    return _decode(path).permute(1, 2, 0).numpy()
-
-
 def test_empty_images_are_named(tmp_path):
     for k in range(3):
         picture(tmp_path / "train" / "a" / f"{k}.png")
@@ -285,71 +292,6 @@ def test_empty_images_are_named(tmp_path):
         ValueError, match=r"a/1\.png: an image must not be empty \(so are 2 in .*train/a\); remove them"
     ):
         create_dataset("folder", "train", tmp_path)
-
-
-def test_modes_of_images(tmp_path):
-    gray, color, path = pixels(5, 6), pixels(5, 6, 3), tmp_path / "image.png"
-    three = np.repeat(gray[..., None], 3, axis=2)
-    alpha = pixels(5, 6)
-
-    Image.fromarray(gray).save(path)
-    assert np.array_equal(decoded(path), three)
-    Image.fromarray(np.dstack([color, alpha])).save(path)
-    assert np.array_equal(decoded(path), color)
-    Image.fromarray(np.dstack([gray, alpha])).save(path)
-    assert np.array_equal(decoded(path), three)
-    Image.fromarray(gray > 127).save(path)
-    assert np.array_equal(decoded(path), np.where(three > 127, 255, 0))
-
-    palette = Image.fromarray(gray % 4, mode=None).convert("P")
-    palette.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120])
-    table = np.arange(10, 130, 10).reshape(4, 3)
-    palette.save(path)
-    assert np.array_equal(decoded(path), table[gray % 4])
-    palette.save(path, transparency=bytes([0, 128, 255, 255]))
-    assert np.array_equal(decoded(path), table[gray % 4])
-
-    Image.fromarray(color).convert("CMYK").save(tmp_path / "image.tif")
-    assert np.abs(decoded(tmp_path / "image.tif").astype(int) - color).max() <= 1
-
-
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_sixteen_bits(tmp_path, suffix):
-    wide = RNG.integers(0, 65536, (5, 6)).astype(np.uint16)
-    path = tmp_path / f"image.{suffix}"
-    Image.fromarray(wide).save(path)
-    assert np.array_equal(decoded(path), np.repeat((wide >> 8).astype(np.uint8)[..., None], 3, axis=2))
-    if suffix == "tif":
-        Image.fromarray(wide.astype(np.int32)).save(path)
-        assert np.array_equal(decoded(path)[..., 0], wide >> 8)
-
-
-@pytest.mark.parametrize(
-    "values", [np.full((5, 6), 70_000, np.int32), np.full((5, 6), -1, np.int32), np.ones((5, 6), "f")]
-)
-def test_gray_levels_that_have_no_place(tmp_path, values):
-    Image.fromarray(values).save(tmp_path / "image.tif")
-    with pytest.raises(
-        ValueError, match=r"image.tif: cannot be read as an image \(gray levels .* store it with 8 bits"
-    ):
-        _decode(tmp_path / "image.tif")
-
-
-def test_exif_orientation(tmp_path):
-    array, exif = pixels(5, 6, 3), Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter, clockwise
-    Image.fromarray(array).save(tmp_path / "image.png", exif=exif)
-    assert np.array_equal(decoded(tmp_path / "image.png"), np.rot90(array, -1))
-
-
-def test_unreadable_images(tmp_path):
-    path = tmp_path / "image.png"
-    picture(path, pixels(50, 50, 3))
-    whole = path.read_bytes()
-    for content in (b"", b"not an image", whole[:1000], whole[:20] + b"\xff" * 8 + whole[28:]):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"image.png: cannot be read as an image"):
-            _decode(path)
 
 
 # --- torchvision's ---

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from foveal.data.hashing import random_bits
+from foveal.data.images import SUFFIXES, Member, decode
 from foveal.data.integrity import PUBLISHED, Expected, check_files
+from foveal.data.shards import read_shards
 from foveal.data.synthetic import draw_shapes
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 _DIGITS = tuple("0123456789")
 _TORCHVISION = {
     "mnist": "MNIST",
@@ -55,11 +56,11 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
 
 @dataclass(frozen=True, eq=False)
 class FolderSet(Dataset[tuple[Tensor, int]]):
-    """Image files, decoded when asked for: ``paths``, and ``labels`` int64 Tensor[N] that index ``classes``."""
+    """Image files, decoded when asked for: ``paths``, also of members of tar archives, and ``labels`` int64 Tensor[N] that index ``classes``."""
 
     name: str
     split: str
-    paths: tuple[Path, ...]
+    paths: tuple[Path | Member, ...]
     labels: Tensor
     classes: tuple[str, ...]
 
@@ -67,7 +68,7 @@ class FolderSet(Dataset[tuple[Tensor, int]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return _decode(self.paths[index]), int(self.labels[index])
+        return decode(self.paths[index]), int(self.labels[index])
 
 
 def create_dataset(
@@ -84,6 +85,8 @@ def create_dataset(
       numbers from 0 in [N]; ``classes``, an array of names, is optional. Nothing is ever unpickled.
     - ``folder``: root/<split>/<class>/ with png, jpg, jpeg, bmp, webp, tif or tiff files; classes in the order of their
       names. Where root has no folder "test" but a folder "val", that one is the test split.
+    - ``webdataset``: root/<split>*.tar (or root/val*.tar) in WebDataset's layout, KEY.jpg or another image with KEY.cls,
+      the number of its class; names may stand in root/classes.txt.
 
     Args:
         name: one of ``list_datasets()``.
@@ -92,7 +95,7 @@ def create_dataset(
         download: fetch a torchvision set that is not there yet.
 
     Returns:
-        ImageSet, or FolderSet for "folder".
+        ImageSet, or FolderSet for "folder" and "webdataset".
 
     Raises:
         FileNotFoundError: the data is not there; the message names path, expected layout and cure.
@@ -120,12 +123,15 @@ def create_dataset(
         raise ValueError(f"root must be the folder of the data for {name!r}; got None")
     if download:
         raise ValueError(f"download must be False for {name!r}, which has no source; put the data in {root}")
+    if name == "webdataset":
+        images, labels, classes = read_shards(Path(root), split)
+        return FolderSet(name, split, tuple(images), torch.tensor(labels), classes)
     return _npz(Path(root), split) if name == "npz" else _folder(Path(root), split)
 
 
 def list_datasets() -> list[str]:
     """The names that ``create_dataset`` knows."""
-    return ["mnist5k", "shapes", *_TORCHVISION, "npz", "folder"]
+    return ["mnist5k", "shapes", *_TORCHVISION, "npz", "folder", "webdataset"]
 
 
 def nearest(name: object, names: Sequence[str]) -> str:
@@ -307,7 +313,8 @@ def _folder(root: Path, split: str) -> FolderSet:
         )
     train = root / "train"
     classes = _subfolders(train if train.is_dir() else base)
-    paths, labels = [], []
+    paths: list[Path] = []
+    labels: list[int] = []
     for name in _subfolders(base):
         if name not in classes:
             raise ValueError(f"{base / name}: a class must be in {train} too; it has {', '.join(classes)}")
@@ -329,31 +336,3 @@ def _subfolders(base: Path) -> tuple[str, ...]:
     if not names:
         raise ValueError(f"{base}: there must be one folder a class in it; sort the images into {base}/<class>/")
     return names
-
-
-def _decode(path: Path) -> Tensor:
-    """Read an image file as RGB, uint8 Tensor[3, H, W].
-
-    It is turned as its EXIF data say. Gray, palette and CMYK images are converted, an alpha channel is dropped, and of
-    16 bits the upper 8 are kept.
-    """
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError("image files need Pillow: pip install 'foveal[train]'") from error
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I"):
-                wide = np.asarray(image)
-                if wide.min() < 0 or wide.max() > 0xFFFF:
-                    raise ValueError("gray levels of more than 16 bits")
-                image = Image.fromarray((wide >> 8).astype(np.uint8))
-            elif image.mode == "F":
-                raise ValueError("gray levels that are real numbers")
-            elif "transparency" in image.info:
-                image = image.convert("RGBA")
-            pixels = np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be read as an image ({error}); store it with 8 bits, or remove it") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
