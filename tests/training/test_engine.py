@@ -305,6 +305,33 @@ def test_alternating_training_goes_on_where_it_was(root: Path, tmp_path: Path, m
     assert_same_bits(saved(tmp_path / "through"), saved(tmp_path / "stopped"))
 
 
+def test_image_files_and_workers_change_no_bit(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoded in this process, in two workers, and in two workers that were stopped by a signal in the middle."""
+    from PIL import Image
+
+    for split in ("train", "test"):
+        with np.load(root / f"{split}.npz") as arrays:
+            for k, (image, label) in enumerate(zip(arrays["images"], arrays["labels"], strict=True)):
+                folder = tmp_path / "files" / split / f"class{label}"
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image).save(folder / f"{k}.png")
+    values = recipe(root).model_dump()
+    values["data"] |= {"name": "folder", "root": str(tmp_path / "files"), "size": [8, 8], "resize": 9}
+    values["data"]["augment"] = {"crop": "random_resized", "flip": True}
+    rows = []
+    for workers in (0, 2):
+        values["data"]["workers"] = workers
+        rows.append(Recipe.model_validate(values))
+    fit(rows[0], tmp_path / "through")
+    fit(rows[1], tmp_path / "workers")
+    assert_same_bits(saved(tmp_path / "through"), saved(tmp_path / "workers"))
+    stop_at(monkeypatch, 7, signal.SIGINT)
+    with pytest.raises(Interrupted):
+        fit(rows[1], tmp_path / "stopped")
+    fit(rows[0], tmp_path / "stopped")
+    assert_same_bits(saved(tmp_path / "through"), saved(tmp_path / "stopped"))
+
+
 def test_alternating_is_for_learned_scales(root: Path) -> None:
     for plan in ({}, {"conv3": {"layer": "anisotropic"}}):
         with pytest.raises(

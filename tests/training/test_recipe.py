@@ -403,6 +403,10 @@ def test_what_overrides_make_of_a_published_row(
     assert (row.comparable is None) == bool(differs)
     again = load_recipe(write(tmp_path, row.dump(), "run.yaml"), ["seeds=1"])
     assert (again.name, again.differs) == (name, differs)
+    own = write(tmp_path, row.dump().replace("-quick", ""), "small.yaml")
+    assert load_recipe(own, ["seeds=1"]).name == name.replace("-quick", ""), (
+        "a row that is small by itself keeps its name"
+    )
 
 
 def test_a_row_that_is_published_only(tmp_path: Path) -> None:
@@ -446,7 +450,10 @@ def test_packaged_recipes_are_valid() -> None:
     names = list_recipes()
     assert len(names) >= 5
     for name in names:
-        assert load_row(find_recipes(name)[0]).dump()
+        row = load_row(find_recipes(name)[0])
+        assert row.dump()
+        if isinstance(row, Recipe):
+            assert load_recipe(find_recipes(name)[0], quick=True).is_quick, "every recipe has a quick form"
 
 
 def test_quickstart_rows_differ_in_the_plan_only() -> None:

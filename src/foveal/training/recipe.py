@@ -475,17 +475,17 @@ _HOW = {"train.amp", "train.channels_last", "train.compile", "train.eval_every"}
 def _labelled(recipe: Recipe, given: dict[str, Any]) -> Recipe:
     """A changed recipe with its changes named in it; `given` are the values that its file holds."""
     try:
-        original = _flat(Recipe.model_validate(given).identity())
+        file = Recipe.model_validate(given)
     except ValidationError:  # only the overrides make it whole
         return recipe
-    mine = _flat(recipe.identity())
+    original, mine = _flat(file.identity()), _flat(recipe.identity())
     differs = [
         f"{key} {_shown(mine.get(key))} instead of {_shown(original.get(key))}"
         for key in dict.fromkeys([*original, *mine])
         if mine.get(key) != original.get(key) and key not in _HOW
     ]
     ending = ""
-    if recipe.is_quick and "quick" not in recipe.name:
+    if recipe.is_quick and not file.is_quick:
         ending = "-quick"
     elif differs and recipe.published and not recipe.is_quick and not recipe.name.endswith("-changed"):
         ending = "-changed"
