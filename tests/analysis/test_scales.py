@@ -120,7 +120,9 @@ def test_the_picture_of_sizes():
     solid = [line for line in figure.axes[1].lines if line.get_linestyle() == "-"]
     assert len(solid) == 2
     assert np.allclose(solid[1].get_ydata(), found.inside[:, 1])
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["scale 1", "scale 2"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        *("scale 1", "scale 2", "on the object", "elsewhere")
+    ]
     figure.savefig(io.BytesIO(), format="png")
     for wrong in ({}, {"a": found}):
         with pytest.raises(ValueError, match="found must hold at least one network, with 3 scales"):

@@ -169,9 +169,12 @@ def draw_shares_by_size(found: Mapping[str, SharesBySize], scales: Sequence[floa
     panels[0].set_ylabel("share of channels that it wins", fontsize=8, color=_INK)
     panels[0].set_ylim(bottom=0)
     panels[0].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(scales), frameon=False, fontsize=8
-    )
+    from matplotlib.lines import Line2D
+
+    handles, names = panels[0].get_legend_handles_labels()
+    handles += [Line2D([], [], color=_INK, ls="-"), Line2D([], [], color=_INK, ls=":")]
+    names += ["on the object", "elsewhere"]
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=8)
     return figure
 
 

@@ -27,9 +27,7 @@ from foveal.training.results import one_line
 _MOST_PLACES = 3  # layers drawn for each row
 _SAMPLES = 32  # test images that offsets and receptive fields are measured on
 _SHOWN = 4  # of them
-_PIXELS = (
-    _SAMPLES * 96 * 96
-)  # of all samples together: of larger images fewer are taken, so that a page stays a matter of seconds
+_PIXELS = _SAMPLES * 96 * 96  # of all of them together: of larger images fewer are taken
 
 
 def pictures(out: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
