@@ -308,8 +308,14 @@ def tiny(tmp_path_factory):
     return home
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in ALL if isinstance(load_row(find_recipes(name)[0]), Recipe)])
+def recipes_to_train():
+    """The quickstart in every test run, the tables' networks in the slow one."""
+    for name in list_recipes():
+        if isinstance(load_row(find_recipes(name)[0]), Recipe):
+            yield pytest.param(name, marks=[] if name.startswith("quickstart/") else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", recipes_to_train())
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 def test_two_steps(name, tiny, tmp_path):
     """Every recipe trains: its own network, plan, augmentation and optimiser, on four images."""
@@ -317,7 +323,7 @@ def test_two_steps(name, tiny, tmp_path):
     kind = load_recipe(path).data.name
     changes = ["data.name=npz", "data.download=false", "data.workers=0", "train.epochs=1", "train.batch_size=2"]
     changes += ["train.schedule=constant", "train.milestones=[]", "statistic=last"]
-    shape = {"mnist": "1x28", "folder": "3x72"}.get(kind, "3x32")
+    shape = {"mnist": "1x28", "mnist5k": "1x28", "folder": "3x72"}.get(kind, "3x32")
     if kind == "folder":
         changes += ["data.size=64", "data.resize=72"]
     row = load_recipe(path, [*changes, f"data.root={tiny / shape}"])

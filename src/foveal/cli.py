@@ -474,7 +474,7 @@ def doctor() -> None:
         print(f"{'GPU kernels':<14}{'plain PyTorch' if _imports('foveal.ops.binned.gpu') else 'Triton'}")
         from foveal.data import create_dataset, list_datasets
 
-        for name in [name for name in list_datasets() if name not in ("npz", "folder")]:
+        for name in [name for name in list_datasets() if name not in ("npz", "folder", "webdataset")]:
             try:
                 create_dataset(name, "test")
                 print(f"{name:<14}found")
