@@ -56,7 +56,10 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
 
 @dataclass(frozen=True, eq=False)
 class FolderSet(Dataset[tuple[Tensor, int]]):
-    """Image files, decoded when asked for: ``paths``, also of members of tar archives, and ``labels`` int64 Tensor[N] that index ``classes``."""
+    """Image files, decoded when asked for: ``paths``, and ``labels`` int64 Tensor[N] that index ``classes``.
+
+    A path may be that of a member of a tar archive.
+    """
 
     name: str
     split: str
