@@ -67,6 +67,24 @@ def test_poolings_of_vgg(pools, side):
     assert count(model) == 14_728_266
 
 
+def test_the_place_of_acn_in_each_form_of_vgg():
+    """The last convolution at 8x8 for 32x32 images, as docs/tables.md names it."""
+    with torch.device("meta"):
+        forms = (
+            (models.cifar_vgg16_gap(), 20, 256),
+            (models.cifar_vgg16_gap(batch_norm=False), 14, 256),
+            (models.cifar_vgg16_gap(pools=2), 38, 512),
+        )
+        for model, place, channels in forms:
+            sizes = {}
+            for name, module in model.features.named_children():
+                if isinstance(module, nn.Conv2d):
+                    module.register_forward_hook(lambda _, __, out, name=name: sizes.update({int(name): out.shape[1:]}))
+            model(torch.zeros(1, 3, 32, 32))
+            assert max(name for name, size in sizes.items() if size[-1] == 8) == place
+            assert sizes[place] == (channels, 8, 8)
+
+
 @pytest.mark.parametrize("pools", [-1, 6, 2.0, True])
 def test_poolings_that_vgg_has_not(pools):
     with pytest.raises(ValueError, match=f"pools must be a whole number from 0 to 5; got {pools}"):
