@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -26,7 +27,7 @@ from foveal.data import batches, create_dataset, preset
 from foveal.training import checkpoint, engine
 from foveal.training.checkpoint import CheckpointError
 from foveal.training.engine import Interrupted, Progress, build, evaluate, fit, learning_rate, load_run
-from foveal.training.recipe import Recipe, Train, find_recipes, list_recipes, load_recipe
+from foveal.training.recipe import Recipe, Train, load_recipe
 
 
 def write_set(root: Path, shape: tuple[int, ...] = (8, 8), n: tuple[int, int] = (40, 24)) -> Path:
@@ -238,6 +239,114 @@ def test_limit_is_a_quick_try(root: Path, tmp_path: Path) -> None:
     assert part.labels.unique().numel() == 4
     assert all((whole.images == image).flatten(1).all(1).any() for image in part.images)  # type: ignore[union-attr]
     assert fit(row, tmp_path)["quick"] is True
+
+
+def test_fraction_is_a_share_of_each_split(root: Path) -> None:
+    row = recipe(root)
+    row = row.model_copy(update={"data": row.data.model_copy(update={"fraction": 0.25})})
+    assert [len(engine.load_data(row, split)[0]) for split in ("train", "test")] == [10, 6]
+
+
+def test_the_place_of_the_data_may_stand_in_the_environment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_DATA", str(root.parent))
+    there = engine.load_data(recipe(f"$SOME_DATA/{root.name}"), "test")[0]
+    assert torch.equal(there.labels, engine.load_data(recipe(root), "test")[0].labels)
+    monkeypatch.delenv("SOME_DATA")
+    with pytest.raises(ValueError, match=r"data.root is \$SOME_DATA/.*SOME_DATA is not set.*--set data.root"):
+        engine.load_data(recipe(f"$SOME_DATA/{root.name}"), "test")
+
+
+def test_files_that_a_recipe_states(root: Path, tmp_path: Path) -> None:
+    path = root / "train.npz"
+    stated = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    row = recipe(root).model_dump()
+    row["data"]["files"] = {"train.npz": stated}
+    assert len(engine.load_data(Recipe.model_validate(row), "train")[0]) == 40
+    for change, error, message in (
+        (
+            {"train.npz": {"bytes": 3}},
+            ValueError,
+            r"train\.npz is damaged: it is .* bytes, expected 3 bytes; put the file",
+        ),
+        ({"train.npz": {"sha256": "0" * 64}}, ValueError, "is damaged: it is SHA-256 .*, expected SHA-256 0000"),
+        ({"x.npz": stated}, FileNotFoundError, r"x\.npz is not there, expected [\d,]+ bytes with SHA-256"),
+    ):
+        row["data"]["files"] = change
+        with pytest.raises(error, match=message):
+            fit(Recipe.model_validate(row), tmp_path)
+
+
+LEARNED = {"conv3": {"layer": "anisotropic", "scales": "learned"}}
+
+
+def test_scale_and_offsets_train_in_turn(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control variates: what does not have its turn stays where it is, bit for bit."""
+    seen: list[dict[str, torch.Tensor]] = []
+    measure = engine._Training._measure_epoch
+
+    def noting(self: Any) -> dict[str, Any]:
+        seen.append({name: value.clone() for name, value in self.model.state_dict().items()})
+        return measure(self)
+
+    monkeypatch.setattr(engine._Training, "_measure_epoch", noting)
+    row = recipe(root, LEARNED, epochs=6, alternate=2, weight_decay=1e-2)
+    start = {k: v.clone() for k, v in build(row, num_classes=4, in_channels=1).state_dict().items()}
+    fit(row, tmp_path)
+    epochs = [start, *seen]
+    moved = {
+        part: [not torch.equal(a[f"conv3.{part}"], b[f"conv3.{part}"]) for a, b in itertools.pairwise(epochs)]
+        for part in ("weight", "scale_conv.weight", "offset_conv.weight")
+    }
+    assert moved == {
+        "weight": [True] * 6,
+        "scale_conv.weight": [True, True, False, False, True, True],
+        "offset_conv.weight": [False, False, True, True, False, False],
+    }
+
+
+def test_alternating_training_goes_on_where_it_was(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = recipe(root, LEARNED, epochs=3, alternate=1)
+    fit(row, tmp_path / "through")
+    stop_at(monkeypatch, 7)
+    with pytest.raises(Interrupted):
+        fit(row, tmp_path / "stopped")
+    fit(row, tmp_path / "stopped")
+    assert_same_bits(saved(tmp_path / "through"), saved(tmp_path / "stopped"))
+
+
+def test_image_files_and_workers_change_no_bit(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoded in this process, in two workers, and in two workers that were stopped by a signal in the middle."""
+    from PIL import Image
+
+    for split in ("train", "test"):
+        with np.load(root / f"{split}.npz") as arrays:
+            for k, (image, label) in enumerate(zip(arrays["images"], arrays["labels"], strict=True)):
+                folder = tmp_path / "files" / split / f"class{label}"
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image).save(folder / f"{k}.png")
+    values = recipe(root).model_dump()
+    values["data"] |= {"name": "folder", "root": str(tmp_path / "files"), "size": [8, 8], "resize": 9}
+    values["data"]["augment"] = {"crop": "random_resized", "flip": True}
+    rows = []
+    for workers in (0, 2):
+        values["data"]["workers"] = workers
+        rows.append(Recipe.model_validate(values))
+    fit(rows[0], tmp_path / "through")
+    fit(rows[1], tmp_path / "workers")
+    assert_same_bits(saved(tmp_path / "through"), saved(tmp_path / "workers"))
+    stop_at(monkeypatch, 7, signal.SIGINT)
+    with pytest.raises(Interrupted):
+        fit(rows[1], tmp_path / "stopped")
+    fit(rows[0], tmp_path / "stopped")
+    assert_same_bits(saved(tmp_path / "through"), saved(tmp_path / "stopped"))
+
+
+def test_alternating_is_for_learned_scales(root: Path) -> None:
+    for plan in ({}, {"conv3": {"layer": "anisotropic"}}):
+        with pytest.raises(
+            ValueError, match=r"recipe row: train\.alternate is for learned scales, and no layer has one"
+        ):
+            build(recipe(root, plan, alternate=1), num_classes=4, in_channels=1)
 
 
 def test_maps_are_not_averaged(root: Path, tmp_path: Path) -> None:
@@ -542,27 +651,6 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_bits(root: Path, tmp_path
     ends = json.loads(done.stdout)
     assert ends
     assert ends == [through] * len(ends)
-
-
-# ---- what is packaged ----
-
-SHAPES = {
-    "mnist5k": (28, 28),
-    "mnist": (28, 28),
-    "fashion_mnist": (28, 28),
-    "folder": (64, 64, 3),
-    "stl10": (96, 96, 3),
-}
-
-
-@pytest.mark.parametrize("name", list_recipes())
-def test_every_packaged_recipe_trains_two_steps(name: str, tmp_path: Path) -> None:
-    path = find_recipes(name)[0]
-    shape = SHAPES.get(load_recipe(path).data.name, (32, 32, 3))
-    data = write_set(tmp_path / "data", shape, (4, 4))
-    small = ["data.name=npz", f"data.root={data}", "train.epochs=1", "train.batch_size=2", "train.warmup_epochs=0"]
-    row = load_recipe(path, [*small, "train.schedule=constant", "train.milestones=[]", "train.compile=false"])
-    assert fit(row, tmp_path)["train_loss"] > 0
 
 
 @pytest.mark.slow
