@@ -19,9 +19,11 @@ SOURCES = ["binned.c", "sampled.c"]
 # name, floats a vector, flags; the first is for every machine
 SETS = [("base", 4, [])]
 if platform.machine().lower() in ("x86_64", "amd64"):
+    AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mprefer-vector-width=512"]
     SETS += [
         ("avx2", 8, ["-mavx2", "-mfma"]),
-        ("avx512", 16, ["-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mprefer-vector-width=512"]),
+        ("avx512", 16, AVX512),
+        ("amx", 16, [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-DTILES"]),
     ]
 FLAGS = ["-std=c11", "-O3", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
 

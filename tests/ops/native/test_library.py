@@ -282,10 +282,12 @@ print("clean", count)
 """
 
 
-def sanitized(target, sets):
-    """Build the sources for some sets, (name, floats a vector, flags), with both sanitizers."""
-    flags = ["-std=c11", "-O1", "-g", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
-    flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+SANITIZERS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+
+
+def compiled(target, sets, special):
+    """Build the sources for some sets, (name, floats a vector, flags), with special flags."""
+    flags = ["-std=c11", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", *special]
     sources = [p for p in sorted(NATIVE.glob("*.c")) if p.name != "dispatch.c"]
     assert len(sources) >= 2
     objects = [target.with_name("dispatch.o")]
@@ -296,7 +298,7 @@ def sanitized(target, sets):
             objects.append(target.with_name(f"{source.stem}.{name}.o"))
             what = [f"-DISA={name}", f"-DLANES={lanes}", "-w", *more]
             subprocess.run([*common, *what, source, "-o", objects[-1]], check=True)
-    subprocess.run(["gcc", "-shared", "-fsanitize=address,undefined", *objects, "-o", target], check=True)
+    subprocess.run(["gcc", "-shared", *special, *objects, "-o", target], check=True)
 
 
 AVX2 = ["-mavx2", "-mfma"]
@@ -305,7 +307,72 @@ BUILDS = {
     "own": [("base", 4, []), ("avx2", 8, AVX2), ("avx512", 16, AVX512)],
     # the code for the widest vectors, lowered to those that every machine has
     "wide": [("base", 16, [])],
+    # that for matrix tiles, on tiles in memory
+    "tiles": [("base", 16, ["-DTILES", "-DEMULATED_TILES"])],
 }
+
+# Forward and input gradient in bfloat16 on tiles in memory: the code that runs where the processor has them.
+TILES = """
+import ctypes, random
+import torch
+import torch.nn.functional as F
+from foveal.geometry import log_polar_bins
+from foveal.ops import binned_conv2d
+from foveal.ops.binned import cpu
+from foveal.ops.native import library
+
+assert library.instruction_sets() == ("base",)
+assert library._library().tiles_work_base() == 1
+cpu.is_faster = lambda input, *_: cpu.takes(input)
+torch.manual_seed(0)
+pick = random.Random(0).choice
+taken = []
+run, library.run = library.run, lambda kernel, *given: (taken.append(kernel.__name__), run(kernel, *given))[1]
+for number in range(60):
+    groups, stride, dilation = pick((1, 1, 2)), pick((1, 1, 2)), pick((1, 1, 2))
+    per, outs = pick((1, 3, 16, 31, 32, 33, 40, 70)), pick((1, 5, 16, 17, 32, 40, 64, 70))
+    if per == outs == 1:
+        outs = 2
+    side, size = pick((3, 5, 9, 13)), [pick((1, 5, 8, 17, 33)) for _ in range(2)]
+    bins = log_polar_bins(side, 2, 6, 3.0)
+    input = torch.randn(pick((1, 2)), groups * per, *size).bfloat16()
+    if pick((True, False)):
+        input = input.contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.randn(groups * outs, per, 13).bfloat16(), torch.randn(groups * outs).bfloat16()
+    how = dict(stride=stride, padding=dilation * (side // 2), dilation=dilation, groups=groups)
+    results = []
+    for kind in (torch.double, torch.bfloat16, None):
+        x, w, b = (t.to(kind or t.dtype).detach().requires_grad_() for t in (input, weight, bias))
+        out = binned_conv2d(x, w, bins, b, **how) if kind is None else F.conv2d(x, F.pad(w, (0, 1))[:, :, bins], b, **how)
+        grad = torch.ones_like(out) if not results else results[0][0].detach().to(out.dtype)
+        results.append((out, torch.autograd.grad(out, x, grad)[0] if results else None))
+    truth = F.conv2d(x := input.double().requires_grad_(), F.pad(weight.double(), (0, 1))[:, :, bins], bias.double(), **how)
+    true = (truth, torch.autograd.grad(truth, x, truth.detach().bfloat16().double())[0])
+    for mine, plain, exact in zip(results[2], results[1], true):
+        errors = [float((t.double() - exact).norm() / exact.norm().clamp(min=1e-30)) for t in (mine, plain)]
+        assert errors[0] <= 2 * errors[1] + 1e-4, (number, errors, groups, per, outs, side, size, how)
+assert taken.count("binned_forward_base") >= 60
+print("same")
+"""
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None or sys.platform != "linux", reason="needs gcc")
+def test_matrix_tiles_multiply_as_they_should(copied):
+    folder, target = copied
+    compiled(target, BUILDS["tiles"], ["-O1"])
+    done = run_python(TILES, folder)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.split()[-1] == "same"
+
+
+@NEEDS_KERNELS
+def test_tiles_that_give_wrong_products_are_not_used():
+    class Wrong:
+        binned_forward_amx = tiles_work_amx = staticmethod(lambda: 0)
+
+    with pytest.warns(UserWarning, match="the kernels run on AVX-512"):
+        assert not library._works(Wrong(), "amx")
+    assert library._works(Wrong(), "avx512")
 
 
 @pytest.mark.slow
@@ -314,7 +381,7 @@ BUILDS = {
 @pytest.mark.parametrize("kind", BUILDS)
 def test_sanitizers_find_nothing(copied, kind):
     folder, target = copied
-    sanitized(target, [one for one in BUILDS[kind] if one[0] in SETS])
+    compiled(target, [one for one in BUILDS[kind] if one[0] in SETS], SANITIZERS)
     runtime = subprocess.run(["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
     undefined = subprocess.run(["gcc", "-print-file-name=libubsan.so"], capture_output=True, text=True, check=True)
     script = folder / "campaign.py"

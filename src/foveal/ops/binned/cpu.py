@@ -47,17 +47,20 @@ def is_faster(input: Tensor, weight: Tensor, bins: Tensor, groups: int) -> bool:
     in whole vectors of output channels, after sums over taps in whole vectors of input channels. The two prices were fitted
     to 210 shapes in float32 (3x3 to 13x13 taps, 1 to 128 channels, 4x4 to 32x32 pixels, AVX-512): the choice was wrong for
     24 of them, where the ways hardly differ but for a single input channel (twice). In bfloat16 the library may have
-    matrix instructions, some eight times faster, that these kernels do not use.
+    matrix instructions, some eight times faster: so is the product then, where the kernels use them too, but not the sums.
     """
     if not takes(input):
         return False
     out_channels, channels, columns = weight.shape
     taps = bins.shape[0] * bins.shape[1]
-    slower = 8 if input.dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported() else 1
+    product = sums = 1.0
+    if input.dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported():
+        sums = 16.0
+        product = 1.0 if library.function("binned_forward").__name__.endswith("amx") else 8.0
     if channels == 1 and out_channels == groups:
-        return taps > 1.25 * slower * columns
+        return taps > 1.25 * min(sums, 8.0) * columns
     outs = out_channels // groups
-    return taps * channels * outs > slower * (0.9 * columns * channels * _up(outs, 8) + taps * _up(channels, 16))
+    return taps * channels * outs > 0.9 * product * columns * channels * _up(outs, 8) + sums * taps * _up(channels, 16)
 
 
 def _up(value: int, step: int) -> int:

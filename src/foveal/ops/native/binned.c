@@ -38,6 +38,8 @@ typedef struct {
     int64_t rows;               /* output rows whose sums are formed together */
     int64_t *base, ring;        /* where each table's ring lies; floats of all */
     int direct;                 /* products go to the output itself */
+    int narrow;                 /* sums are bfloat16, for matrix tiles */
+    uint16_t *tiles;            /* packed for these */
     float *packed;              /* [G, blocks, panels, columns * channels, COLUMNS] */
     float *bias;                /* [G, row] */
     float *partial;             /* [G, blocks, slots, columns * block, row] */
@@ -79,14 +81,17 @@ static int cut(const binned_t *job, cut_t *c, int64_t pieces) {
     c->panels = ceil_div(job->out_channels, COLUMNS);
     c->row = c->panels * COLUMNS;
     int64_t block = LANES, most_pixels = 64;
-    while (block < 32 && block < job->channels) block *= 2;
+#ifdef TILES
+    c->narrow = job->output_type == BFLOAT16 && job->input_type == BFLOAT16 && job->weight_type == BFLOAT16 && !job->gradient && !job->depthwise;
+#endif
+    while (block < 32 && (block < job->channels || c->narrow)) block *= 2;
     int64_t width = job->out_width;
     if (width > most_pixels) width = up(ceil_div(width, ceil_div(width, most_pixels - 8)), ROWS);
     rings(c, block, width);
-    if (c->ring > cache() && block > LANES) rings(c, LANES, width);
+    if (c->ring > cache() && block > LANES && !c->narrow) rings(c, LANES, width);
     c->strips_w = ceil_div(job->out_width, width);
     c->blocks = ceil_div(job->channels, c->block);
-    c->line = c->blocks == 1 ? up((job->columns - 1) * job->channels + c->block, LANES) : job->columns * c->block;
+    c->line = c->blocks == 1 && !c->narrow ? up((job->columns - 1) * job->channels + c->block, LANES) : job->columns * c->block;
     /* tall strips read few rows twice; but the outputs of a strip stay near while the blocks of channels add to them */
     const map_t *out = &job->output;
     c->direct = job->output_type == FLOAT32 && out->c == 1 && job->out_channels % LANES == 0;
@@ -233,15 +238,16 @@ INLINE void add_up(const strip_t *s, int64_t r, int64_t from, int64_t step, cons
     }
 }
 
-INLINE void sum_pixels(const strip_t *s, int64_t x, const int pixels, const int wide, float *sums) {
+INLINE void sum_pixels(const strip_t *s, int64_t x, const int pixels, const int wide, const int type, void *sums) {
     const int64_t step = s->c->job->stride[1] * s->c->block, line = s->c->line;
+    const int64_t apart = type == BFLOAT16 ? s->c->block : s->count;
     for (int64_t r = 0; r < s->c->job->columns; r++) {
         vec sum[8];
         add_up(s, r, x * step, step, pixels, wide, sum);
         /* channels that are not there are overwritten by the next column */
 #pragma GCC unroll 8
         for (int v = 0; v < pixels * wide; v++)
-            store(sums + (x + v / wide) * line + r * s->count + (v % wide) * LANES, sum[v]);
+            store_any(sums, (x + v / wide) * line + r * apart + (v % wide) * LANES, type, sum[v]);
     }
 }
 
@@ -249,8 +255,8 @@ INLINE void sum_pixels(const strip_t *s, int64_t x, const int pixels, const int 
 static void sum_row(const strip_t *s, float *sums) {
     int64_t x = 0;
 #define SUMS(pixels, vectors)                                                                  \
-    for (; x + pixels <= s->width; x += pixels) sum_pixels(s, x, pixels, vectors, sums); \
-    for (; x < s->width; x++) sum_pixels(s, x, 1, vectors, sums);
+    for (; x + pixels <= s->width; x += pixels) sum_pixels(s, x, pixels, vectors, FLOAT32, sums); \
+    for (; x < s->width; x++) sum_pixels(s, x, 1, vectors, FLOAT32, sums);
     switch (s->c->block / LANES) {
     case 1: SUMS(8, 1) break;
     case 2: SUMS(4, 2) break;
@@ -259,6 +265,15 @@ static void sum_row(const strip_t *s, float *sums) {
     }
 #undef SUMS
 }
+
+#ifdef TILES
+/* The same in bfloat16, [width, columns, 32]. */
+static void sum_row_narrow(const strip_t *s, uint16_t *sums) {
+    int64_t x = 0;
+    for (; x + 4 <= s->width; x += 4) sum_pixels(s, x, 4, 2, BFLOAT16, sums);
+    for (; x < s->width; x++) sum_pixels(s, x, 1, 2, BFLOAT16, sums);
+}
+#endif
 
 INLINE int used(const binned_t *job, int64_t column) { return job->first[column] < job->first[column + 1]; }
 
@@ -279,6 +294,25 @@ static void pack(int64_t begin, int64_t end, void *context) {
     }
 }
 
+#ifdef TILES
+/* Packed panels as tiles; behind the channels of a last block stand zeros. */
+static void tile_weight(int64_t begin, int64_t end, void *context) {
+    cut_t *c = context;
+    const int64_t columns = c->job->columns, size = columns * c->block * COLUMNS;
+    float *whole = floats(size);
+    if (!whole) c->failed = 1;
+    for (int64_t task = begin; task < end && whole; task++) {
+        const int64_t count = kept(c, task / c->panels % c->blocks), panel = task % c->panels;
+        const float *from = c->packed + (task / c->panels * c->panels * c->block + panel * count) * columns * COLUMNS;
+        memset(whole, 0, (size_t)size * 4);
+        for (int64_t r = 0; r < columns; r++)
+            memcpy(whole + r * c->block * COLUMNS, from + r * count * COLUMNS, (size_t)(count * COLUMNS) * 4);
+        pack_tiles(whole, columns * c->block, c->tiles + task * size);
+    }
+    free(whole);
+}
+#endif
+
 static int bring_bias(cut_t *c) {
     const binned_t *job = c->job;
     c->bias = floats(job->groups * c->row);
@@ -295,7 +329,10 @@ static void forward_strips(int64_t begin, int64_t end, void *context) {
     const map_t *out = &job->output;
     const int64_t strips = job->batch * c->strips_h * c->strips_w;
     strip_t s;
-    float *sums = floats(c->rows * c->strip_w * c->line), *made = c->direct ? 0 : floats(c->strip_h * c->strip_w * c->row);
+    float *sums = floats(up(c->rows * c->strip_w, 32) * c->line), *made = c->direct ? 0 : floats(c->strip_h * c->strip_w * c->row);
+#ifdef TILES
+    if (c->narrow) begin_tiles();
+#endif
     if (!hold_strip(c, &s) || !sums || (!c->direct && !made)) c->failed = 1;
     for (int64_t task = begin; task < end && !c->failed; task++) {
         int64_t g = task / strips, n, y0, x0, height, width;
@@ -309,6 +346,17 @@ static void forward_strips(int64_t begin, int64_t end, void *context) {
             begin_strip(&s, n, g, b, y0, x0, width);
             for (int64_t y = 0; y < height; y += c->rows) {
                 const int64_t rows = least(c->rows, height - y), together = apart == width * step ? rows : 1;
+#ifdef TILES
+                if (c->narrow) {
+                    for (int64_t r = 0; r < rows; r++) {
+                        go_down(&s, y + r);
+                        sum_row_narrow(&s, (uint16_t *)sums + r * width * c->line);
+                    }
+                    multiply_tiles(rows * width, (uint16_t *)sums, c->line, c->tiles + (weight - c->packed), job->columns * c->block,
+                                   job->out_channels, to + y * apart, step, b ? 0 : c->bias + g * c->row);
+                    continue;
+                }
+#endif
                 for (int64_t r = 0; r < rows; r++) {
                     go_down(&s, y + r);
                     sum_row(&s, sums + r * width * c->line);
@@ -322,6 +370,9 @@ static void forward_strips(int64_t begin, int64_t end, void *context) {
             write_pixels(out->data, at + y * out->h, out->w, out->c, job->output_type, width, job->out_channels,
                          made + y * width * c->row, c->row);
     }
+#ifdef TILES
+    if (c->narrow) _tile_release();
+#endif
     drop_strip(&s);
     free(sums);
     free(made);
@@ -461,10 +512,20 @@ int FOVEAL(binned_forward)(const binned_t *shared, void *input, const void *weig
     if (!failed && job.depthwise) parallel(tasks * c.blocks, depthwise_strips, &c);
     if (!failed && !job.depthwise) {
         parallel(job.groups * c.blocks * c.panels, pack, &c);
+#ifdef TILES
+        if (c.narrow) {
+            c.tiles = (uint16_t *)floats(job.groups * c.blocks * c.panels * job.columns * c.block * COLUMNS / 2);
+            if (c.tiles)
+                parallel(job.groups * c.blocks * c.panels, tile_weight, &c);
+            else
+                c.failed = 1;
+        }
+#endif
         parallel(job.groups * tasks, forward_strips, &c);
     }
     free(c.base);
     free(c.packed);
+    free(c.tiles);
     free(c.bias);
     return failed || c.failed;
 }
@@ -486,3 +547,26 @@ int FOVEAL(binned_weight_gradient)(const binned_t *shared, void *input, void *gr
     free(c.partial);
     return failed || c.failed;
 }
+
+#ifdef TILES
+/* Whether matrix tiles multiply as they should: small whole numbers, whose products are exact. */
+int FOVEAL(tiles_work)(void) {
+    enum { DEPTH = 64 };
+    uint16_t a[32 * DEPTH], packed[DEPTH * COLUMNS];
+    float b[DEPTH * COLUMNS], out[32 * COLUMNS];
+    for (int i = 0; i < 32 * DEPTH; i++) a[i] = to_bfloat16((float)(i * 7 % 13 - 6));
+    for (int i = 0; i < DEPTH * COLUMNS; i++) b[i] = (float)(i * 5 % 11 - 5);
+    memset(out, 0, sizeof out);
+    begin_tiles();
+    pack_tiles(b, DEPTH, packed);
+    multiply_tiles(32, a, DEPTH, packed, DEPTH, COLUMNS, out, COLUMNS, 0);
+    _tile_release();
+    for (int i = 0; i < 32; i++)
+        for (int o = 0; o < COLUMNS; o++) {
+            float sum = 0;
+            for (int k = 0; k < DEPTH; k++) sum += from_bfloat16(a[i * DEPTH + k]) * b[k * COLUMNS + o];
+            if (sum != out[i * COLUMNS + o]) return 0;
+        }
+    return 1;
+}
+#endif

@@ -8,6 +8,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(TILES) && !defined(EMULATED_TILES)
+#include <immintrin.h>
+#endif
 
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -71,10 +74,14 @@ INLINE void store_any(void *map, int64_t at, int dtype, vec v) {
         store((float *)map + at, v);
         return;
     }
+#if defined(TILES) && !defined(EMULATED_TILES)
+    *(loose_halves *)((uint16_t *)map + at) = (halves)_mm512_cvtneps_pbh((__m512)v);
+#else
     bits wide = (bits)v, not_a_number = (bits)(v != v);
     bits rounded = (wide + 0x7fff + (wide >> 16 & 1)) >> 16;
     bits kept = (not_a_number & (wide >> 16 | 0x40)) | (~not_a_number & rounded);
     *(loose_halves *)((uint16_t *)map + at) = __builtin_convertvector(kept, halves);
+#endif
 }
 
 INLINE float get(const void *map, int64_t at, int dtype) {
@@ -319,6 +326,85 @@ SHARED void multiply(int64_t rows, const float *a, int64_t a_row, const float *b
                         b + o * depth + k * COLUMNS, least(piece, depth - k), out + i * out_row + o, out_row,
                         base && k == 0 ? base + o : 0);
 }
+
+#ifdef TILES
+/* Matrix tiles for bfloat16: 16 rows of 64 bytes. Tests run the same code on tiles in memory (EMULATED_TILES). */
+#ifdef EMULATED_TILES
+static __thread union {
+    uint8_t byte[1024];
+    uint16_t half[16][32];
+    float value[16][16];
+} tile_in_memory[8];
+#define _tile_zero(t) memset(tile_in_memory[t].byte, 0, 1024)
+#define _tile_loadd(t, from, step) \
+    for (int row_ = 0; row_ < 16; row_++) memcpy(tile_in_memory[t].byte + 64 * row_, (const char *)(from) + row_ * (step), 64)
+#define _tile_stored(t, to, step) \
+    for (int row_ = 0; row_ < 16; row_++) memcpy((char *)(to) + row_ * (step), tile_in_memory[t].byte + 64 * row_, 64)
+#define _tile_dpbf16ps(c, a, b)                                                                                      \
+    for (int i_ = 0; i_ < 16; i_++)                                                                                  \
+        for (int j_ = 0; j_ < 16; j_++)                                                                              \
+            for (int k_ = 0; k_ < 32; k_++)                                                                          \
+                tile_in_memory[c].value[i_][j_] += from_bfloat16(tile_in_memory[a].half[i_][k_]) *                   \
+                                                   from_bfloat16(tile_in_memory[b].half[k_ / 2][2 * j_ + k_ % 2])
+#define _tile_loadconfig(shape) ((void)(shape))
+#define _tile_release()
+#endif
+
+/* All eight tiles are whole: a thread says so before it uses them. */
+INLINE void begin_tiles(void) {
+    struct {
+        uint8_t palette, start, zero[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } shape __attribute__((aligned(64)));
+    memset(&shape, 0, sizeof shape);
+    shape.palette = 1;
+    for (int t = 0; t < 8; t++) shape.bytes[t] = 64, shape.rows[t] = 16;
+    _tile_loadconfig(&shape);
+}
+
+/* A packed weight [depth, COLUMNS] of numbers that are bfloat16, as pairs of rows side by side: [depth / 32, 2, 16, 16, 2]. */
+SHARED void pack_tiles(const float *from, int64_t depth, uint16_t *to) {
+    for (int64_t k = 0; k < depth; k += 2)
+        for (int64_t v = 0; v < 2; v++) {
+            bits low = (bits)load(from + k * COLUMNS + v * LANES), high = (bits)load(from + (k + 1) * COLUMNS + v * LANES);
+            store((float *)(to + k / 32 * 1024 + v * 512 + k % 32 * 16), (vec)((high & 0xffff0000u) | low >> 16));
+        }
+}
+
+/* As multiply, for a in bfloat16 and b of pack_tiles, depth a multiple of 32. 32 rows of a may be read from any of `rows` on. */
+SHARED void multiply_tiles(int64_t rows, const uint16_t *a, int64_t a_row, const uint16_t *b, int64_t depth, int64_t columns,
+                           float *out, int64_t out_row, const float *base) {
+    float sum[32 * 32] __attribute__((aligned(64)));
+    for (int64_t o = 0; o < columns; o += COLUMNS)
+        for (int64_t i = 0; i < rows; i += 32) {
+            const uint16_t *left = a + i * a_row, *right = b + o * depth;
+            _tile_zero(0);
+            _tile_zero(1);
+            _tile_zero(2);
+            _tile_zero(3);
+            for (int64_t k = 0; k < depth; k += 32, right += 1024) {
+                _tile_loadd(4, left + k, 2 * a_row);
+                _tile_loadd(5, left + 16 * a_row + k, 2 * a_row);
+                _tile_loadd(6, right, 64);
+                _tile_loadd(7, right + 512, 64);
+                _tile_dpbf16ps(0, 4, 6);
+                _tile_dpbf16ps(1, 4, 7);
+                _tile_dpbf16ps(2, 5, 6);
+                _tile_dpbf16ps(3, 5, 7);
+            }
+            _tile_stored(0, sum, 128);
+            _tile_stored(1, sum + 16, 128);
+            _tile_stored(2, sum + 16 * 32, 128);
+            _tile_stored(3, sum + 16 * 32 + 16, 128);
+            for (int64_t r = 0; r < least(32, rows - i); r++)
+                for (int64_t v = 0; v < least(COLUMNS, up(columns - o, LANES)); v += LANES) {
+                    float *to = out + (i + r) * out_row + o + v;
+                    store(to, load(base ? base + o + v : to) + load(sum + r * 32 + v));
+                }
+        }
+}
+#endif
 
 /* out[k, :] += sum over i of a[i, k] * b[i, :], for `deep` rows of out and one or two vectors of columns: added up apart, so
  * that rounding does not grow with the image. */

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-INSTRUCTION_SETS = ("base", "avx2", "avx512")  # as foveal_instruction_set numbers them
+INSTRUCTION_SETS = ("base", "avx2", "avx512", "amx")  # as foveal_instruction_set numbers them
 TYPES = {torch.float32: 0, torch.bfloat16: 1}
 _pointer, _number = ctypes.c_void_p, ctypes.c_int64
 ARGUMENTS = {
@@ -46,13 +46,22 @@ def _torch() -> Path:
     return Path(torch.__file__).parent / "lib"
 
 
+@lru_cache(maxsize=1)
 def instruction_sets() -> tuple[str, ...]:
     """The instruction sets that were compiled and that this machine has, the best last; empty without kernels."""
     library = _library()
     if library is None:
         return ()
     usable = INSTRUCTION_SETS[: library.foveal_instruction_set() + 1]
-    return tuple(name for name in usable if hasattr(library, f"binned_forward_{name}"))
+    return tuple(name for name in usable if hasattr(library, f"binned_forward_{name}") and _works(library, name))
+
+
+def _works(library: ctypes.CDLL, name: str) -> bool:
+    """Matrix tiles are tried before they are trusted."""
+    if name != "amx" or library.tiles_work_amx():
+        return True
+    warnings.warn("this machine's matrix tiles (AMX) give wrong products; the kernels run on AVX-512", stacklevel=3)
+    return False
 
 
 @lru_cache(maxsize=64)
