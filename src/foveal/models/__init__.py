@@ -14,6 +14,7 @@ from foveal.models.cifar import (
     small_cnn,
 )
 from foveal.models.factory import create_model, list_models
+from foveal.models.simple_vgg import simple_vgg
 
 __all__ = [
     "cifar_alexnet",
@@ -28,5 +29,6 @@ __all__ = [
     "cifar_vgg19_bn_stem",
     "create_model",
     "list_models",
+    "simple_vgg",
     "small_cnn",
 ]

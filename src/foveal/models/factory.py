@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from foveal.models import cifar
+from foveal.models import cifar, simple_vgg
 
 _OURS: dict[str, Callable[..., nn.Module]] = {
     build.__name__: build
@@ -27,6 +27,7 @@ _OURS: dict[str, Callable[..., nn.Module]] = {
         cifar.cifar_vgg19_bn,
         cifar.cifar_vgg19_bn_stem,
         cifar.small_cnn,
+        simple_vgg.simple_vgg,
     )
 }
 
