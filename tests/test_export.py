@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from foveal import AnisotropicConv2d, CrossConv2d, LogPolarConv2d, convert
+from foveal import AnisotropicConv2d, CrossConv2d, LogPolarConv2d, LogPolarPool2d, convert
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -28,6 +28,7 @@ def onnx_of(model, input, tmp_path, **arguments):
 LAYERS = {
     "log_polar": lambda: LogPolarConv2d(4, 6, 9, growth_rate=3.0, stride=2),
     "log_polar, reflect": lambda: LogPolarConv2d(4, 6, 5, padding_mode="reflect", groups=2),
+    "log_polar, max": lambda: LogPolarConv2d(4, 6, 5, reduce="max", groups=2),
     "cross": lambda: CrossConv2d(4, 6, 3, field=7),
     "anisotropic": lambda: AnisotropicConv2d(4, 6),
     "anisotropic, concat": lambda: AnisotropicConv2d(4, 6, scales=(1, 2, 4), fuse="concat", share_weights=False),
@@ -74,6 +75,18 @@ def test_layers_in_torch_export(name):
     program = torch.export.export(layer, (input,))
     torch.testing.assert_close(program.module()(input), layer(input), rtol=1e-5, atol=1e-5)
     assert not any("foveal" in str(node.target) for node in program.graph.nodes)
+
+
+@pytest.mark.parametrize("reduce", ["mean", "sum", "max"])
+def test_pooling(reduce, tmp_path):
+    pool = LogPolarPool2d(5, stride=2, reduce=reduce)
+    sizes = {
+        "dynamic_shapes": [{0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}]
+    }
+    _, run = onnx_of(pool, torch.randn(2, 4, 16, 18), tmp_path, **sizes)
+    for shape in ((2, 4, 16, 18), (1, 4, 23, 14)):
+        input = torch.randn(shape)
+        torch.testing.assert_close(run(input), pool(input), rtol=1e-5, atol=1e-5)
 
 
 def test_points_far_outside_the_map_read_zero_in_the_export_form():

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foveal.geometry import bin_population, log_polar_bins, scaled_taps
+from foveal.geometry import bin_population, log_polar_bins, region_grid, scaled_taps
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_bins.json").read_text())["settings"]
 ODD = st.integers(0, 10).map(lambda n: 2 * n + 1)
@@ -192,6 +192,22 @@ def test_bad_arguments(change, words):
 
 def test_one_level_needs_no_growth():
     assert torch.equal(log_polar_bins(5, 1, 4, 1.0), log_polar_bins(5, 1, 4, 0.5))
+
+
+def test_region_grid():
+    """The authors' matrix: row and column of each region, counted from 0."""
+    for radial, angular in ((1, 2), (2, 6), (3, 8)):
+        grid = region_grid(radial, angular)
+        assert grid.shape == (2 * radial, angular // 2)
+        for level in range(radial):
+            for sector in range(angular):
+                if sector < angular // 2:
+                    cell = grid[radial - 1 - level, angular // 2 - 1 - sector]
+                else:
+                    cell = grid[radial + level, sector - angular // 2]
+                assert int(cell) == level * angular + sector
+    with pytest.raises(ValueError, match="angular_bins must be even, so that the regions fill two half planes; got 5"):
+        region_grid(2, 5)
 
 
 def test_scaled_taps():

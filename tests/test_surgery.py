@@ -162,6 +162,13 @@ def test_reparameterize_turns_back_what_is_exact_and_leaves_the_rest():
     assert kinds == [nn.Conv2d, nn.Conv2d, nn.Conv2d, AnisotropicConv2d]
 
 
+def test_reparameterize_leaves_maxima_alone():
+    plan = {"stem": {**LOG_POLAR, "reduce": "max"}, "blocks.0.conv1": {"layer": "cross", "field": 5, "reduce": "max"}}
+    model = reparameterize(convert(Net(), plan))
+    assert isinstance(model.stem, LogPolarConv2d)
+    assert isinstance(model.blocks[0].conv1, CrossConv2d)
+
+
 class Standardised(nn.Conv2d):
     def forward(self, input):
         return super().forward(input * 2)

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from foveal.layers import AnisotropicConv2d, CrossConv2d, LogPolarConv2d
+    from foveal.layers import AnisotropicConv2d, CrossConv2d, LogPolarConv2d, LogPolarPool2d
     from foveal.surgery import LAYERS, convert, reparameterize
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "AnisotropicConv2d",
     "CrossConv2d",
     "LogPolarConv2d",
+    "LogPolarPool2d",
     "convert",
     "reparameterize",
 ]

@@ -123,6 +123,37 @@ def bin_population(bins: Tensor, columns: int | None = None) -> Tensor:
     return torch.bincount(bins[bins >= 0], minlength=0 if columns is None else columns)
 
 
+def region_grid(radial_bins: int, angular_bins: int) -> Tensor:
+    """The paper's 2 L_r x L_theta / 2 arrangement of the regions, which keeps their places around the centre.
+
+    Source: Log-Polar Space Convolution (NeurIPS 2022), section 3.2 and Figure 3(a). The upper half plane stands on top, its
+    outermost level first, below it the lower one, its innermost level first; both run from left to right.
+
+    Args:
+        radial_bins: distance levels L_r.
+        angular_bins: direction levels L_theta, an even number.
+
+    Returns:
+        int64 Tensor[2 * radial_bins, angular_bins / 2] on the CPU: ``level * angular_bins + sector`` of each cell.
+
+    Raises:
+        ValueError: an argument breaks its rule; the message names argument, rule and value.
+
+    Example:
+        >>> region_grid(2, 6)
+        tensor([[ 8,  7,  6],
+                [ 2,  1,  0],
+                [ 3,  4,  5],
+                [ 9, 10, 11]])
+    """
+    _check_count("radial_bins", radial_bins)
+    _check_count("angular_bins", angular_bins)
+    if angular_bins % 2:
+        raise ValueError(f"angular_bins must be even, so that the regions fill two half planes; got {angular_bins}")
+    regions = torch.arange(radial_bins * angular_bins, device="cpu").reshape(radial_bins, 2, angular_bins // 2)
+    return torch.cat([regions[:, 0].flip(0, 1), regions[:, 1]])
+
+
 def scaled_taps(kernel_size: int | Sequence[int], scales: Sequence[float], dilation: int | Sequence[int] = 1) -> Tensor:
     """The points ``l * pn`` of Eq. (4) of the anisotropic paper, for each scale l in turn.
 

@@ -125,8 +125,7 @@ def reparameterize(model: Model) -> Model:
         >>> type(reparameterize(model)[0]).__name__
         'Conv2d'
     """
-    ours = _modules(model, Ours)
-    exact = [(names, m) for names, m in ours if not (isinstance(m, AnisotropicConv2d) and m.not_a_conv())]
+    exact = [(names, layer) for names, layer in _modules(model, Ours) if not layer.not_a_conv()]  # type: ignore[operator]
     return _put(model, [(names, layer.to_conv()) for names, layer in exact])  # type: ignore[operator]
 
 

@@ -29,7 +29,7 @@ def pooling_form(input, layer):
             for b in range(columns):
                 inside = window[:, :, bins == b]
                 if inside.shape[2]:
-                    pooled[:, :, b, i, j] = inside.mean(2) if layer.reduce == "mean" else inside.sum(2)
+                    pooled[:, :, b, i, j] = getattr(torch, {"max": "amax"}.get(layer.reduce, layer.reduce))(inside, 2)
     output = torch.einsum("ncbij,ocb->noij", pooled, layer.weight)
     return output if layer.bias is None else output + layer.bias[:, None, None]
 
@@ -41,7 +41,7 @@ def pooling_form(input, layer):
     st.integers(1, 8),
     st.floats(1.2, 4),
     st.sampled_from(["disk", "square"]),
-    st.sampled_from(["mean", "sum"]),
+    st.sampled_from(["mean", "sum", "max"]),
     st.sampled_from(["own", "bin", "none"]),
 )
 def test_equals_the_papers_pooling_form(side, radial, angular, growth, support, reduce, center):
@@ -51,6 +51,46 @@ def test_equals_the_papers_pooling_form(side, radial, angular, growth, support, 
     )  # fmt: skip
     input = torch.randn(1, 2, 6, 5, dtype=torch.float64)
     torch.testing.assert_close(layer(input), pooling_form(input, layer))
+
+
+@pytest.mark.parametrize(
+    "change", [{"stride": 2, "groups": 2}, {"dilation": 2}, {"padding_mode": "circular"}, {"padding": 0}]
+)
+def test_maximum_with_a_convolutions_arguments(change):
+    """A bin of one tap has its pixel for maximum: with one bin a tap the layer is a sum over bins again."""
+    bins = torch.arange(9).reshape(3, 3)
+    layer = LogPolarConv2d(2, 4, 3, bins=bins, reduce="max", **change)
+    plain = LogPolarConv2d(2, 4, 3, bins=bins, reduce="sum", **change)
+    plain.load_state_dict(layer.state_dict())
+    input = torch.randn(2, 2, 7, 8)
+    torch.testing.assert_close(layer(input), plain(input))
+    torch.testing.assert_close(layer(input[0]), plain(input[0]))
+
+
+def test_maximum_is_no_convolution_and_says_so():
+    layer = LogPolarConv2d(2, 4, 5, reduce="max")
+    old = nn.Conv2d(2, 4, 5, padding=2)
+    for call in (layer.to_conv, layer.kernel, lambda: layer.project(old.weight)):
+        with pytest.raises(ValueError, match="a maximum over a bin is none; build it with reduce='mean' or 'sum'"):
+            call()
+    with pytest.raises(ValueError, match="init='project' needs a linear layer"):
+        LogPolarConv2d.from_conv(old, init="project", reduce="max")
+    with pytest.raises(ValueError, match=r"LogPolarPool2d\(reduce='max', center='bin'"):
+        layer.load_authors_state_dict({})
+    torch.testing.assert_close(LogPolarConv2d.from_conv(old, reduce="max").bias, old.bias)
+
+
+def test_maximum_trains_in_every_dtype():
+    input = torch.randn(1, 2, 6, 6)
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        layer = LogPolarConv2d(2, 4, 5, reduce="max", dtype=dtype)
+        output = layer(input.to(dtype))
+        assert output.dtype == dtype
+        output.sum().backward()
+        assert layer.weight.grad.isfinite().all()
+    layer = LogPolarConv2d(2, 4, 5, reduce="max")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(input).dtype == torch.bfloat16
 
 
 def test_weights_of_the_paper():
@@ -160,6 +200,7 @@ MAKES = {
     "circular": lambda: LogPolarConv2d(2, 4, 5, padding=1, padding_mode="circular", reduce="sum"),
     "own map": lambda: LogPolarConv2d(2, 4, (2, 3), padding="same", bins=torch.tensor([[0, 1, -1], [2, 2, 0]])),
     "same": lambda: LogPolarConv2d(2, 4, 5, padding="same", dilation=2),
+    "max": lambda: LogPolarConv2d(2, 4, 5, reduce="max"),
     "cross": lambda: CrossConv2d(2, 4, 3, field=7),
     "cross, strided": lambda: CrossConv2d(2, 8, 5, stride=2, dilation=2, field=3, groups=2, share=0.25 * 2),
     "cross, replicate": lambda: CrossConv2d(2, 6, 3, field=5, padding_mode="replicate", share=1 / 3, bias=False),
@@ -173,6 +214,10 @@ def layer(request):
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 def test_to_conv_is_the_same_function_of_the_same_kind(layer):
+    if layer.not_a_conv():
+        with pytest.raises(ValueError, match="linear"):
+            layer.to_conv()
+        return
     layer.eval().requires_grad_(False)
     conv = layer.to_conv()
     assert type(conv) is nn.Conv2d
@@ -324,7 +369,7 @@ def test_cross_rounds_as_python_does(share, channels, expected):
         ({"out_channels": 2.0}, "out_channels"),
         ({"groups": 3}, "in_channels must be a multiple of groups, 3; got 4"),
         ({"padding_mode": "mirror"}, "padding_mode must be one of"),
-        ({"reduce": "max"}, "reduce must be one of 'mean', 'sum'; got 'max'"),
+        ({"reduce": "median"}, "reduce must be one of 'mean', 'sum', 'max'; got 'median'"),
         ({"growth_rate": 0.5}, "growth_rate must be a finite number above 1"),
         ({"radial_bins": 0}, "radial_bins"),
         ({"bins": torch.zeros(3, 3)}, "bins must be an int64 tensor of kernel_size"),

@@ -17,7 +17,7 @@ PHASES = ("both", "scale", "offset")
 _STRICT = 1 - 2.0**-20  # tanh saturates at exactly 1 in float32; offsets stay below their bound
 
 
-class AnisotropicConv2d(shaped.ShapedConv2d):
+class AnisotropicConv2d(shaped.ShapedConv):
     """A convolution that reads each position at several scales with learned offsets and keeps the maximum.
 
     Source: Anisotropic Convolution (TIP 2020), Eq. (3) to (5). One scale without offset is a (dilated) convolution, one
@@ -54,6 +54,8 @@ class AnisotropicConv2d(shaped.ShapedConv2d):
     """
 
     taps: Tensor
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
 
     def __init__(
         self,
@@ -104,7 +106,7 @@ class AnisotropicConv2d(shaped.ShapedConv2d):
             self.extra_after = (self.after[0] + down, self.after[1] + right)
         centre = [w / 2 - b + e for w, b, e in zip(self.window, self.before, self.extra_before, strict=True)]
         shift = torch.tensor(centre, dtype=torch.float32, device="cpu")
-        self.add_map("taps", scaled_taps(self.kernel_size, factors, self.dilation) + shift)
+        self.add_map("taps", scaled_taps(self.kernel_size, factors, self.dilation) + shift, self.weight.device)
         self.reset_parameters()
 
     def _predictor(self, channels: int, made: dict[str, Any]) -> nn.Module:

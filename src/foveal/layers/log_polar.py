@@ -6,18 +6,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from foveal.geometry import bin_population, log_polar_bins
+from foveal.geometry import bin_population, log_polar_bins, region_grid
 from foveal.layers import shaped
+from foveal.layers.log_polar_pool import REDUCES, members, pool
 from foveal.ops import arguments, binned_conv2d
 
-REDUCES = ("mean", "sum")
 
-
-class LogPolarConv2d(shaped.ShapedConv2d):
+class LogPolarConv2d(shaped.ShapedConv):
     """A convolution whose taps share weights over log-polar bins: a 9x9 field costs 13 weights.
 
     Source: Log-Polar Space Convolution (NeurIPS 2022), Eq. (3). It is exactly an nn.Conv2d with tied weights
-    (:meth:`to_conv`), padded with zeros by half its window unless told otherwise.
+    (:meth:`to_conv`), padded with zeros by half its window unless told otherwise; only ``reduce="max"`` is not linear.
 
     Args:
         in_channels, out_channels, stride, dilation, groups, bias, padding_mode: as in nn.Conv2d.
@@ -25,7 +24,8 @@ class LogPolarConv2d(shaped.ShapedConv2d):
         padding: as in nn.Conv2d; by default dilation * (kernel_size - 1) / 2, which keeps the size at stride 1.
         radial_bins, angular_bins, growth_rate, rotation, aspect_ratio, support, center: the map, see
             :func:`foveal.geometry.log_polar_bins`.
-        reduce: "mean" divides each weight by the number of taps in its bin (the paper), "sum" does not.
+        reduce: "mean" divides each weight by the number of taps in its bin (the paper), "sum" does not; "max" weighs the
+            largest pixel of each bin (a zero of the padding may be it), as :class:`LogPolarPool2d` finds it.
         bins: any other map, int64 Tensor[kh, kw] with -1 for taps without weight; replaces all arguments of the map.
 
     Shape:
@@ -94,8 +94,9 @@ class LogPolarConv2d(shaped.ShapedConv2d):
         self.register_parameter(
             "bias", nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         )
-        self.add_map("bins", bins)
-        self.add_map("population", bin_population(bins, columns).clamp(min=1))
+        self.add_map("bins", bins, self.weight.device)
+        self.add_map("population", bin_population(bins, columns).clamp(min=1), self.weight.device)
+        self.members = members(bins, columns) if reduce == "max" else None
         self.reset_parameters()
 
     @property
@@ -116,12 +117,35 @@ class LogPolarConv2d(shaped.ShapedConv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve."""
+        if self.reduce == "max":
+            return self._weigh_maxima(input)
         padding: int | str | Sequence[int] = self.padding
         if self.padding_mode != "zeros":
             input, padding = shaped.pad(input, self.before, self.after, self.padding_mode), 0
         return binned_conv2d(
             input, self._tap_weight(), self.bins, self.bias, self.stride, padding, self.dilation, self.groups
         )
+
+    def _weigh_maxima(self, input: Tensor) -> Tensor:
+        """Pool by the maximum, then weigh the bins: a 1x1 convolution."""
+        if input.ndim == 3:
+            return self._weigh_maxima(input[None])[0]
+        weight: Tensor
+        input, weight, bias = arguments.autocast(input, self.weight, self.bias)  # type: ignore[assignment]
+        arguments.check_input(input, self.in_channels, weight)
+        padded = shaped.pad(input, self.before, self.after, self.padding_mode)
+        pooled = pool(padded, self.members or (), self.window, "max", self.stride, self.dilation)
+        return nn.functional.conv2d(pooled.flatten(1, 2), weight.flatten(1)[..., None, None], bias, groups=self.groups)
+
+    def not_a_conv(self) -> str:
+        """Why no nn.Conv2d computes the same; empty where one does."""
+        return "a maximum over a bin is not linear" if self.reduce == "max" else ""
+
+    def _check_linear(self, what: str) -> None:
+        if self.reduce == "max":
+            raise ValueError(
+                f"{what} needs a linear layer, and a maximum over a bin is none; build it with reduce='mean' or 'sum'"
+            )
 
     def _tap_weight(self) -> Tensor:
         """The weight that each tap of a bin carries."""
@@ -131,7 +155,8 @@ class LogPolarConv2d(shaped.ShapedConv2d):
         return (self.weight.to(wide) / self.population.to(wide)).to(self.weight.dtype)
 
     def kernel(self) -> Tensor:
-        """The dense kernel that this layer stands for, Tensor[O, C / groups, kh, kw]."""
+        """The dense kernel that this layer stands for, Tensor[O, C / groups, kh, kw]; reduce="max" has none (ValueError)."""
+        self._check_linear("kernel()")
         return nn.functional.pad(self._tap_weight(), (0, 1))[:, :, self.bins]
 
     @classmethod
@@ -168,7 +193,12 @@ class LogPolarConv2d(shaped.ShapedConv2d):
 
     @torch.no_grad()
     def project(self, kernel: Tensor, dilation: Sequence[int] = (1, 1)) -> None:
-        """Set the weight to the least-squares fit of a dense kernel, Tensor[O, C / groups, h, w], centred in the window."""
+        """Set the weight to the least-squares fit of a dense kernel, Tensor[O, C / groups, h, w], centred in the window.
+
+        Raises:
+            ValueError: the layer is not linear (reduce="max").
+        """
+        self._check_linear("init='project'")
         dense = shaped.embed(kernel, dilation, self.kernel_size, self.dilation).to(self.weight.device)
         wide = torch.promote_types(dense.dtype, torch.float32)
         sums = torch.zeros((*self.weight.shape[:2], self.weight.shape[2] + 1), dtype=wide, device=dense.device)
@@ -179,12 +209,16 @@ class LogPolarConv2d(shaped.ShapedConv2d):
     def to_conv(self) -> nn.Conv2d:
         """The nn.Conv2d that computes the same.
 
+        Raises:
+            ValueError: the layer is not linear (reduce="max").
+
         Example:
             >>> layer = LogPolarConv2d(3, 8, 9, growth_rate=3.0)
             >>> input = torch.randn(1, 3, 16, 16)
             >>> torch.allclose(layer(input), layer.to_conv()(input), atol=1e-6)
             True
         """
+        self._check_linear("to_conv()")
         maps = {"padding": self.padding, "dilation": self.dilation}
         return shaped.conventional(self, self.weight, self.kernel(), self.bias, **maps)
 
@@ -205,6 +239,11 @@ class LogPolarConv2d(shaped.ShapedConv2d):
             ValueError: the layer's map is not theirs, a tensor is missing or of another shape, or the checkpoint has
                 a bias that this layer has no place for. Nothing is changed then.
         """
+        if self.reduce == "max":
+            raise ValueError(
+                "the authors' maximum counts the centre pixel in its bin, besides its own weight, which this layer cannot; "
+                "build LogPolarPool2d(reduce='max', center='bin', support='square') and their two convolutions behind it"
+            )
         if not self.map or self.map["support"] != "square" or self.map["center"] == "none":
             raise ValueError("the authors' layers have support='square' and center='own' or 'bin'; build the layer so")
         radial, angular = self.map["radial_bins"], self.map["angular_bins"]
@@ -229,12 +268,8 @@ class LogPolarConv2d(shaped.ShapedConv2d):
             )
 
         wide = torch.promote_types(self.weight.dtype, torch.float32)
-        level = torch.arange(radial).repeat_interleave(angular)
-        sector = torch.arange(angular).repeat(radial)
-        upper = sector < angular // 2  # the upper half plane: outermost level first, from left to right
-        row = torch.where(upper, radial - 1 - level, radial + level)
-        col = torch.where(upper, angular // 2 - 1 - sector, sector - angular // 2)
-        theirs = mine[region].to(self.weight.device, wide)[:, :, row, col]
+        cells = region_grid(radial, angular).flatten().argsort()
+        theirs = mine[region].to(self.weight.device, wide).flatten(2)[:, :, cells]
         everything = {**self.map, "center": "bin"}
         counted = log_polar_bins(self.kernel_size, **everything).to(self.weight.device)
         per_tap = theirs / bin_population(counted, radial * angular).clamp(min=1)
@@ -385,6 +420,10 @@ class CrossConv2d(nn.Module):
                 start = end
         new.train(conv.training)
         return new
+
+    def not_a_conv(self) -> str:
+        """Why no nn.Conv2d computes the same; empty where one does."""
+        return "" if self.log_polar is None else self.log_polar.not_a_conv()
 
     @torch.no_grad()
     def to_conv(self) -> nn.Conv2d:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,60 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 INITS = ("fresh", "project")
 
 
-class ShapedConv2d(nn.Module):
+class Windowed(nn.Module):
+    """A layer that looks through a window at each position; takes nn.Conv2d's arguments of it and checks them."""
+
+    dims: ClassVar[int] = 2
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    def __init__(
+        self,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int],
+        padding: int | str | Sequence[int] | None,
+        dilation: int | Sequence[int],
+        padding_mode: str,
+    ) -> None:
+        super().__init__()
+        self.kernel_size = sides("kernel_size", kernel_size, self.dims, at_least=1)
+        self.stride = sides("stride", stride, self.dims, at_least=1)
+        self.dilation = sides("dilation", dilation, self.dims, at_least=1)
+        self.padding = same_size_padding(self.window) if padding is None else padding
+        if not isinstance(self.padding, str):
+            self.padding = sides("padding", self.padding, self.dims, at_least=0)
+        self.before, self.after = split_padding(self.padding, self.window, self.stride)
+        self.padding_mode = check_choice("padding_mode", padding_mode, PADDING_MODES)
+        self._maps: dict[str, Tensor] = {}
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """Pixels between the first and the last tap, in each direction."""
+        return tuple(d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
+
+    def add_map(self, name: str, value: Tensor, device: torch.device | None = None) -> None:
+        """Keep a map on the layer's device, out of the state dict, untouched by casts and to_empty."""
+        self._maps[name] = value
+        self.register_buffer(name, value.to(device), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        for name, value in self._maps.items():
+            self._buffers[name] = value.to(self._buffers[name].device)  # type: ignore[union-attr]
+        return self
+
+    def extra_repr(self) -> str:
+        """nn.Conv2d's words for the window."""
+        text = f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding!r}"
+        if set(self.dilation) != {1}:
+            text += f", dilation={self.dilation}"
+        if self.padding_mode != "zeros":
+            text += f", padding_mode={self.padding_mode!r}"
+        return text
+
+
+class ShapedConv(Windowed):
     """A convolution whose kernel is a weight and a fixed map; takes nn.Conv2d's arguments and checks them."""
 
     weight: nn.Parameter
@@ -31,52 +84,60 @@ class ShapedConv2d(nn.Module):
         groups: int,
         padding_mode: str,
     ) -> None:
-        super().__init__()
         for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
             check_count(name, value)
         for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
             if value % groups:
                 raise ValueError(f"{name} must be a multiple of groups, {groups}; got {value}")
+        super().__init__(kernel_size, stride, padding, dilation, padding_mode)
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.kernel_size = arguments.pair("kernel_size", kernel_size, at_least=1)
-        self.stride = arguments.pair("stride", stride, at_least=1)
-        self.dilation = arguments.pair("dilation", dilation, at_least=1)
         self.groups = groups
-        self.padding = arguments.same_size_padding(self.window) if padding is None else padding
-        if not isinstance(self.padding, str):
-            self.padding = arguments.pair("padding", self.padding, at_least=0)
-        self.before, self.after = arguments.split_padding(self.padding, self.window, self.stride)
-        self.padding_mode = check_choice("padding_mode", padding_mode, PADDING_MODES)
-        self._maps: dict[str, Tensor] = {}
-
-    @property
-    def window(self) -> tuple[int, int]:
-        """Pixels between the first and the last tap, down and right."""
-        return self.dilation[0] * (self.kernel_size[0] - 1), self.dilation[1] * (self.kernel_size[1] - 1)
-
-    def add_map(self, name: str, value: Tensor) -> None:
-        """Keep a map beside the weights: on their device, out of the state dict, untouched by casts and to_empty."""
-        self._maps[name] = value
-        self.register_buffer(name, value.to(self.weight.device), persistent=False)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
-        for name, value in self._maps.items():
-            self._buffers[name] = value.to(self.weight.device)
-        return self
 
     def extra_repr(self) -> str:
         """nn.Conv2d's line."""
-        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
-        text += f", padding={self.padding!r}"
-        if self.dilation != (1, 1):
-            text += f", dilation={self.dilation}"
-        if self.groups != 1:
-            text += f", groups={self.groups}"
-        if self.padding_mode != "zeros":
-            text += f", padding_mode={self.padding_mode!r}"
-        return text
+        text = f"{self.in_channels}, {self.out_channels}, {super().extra_repr()}"
+        return text if self.groups == 1 else f"{text}, groups={self.groups}"
+
+
+def sides(name: str, value: int | Sequence[int], dims: int, *, at_least: int) -> tuple[int, ...]:
+    """Normalise a whole number, or one for each dimension."""
+    each = tuple(value) if isinstance(value, Sequence) else (value,) * dims
+    if len(each) != dims or not all(isinstance(v, int) and not isinstance(v, bool) and v >= at_least for v in each):
+        several = {1: "", 2: " or a pair of them", 3: " or three of them"}[dims]
+        raise ValueError(f"{name} must be a whole number of at least {at_least}{several}; got {value!r}")
+    return each
+
+
+def same_size_padding(window: Sequence[int]) -> tuple[int, ...]:
+    """Padding that keeps the size at stride 1."""
+    if any(w % 2 for w in window):
+        raise ValueError(
+            f"padding must be given for a window of {_times(window)} pixels, whose half is not whole: "
+            "padding='same' keeps the size at stride 1"
+        )
+    return tuple(w // 2 for w in window)
+
+
+def split_padding(
+    padding: int | str | Sequence[int], window: Sequence[int], stride: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Normalise nn.Conv2d's padding to what stands before and after the map in each direction."""
+    if not isinstance(padding, str):
+        both = sides("padding", padding, len(window), at_least=0)
+        return both, both
+    if padding == "valid":
+        return (0,) * len(window), (0,) * len(window)
+    if padding != "same":
+        raise ValueError(f"padding must be whole numbers, 'same' or 'valid'; got {padding!r}")
+    if any(s != 1 for s in stride):
+        raise ValueError(f"padding='same' needs stride 1; got stride {stride}. Give the padding in numbers")
+    before = tuple(w // 2 for w in window)
+    return before, tuple(w - b for w, b in zip(window, before, strict=True))
+
+
+def _times(window: Sequence[int]) -> str:
+    return " x ".join(str(w + 1) for w in window)
 
 
 def check_count(name: str, value: int) -> None:
@@ -92,9 +153,10 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     return value
 
 
-def pad(input: Tensor, before: tuple[int, int], after: tuple[int, int], mode: str) -> Tensor:
-    """Pad the last two dimensions by one of nn.Conv2d's modes."""
-    return F.pad(input, (before[1], after[1], before[0], after[0]), mode="constant" if mode == "zeros" else mode)
+def pad(input: Tensor, before: Sequence[int], after: Sequence[int], mode: str) -> Tensor:
+    """Pad the last dimensions by one of nn.Conv2d's modes."""
+    ends = [end for two in zip(reversed(before), reversed(after), strict=True) for end in two]  # the last one first
+    return F.pad(input, ends, mode="constant" if mode == "zeros" else mode)
 
 
 def uniform_(tensor: Tensor | None, fan_in: int) -> None:
