@@ -1,5 +1,6 @@
 """Analyses: what a network costs, what it sees, and pictures of what its layers are."""
 
+from foveal.analysis.card import save, to_data_uri
 from foveal.analysis.cost import Cost, LayerCount, MultiplyAdds, cost, latencies, multiply_adds, paper_counts
 from foveal.analysis.draw import (
     draw_bins,
@@ -7,7 +8,13 @@ from foveal.analysis.draw import (
     draw_receptive_field,
     draw_taps,
     draw_winning_scale,
-    to_data_uri,
+)
+from foveal.analysis.draw_fields import (
+    draw_bins_on_image,
+    draw_correlation,
+    draw_field_growth,
+    draw_pooled,
+    draw_weight_spread,
 )
 from foveal.analysis.receptive_field import FieldGrowth, ReceptiveField, effective_receptive_field, field_growth
 from foveal.analysis.statistics import BinCorrelation, WeightSpread, bin_correlation, weight_spread
@@ -23,15 +30,21 @@ __all__ = [
     "bin_correlation",
     "cost",
     "draw_bins",
+    "draw_bins_on_image",
+    "draw_correlation",
+    "draw_field_growth",
     "draw_kernels",
+    "draw_pooled",
     "draw_receptive_field",
     "draw_taps",
+    "draw_weight_spread",
     "draw_winning_scale",
     "effective_receptive_field",
     "field_growth",
     "latencies",
     "multiply_adds",
     "paper_counts",
+    "save",
     "to_data_uri",
     "weight_spread",
 ]

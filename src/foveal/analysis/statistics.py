@@ -196,10 +196,7 @@ def weight_spread(
     found = torch.empty(partitions, dtype=torch.float64)
     for index in range(partitions):
         order = torch.randperm(len(parts), generator=draw)
-        if rivals == "taps":
-            rival = parts[order]
-        else:
-            rival = torch.cdist(places, places[order[:count]]).argmin(1)
+        rival = parts[order] if rivals == "taps" else torch.cdist(places, places[order[:count]]).argmin(1)
         found[index] = _spread(kernels, rival, count)
     spread = _spread(kernels, parts, count)
     below = 100 * float((found < spread).double().mean())
