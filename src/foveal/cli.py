@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from foveal.training.engine import Progress
+    from foveal.training.recipe import Quoted, Recipe
 
 app = typer.Typer(
     name="foveal",
@@ -90,7 +91,10 @@ def _console() -> Console:
 def train(
     recipes: Annotated[list[str], typer.Argument(help="Recipe files, folders of them, or packaged ones: quickstart.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the table.  [default: runs/NAME]")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Train each row with the seeds 0 to N-1.")] = 1,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Train each row with the seeds 0 to N-1.  [default: the recipe's]")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Each row at the small size that it states.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipes: train.epochs=2.")
@@ -101,54 +105,112 @@ def train(
     Each recipe is one row. Run again with the same --out to go on: finished rows are kept, a stopped one continues
     where it was.
     """
-    from foveal.training.engine import build, fit, pick_device
-    from foveal.training.recipe import Recipe, find_recipes, load_recipe
+    from foveal.training.checkpoint import write_file
+    from foveal.training.engine import fit, pick_device
+    from foveal.training.recipe import Recipe
     from foveal.training.report import print_table, report
 
-    rows: list[Recipe] = []
-    mistakes = []
-    for name in recipes:
-        table = []
-        for path in find_recipes(name):
-            try:
-                recipe = load_recipe(path, overrides or [])
-                # Built here to be thrown away: a mistake in the last row must not show after hours of training.
-                build(recipe, num_classes=10, in_channels=3)
-                table.append(recipe)
-            except ValueError as error:
-                mistakes.append(str(error))
-        rows += sorted(table, key=lambda recipe: (recipe.row, recipe.name))
-    names = [recipe.name for recipe in rows]
-    mistakes += [f"two recipes have the name {name}" for name in sorted(set(names)) if names.count(name) > 1]
-    if mistakes:
-        raise ValueError("\n".join(mistakes))
-    out = out or _default_out(recipes[0])
+    table = _read_table(recipes, overrides or [], quick)
+    rows = [row for row in table if isinstance(row, Recipe)]
+    if not rows:
+        raise ValueError(f"{', '.join(recipes)}: published only (model: null), there is nothing to train")
+    out = out or _default_out(recipes[0], rows)
     chosen = pick_device(device)
+    _check_data(rows)
     console = _console()
-    for recipe in rows:
-        for seed in range(seeds):
-            finished = (out / recipe.name / f"seed{seed}" / "result.json").exists()
-            state = "  (trained before)" if finished else ""
-            console.print(f"[bold]{recipe.name}[/bold]  seed {seed}  {recipe.title}{state}")
+    if not any(row.is_quick or row.differs for row in rows):  # a published number stands beside its own experiment only
+        for row in table:
+            if not isinstance(row, Recipe):
+                write_file(out / row.name / "recipe.yaml", row.dump().encode())
+    failures = []
+    todo = [(row, seed) for row in rows for seed in range(seeds or row.seeds)]
+    for number, (recipe, seed) in enumerate(todo, 1):
+        finished = (out / recipe.name / f"seed{seed}" / "result.json").exists()
+        state = "  (trained before)" if finished else ""
+        count = f"{number}/{len(todo)}  " if len(todo) > 1 else ""
+        console.print(f"{count}[bold]{recipe.name}[/bold]  seed {seed}  {recipe.title}{state}")
+        try:
             if console.is_terminal:
                 with _Bar(console) as bar:
                     result = fit(recipe, out, seed=seed, device=chosen, progress=bar.show)
             else:
                 result = fit(recipe, out, seed=seed, device=chosen, progress=_print_epoch)
-            console.print(f"  {_accuracy(result['test_correct'], result['test_n'])}")
+        except FloatingPointError as error:  # one row that diverges does not cost the others
+            _say(f"error: {error}")
+            failures.append(f"{recipe.name}/seed{seed}")
+            continue
+        console.print(f"  {_accuracy(result['test_correct'], result['test_n'])}")
     page = report(out)
     print_table(out, console)
     console.print(f"report: {page}")
+    if failures:
+        raise FloatingPointError(f"{len(failures)} of {len(todo)} runs diverged: {', '.join(failures)}")
 
 
-def _default_out(name: str) -> Path:
+def _read_table(names: list[str], overrides: list[str], quick: bool) -> list[Recipe | Quoted]:
+    """All rows in their order; all mistakes in them at once."""
+    from foveal.training.engine import build
+    from foveal.training.recipe import Recipe, find_recipes, load_row
+
+    rows: list[Recipe | Quoted] = []
+    mistakes = []
+    for name in names:
+        table = []
+        paths = find_recipes(name)
+        stems = {path.stem for path in paths}
+        for path in paths:
+            try:
+                row = load_row(path, overrides, quick=quick)
+                if isinstance(row, Recipe):
+                    # Built here to be thrown away: a mistake in the last row must not show after hours of training.
+                    build(row, num_classes=10, in_channels=3)
+                    if len(paths) > 1 and row.baseline and row.baseline not in stems:
+                        known = ", ".join(sorted(stems))
+                        mistakes.append(f"{path}: baseline must be a row of its table: {known}; got {row.baseline}")
+                table.append(row)
+            except ValueError as error:
+                mistakes.append(str(error))
+        rows += sorted(table, key=lambda row: (row.row, row.name))
+    found = [row.name for row in rows]
+    mistakes += [f"two recipes have the name {name}" for name in sorted(set(found)) if found.count(name) > 1]
+    if mistakes:
+        raise ValueError("\n".join(mistakes))
+    return rows
+
+
+def _check_data(rows: list[Recipe]) -> None:
+    """Open the data of every row before any of them trains."""
+    from foveal.training.engine import load_data
+
+    problems = {}
+    checked = []
+    for row in rows:
+        if row.data not in checked:
+            checked.append(row.data)
+            try:
+                for split in ("train", "test"):
+                    load_data(row, split)
+            except (ValueError, OSError, ImportError) as error:
+                problems[str(error)] = error
+    if len(problems) == 1:
+        raise next(iter(problems.values()))
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+def _default_out(name: str, rows: list[Recipe]) -> Path:
     """runs/<folder> for a packaged folder or a row of it, runs/<name> for a file or folder of the user's."""
     from foveal.training.recipe import find_recipes, packaged_recipes
 
     asked = Path(name)
     if asked.exists():
-        return Path("runs") / (asked.resolve().name if asked.is_dir() else asked.stem)
-    return Path("runs") / find_recipes(name)[0].parent.relative_to(packaged_recipes())
+        folder = Path("runs") / (asked.resolve().name if asked.is_dir() else asked.stem)
+    else:
+        folder = Path("runs") / find_recipes(name)[0].parent.relative_to(packaged_recipes())
+    for ending in ("-quick", "-changed"):
+        if any(row.name.endswith(ending) for row in rows):
+            return folder.with_name(folder.name.removesuffix(ending) + ending)
+    return folder
 
 
 def _accuracy(correct: int, n: int) -> str:
@@ -223,6 +285,7 @@ def evaluate(
         batch_size=settings.batch_size,
         amp=settings.amp,
         channels_last=settings.channels_last,
+        workers=recipe.data.workers,
     )
     print(f"{recipe.name}: {_accuracy(int(measured['correct']), int(measured['n']))}")
     print(
@@ -232,15 +295,24 @@ def evaluate(
 
 @app.command()
 @_guarded
-def report(folder: Annotated[Path, typer.Argument(help="Folder of a table: runs/quickstart.")]) -> None:
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a table: runs/quickstart.")],
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    out: Annotated[Path | None, typer.Option("--json", help="File for results, hardware, seeds and commands.")] = None,
+) -> None:
     """Write and print the table of a folder of runs.
 
     The page is report.html, its numbers are in table.json.
     """
-    from foveal.training.report import print_table
+    from foveal.training.report import markdown, print_table, write_json
     from foveal.training.report import report as write
 
+    if out is not None:
+        write_json(folder, out)
     page = write(folder)
+    if as_markdown:
+        print(markdown(folder), end="")
+        return
     console = _console()
     print_table(folder, console)
     console.print(f"report: {page}")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from foveal.data import FolderSet, ImageSet, Preset, batches, create_dataset
 from foveal.data.hashing import random_below, random_bits
-from foveal.data.loader import _CUT_COLUMN, _CUT_ROW, _DOWN, _FLIP, _RIGHT, _fit
+from foveal.data.loader import _CUT_COLUMN, _CUT_ROW, _DOWN, _FLIP, _RIGHT, _centred
 
 PLAIN = Preset(mean=(0.0,), std=(1 / 255,))  # pixels come out as they are stored
 FULL = Preset(mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), pad=2, flip=True, cutout=3)
@@ -181,7 +181,7 @@ def test_workers_give_the_same_bits(folder):
 
 def test_files_and_memory_give_the_same_bits(folder):
     preset = Preset(size=(9, 9), pad=2, flip=True, cutout=3)
-    images = torch.cat([_fit(image[None], (9, 9)) for image, _ in folder])
+    images = torch.cat([_centred(Preset(size=(9, 9)), image[None], 0) for image, _ in folder])
     in_memory = ImageSet("copy", "train", images, folder.labels, folder.classes)
     assert isinstance(folder, FolderSet)
     assert equal(run(folder, preset), run(in_memory, preset))
@@ -244,17 +244,82 @@ def test_cutout_squares_are_uniform(side):
 # --- size ---
 
 
-def test_fit():
+def fit(images, size, **fields):
+    return _centred(Preset(size=size, **fields), images, 0)
+
+
+def test_the_centre_is_kept():
     images = torch.randint(0, 256, (2, 3, 10, 20), generator=torch.Generator().manual_seed(0)).byte()
-    assert _fit(images, None) is images
-    assert _fit(images, (10, 20)) is images
-    assert torch.equal(_fit(images, (10, 10)), images[..., 5:15])
-    assert torch.equal(_fit(images, (6, 20)), images[:, :, 2:8])
+    assert fit(images, None) is images
+    assert torch.equal(fit(images, (10, 20)), images)
+    assert torch.equal(fit(images, (10, 10)), images[..., 5:15])
+    assert torch.equal(fit(images, (6, 20)), images[:, :, 2:8])
     scaled = torch.nn.functional.interpolate(images.double(), (5, 10), mode="bilinear", antialias=True)
-    assert (_fit(images, (5, 5)).double() - scaled[..., 2:7]).abs().max() <= 1
+    assert (fit(images, (5, 5)).double() - scaled[..., 2:7]).abs().max() <= 1
     for size in ((1, 1), (7, 3), (3, 7), (33, 21), (20, 10)):
-        assert _fit(images, size).shape == (2, 3, *size)
-        assert _fit(torch.full_like(images, 77), size).eq(77).all()
+        assert fit(images, size).shape == (2, 3, *size)
+        assert fit(torch.full_like(images, 77), size).eq(77).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(37, 53), (53, 37), (40, 40), (200, 33)])
+def test_resize_and_centre_crop_are_torchvision_s(torchvision, height, width):
+    from torchvision.transforms import v2
+
+    image = torch.randint(0, 256, (1, 3, height, width), generator=torch.Generator().manual_seed(0)).byte()
+    for resize, size in ((32, (28, 28)), ((48, 40), (30, 36))):
+        expected = v2.functional.resize(image, [resize] if isinstance(resize, int) else list(resize), antialias=True)
+        assert torch.equal(fit(image, None, resize=resize), expected)
+        cropped = v2.functional.center_crop(expected, size)
+        if (expected.shape[-2] - size[0]) % 2 == (expected.shape[-1] - size[1]) % 2 == 0:
+            assert torch.equal(fit(image, size, resize=resize), cropped)
+
+
+def placed(n, height=12, width=16):
+    """Images whose pixels say where they are, red the row and green the column."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    image = torch.stack([rows, columns, torch.zeros_like(rows)]).byte()
+    return ImageSet("placed", "train", image.expand(n, -1, -1, -1), torch.arange(n), tuple(map(str, range(n))))
+
+
+def test_random_crops_are_uniform():
+    n = 6000
+    images, _ = by_index(
+        run(placed(n), Preset((0.0,), (1 / 255,), (9, 12), resize=(12, 16), crop="random"), batch_size=n)
+    )
+    corner = images[:, :2, 0, 0].long()
+    cells = corner[:, 0] * 5 + corner[:, 1]
+    assert corner.amax(0).tolist() == [3, 4]
+    assert chi_square(torch.bincount(cells, minlength=20)) < limit(20)
+    assert (images[:, :2, 1, 1] - images[:, :2, 0, 0]).eq(1).all(), "a crop is cut out, not scaled"
+
+
+def test_random_resized_crops_are_torchvision_s(torchvision):
+    preset = Preset((0.0,), (1 / 255,), (8, 8), crop="random_resized")
+    images, _ = by_index(run(placed(400, 64, 48), preset, batch_size=50))
+    tall, wide = (images[:, k].amax((1, 2)) - images[:, k].amin((1, 2)) for k in (0, 1))
+    share = (tall * 8 / 7) * (wide * 8 / 7) / (64 * 48)
+    assert images.shape == (400, 3, 8, 8)
+    assert 0.05 < share.quantile(0.02) < 0.2
+    assert 0.4 < share.mean() < 0.65
+    assert share.max() > 0.85
+    again, _ = by_index(run(placed(400, 64, 48), preset, batch_size=400))
+    other, _ = by_index(run(placed(400, 64, 48), preset, epoch=1, batch_size=400))
+    assert torch.equal(images, again)
+    assert (images == other).flatten(1).all(1).sum() < 4
+    flat, _ = by_index(run(placed(4, 64, 48), preset, train=False))
+    assert torch.equal(flat, flat[:1].expand_as(flat)), "testing has no chance in it"
+
+
+@pytest.mark.parametrize("crop", ["random", "random_resized"])
+def test_cropped_files_are_the_same_for_any_workers(folder, crop):
+    preset = Preset(size=(9, 9), resize=12, crop=crop, flip=True)
+    state = torch.get_rng_state()
+    reference = run(folder, preset, batch_size=4)
+    assert torch.equal(torch.get_rng_state(), state)
+    for workers in (1, 2):
+        assert equal(run(folder, preset, batch_size=4, workers=workers), reference)
+    assert equal(run(folder, preset, batch_size=4, workers=2, start_batch=3), reference[3:])
+    assert not equal(run(folder, preset, batch_size=4, epoch=1), reference)
 
 
 def test_sets_in_memory_are_brought_to_the_size_too():

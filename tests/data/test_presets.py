@@ -31,6 +31,11 @@ def test_overrides():
     assert preset("cifar10").cutout == 0  # the known ones stay as they are
 
 
+def test_imagenet_s_test_preparation():
+    assert preset("folder", resize=256).resize == 256
+    assert preset("folder", resize=[256, 320], crop="random").resize == (256, 320)
+
+
 def test_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         preset("npz").pad = 3
@@ -42,7 +47,11 @@ def test_frozen():
         ("cifar", {}, "name must be that of a data set; got 'cifar', the nearest: cifar10"),
         (None, {}, "name must be that of a data set; got None, the names are mnist5k, mnist"),
         ("cifar10", {"cutuot": 3}, "a preset has no field 'cutuot'; the nearest: cutout"),
-        ("cifar10", {"x": 3}, "a preset has no field 'x'; the names are mean, std, size, pad, flip, cutout"),
+        (
+            "cifar10",
+            {"x": 3},
+            "a preset has no field 'x'; the names are mean, std, size, resize, crop, pad, flip, cutout",
+        ),
         ("cifar10", {"pad": -1}, "pad must be a whole number of pixels from 0; got -1"),
         ("cifar10", {"pad": 1.0}, "pad must be a whole number"),
         ("cifar10", {"cutout": True}, "cutout must be a whole number"),
@@ -56,6 +65,15 @@ def test_frozen():
         ("cifar10", {"size": (3,)}, r"size must be \(height, width\) in pixels or None; got \(3,\)"),
         ("cifar10", {"size": 0}, "size must be"),
         ("cifar10", {"size": 32.0}, "size must be"),
+        (
+            "cifar10",
+            {"resize": (3, 4, 5)},
+            r"resize must be the shorter side, \(height, width\) or None; got \(3, 4, 5\)",
+        ),
+        ("cifar10", {"resize": 0}, "resize must be the shorter side"),
+        ("cifar10", {"size": 32, "resize": 31}, r"resize must be at least size, \(32, 32\); got 31"),
+        ("cifar10", {"crop": "middle"}, "crop must be centre, random, random_resized; got 'middle'"),
+        ("cifar10", {"crop": "random"}, "size must be set, because crop is 'random'; got None"),
     ],
 )
 def test_wrong_values(name, overrides, message):

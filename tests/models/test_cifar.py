@@ -9,9 +9,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from foveal import models
+from foveal.models import cifar
 
 PARAMETERS = {  # with 10 and with 100 classes
     "cifar_alexnet": (2_472_266, 2_495_396),
+    "cifar_vgg16": (33_638_218, 34_006_948),
     "cifar_vgg16_gap": (14_728_266, 14_774_436),
     "cifar_vgg19_bn": (20_040_522, 20_086_692),
     "cifar_vgg19_bn_stem": (20_077_578, 20_123_748),
@@ -30,9 +32,8 @@ def count(model: nn.Module) -> int:
 
 
 def test_every_network_is_counted():
-    assert sorted(PARAMETERS) == [
-        name for name in models.list_models() if name.startswith("cifar_") or name == "small_cnn"
-    ]
+    here = [name for name in models.list_models() if getattr(models, name).__module__ == "foveal.models.cifar"]
+    assert sorted(PARAMETERS) == here
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -46,6 +47,30 @@ def test_parameters_without_batch_norm():
     with torch.device("meta"):
         counts = [count(models.cifar_vgg16_gap(classes, batch_norm=False)) for classes in (10, 100)]
     assert counts == [14_719_818, 14_765_988]
+
+
+def test_the_head_is_all_that_tells_the_two_vgg16_apart():
+    with torch.device("meta"):
+        whole, pooled = models.cifar_vgg16(batch_norm=True), models.cifar_vgg16_gap()
+    assert count(whole) == 33_638_218 + 8_448
+    assert count(whole) - count(pooled) == (512 + 1) * 4096 + (4096 + 1) * 4096 + (4096 - 512) * 10
+    assert str(whole.features) == str(pooled.features)
+    assert [type(m).__name__ for m in whole.classifier] == ["Linear", "ReLU", "Dropout"] * 2 + ["Linear"]
+    assert [m.p for m in models.cifar_vgg16(dropout=0.25).modules() if isinstance(m, nn.Dropout)] == [0.25, 0.25]
+
+
+@pytest.mark.parametrize(("pools", "side"), [(5, 1), (2, 8), (0, 32)])
+def test_poolings_of_vgg(pools, side):
+    with torch.device("meta"):
+        model = models.cifar_vgg16_gap(pools=pools)
+        assert model.features(torch.zeros(1, 3, 32, 32)).shape == (1, 512, side, side)
+    assert count(model) == 14_728_266
+
+
+@pytest.mark.parametrize("pools", [-1, 6, 2.0, True])
+def test_poolings_that_vgg_has_not(pools):
+    with pytest.raises(ValueError, match=f"pools must be a whole number from 0 to 5; got {pools}"):
+        models.cifar_vgg16(pools=pools)
 
 
 def test_the_stem_adds_what_the_paper_s_layer_adds():
@@ -86,7 +111,15 @@ def test_trains_one_step_on_gray_images(name):
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("small_cnn", 28), ("cifar_resnet20", 28), ("cifar_resnet18", 96), ("cifar_vgg16_gap", 96)],
+    [
+        ("small_cnn", 28),
+        ("cifar_resnet20", 28),
+        ("cifar_resnet18", 96),
+        ("cifar_vgg16_gap", 96),
+        ("cifar_vgg16_gap", 28),
+        ("cifar_vgg16_gap", 14),
+        ("cifar_vgg16", 14),
+    ],
 )
 def test_other_sizes(name, size):
     model = models.create_model(name).eval()
@@ -97,6 +130,7 @@ def test_other_sizes(name, size):
     ("name", "convolutions", "bias"),
     [
         ("cifar_alexnet", 5, True),
+        ("cifar_vgg16", 13, True),
         ("cifar_vgg16_gap", 13, True),
         ("cifar_vgg19_bn", 16, True),
         ("cifar_vgg19_bn_stem", 17, True),
@@ -158,6 +192,15 @@ def test_a_block_is_its_formula():
     h = norm(block.bn2, nn.functional.conv2d(h, block.conv2.weight, padding=1))
     shortcut = norm(block.downsample[1], nn.functional.conv2d(x, block.downsample[0].weight, stride=2))
     torch.testing.assert_close(block(x), (h + shortcut).relu())
+
+
+def test_a_block_without_shortcut_is_its_formula():
+    torch.manual_seed(0)
+    block = cifar.BasicBlock(4, 4, 1, dilation=2, residual=False).double()
+    x = torch.randn(2, 4, 9, 9, dtype=torch.float64)
+    h = block.bn1(nn.functional.conv2d(x, block.conv1.weight, padding=2, dilation=2)).relu()
+    h = block.bn2(nn.functional.conv2d(h, block.conv2.weight, padding=2, dilation=2))
+    torch.testing.assert_close(block(x), h.relu())
 
 
 @pytest.mark.parametrize("name", ["cifar_resnet18", "cifar_resnet110", "cifar_vgg16_gap", "cifar_vgg19_bn"])

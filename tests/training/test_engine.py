@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -238,6 +239,58 @@ def test_limit_is_a_quick_try(root: Path, tmp_path: Path) -> None:
     assert part.labels.unique().numel() == 4
     assert all((whole.images == image).flatten(1).all(1).any() for image in part.images)  # type: ignore[union-attr]
     assert fit(row, tmp_path)["quick"] is True
+
+
+def test_fraction_is_a_share_of_each_split(root: Path) -> None:
+    row = recipe(root)
+    row = row.model_copy(update={"data": row.data.model_copy(update={"fraction": 0.25})})
+    assert [len(engine.load_data(row, split)[0]) for split in ("train", "test")] == [10, 6]
+
+
+LEARNED = {"conv3": {"layer": "anisotropic", "scales": "learned"}}
+
+
+def test_scale_and_offsets_train_in_turn(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control variates: what does not have its turn stays where it is, bit for bit."""
+    seen: list[dict[str, torch.Tensor]] = []
+    measure = engine._Training._measure_epoch
+
+    def noting(self: Any) -> dict[str, Any]:
+        seen.append({name: value.clone() for name, value in self.model.state_dict().items()})
+        return measure(self)
+
+    monkeypatch.setattr(engine._Training, "_measure_epoch", noting)
+    row = recipe(root, LEARNED, epochs=6, alternate=2, weight_decay=1e-2)
+    start = {k: v.clone() for k, v in build(row, num_classes=4, in_channels=1).state_dict().items()}
+    fit(row, tmp_path)
+    epochs = [start, *seen]
+    moved = {
+        part: [not torch.equal(a[f"conv3.{part}"], b[f"conv3.{part}"]) for a, b in itertools.pairwise(epochs)]
+        for part in ("weight", "scale_conv.weight", "offset_conv.weight")
+    }
+    assert moved == {
+        "weight": [True] * 6,
+        "scale_conv.weight": [True, True, False, False, True, True],
+        "offset_conv.weight": [False, False, True, True, False, False],
+    }
+
+
+def test_alternating_training_goes_on_where_it_was(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = recipe(root, LEARNED, epochs=3, alternate=1)
+    fit(row, tmp_path / "through")
+    stop_at(monkeypatch, 7)
+    with pytest.raises(Interrupted):
+        fit(row, tmp_path / "stopped")
+    fit(row, tmp_path / "stopped")
+    assert_same_bits(saved(tmp_path / "through"), saved(tmp_path / "stopped"))
+
+
+def test_alternating_is_for_learned_scales(root: Path) -> None:
+    for plan in ({}, {"conv3": {"layer": "anisotropic"}}):
+        with pytest.raises(
+            ValueError, match=r"recipe row: train\.alternate is for learned scales, and no layer has one"
+        ):
+            build(recipe(root, plan, alternate=1), num_classes=4, in_channels=1)
 
 
 def test_maps_are_not_averaged(root: Path, tmp_path: Path) -> None:

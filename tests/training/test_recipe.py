@@ -10,8 +10,17 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foveal.training import recipe as recipes
-from foveal.training.recipe import Recipe, RecipeError, find_recipes, list_recipes, load_plan, load_recipe
+from foveal.training.reading import Reading
+from foveal.training.recipe import (
+    Quoted,
+    Recipe,
+    RecipeError,
+    find_recipes,
+    list_recipes,
+    load_plan,
+    load_recipe,
+    load_row,
+)
 
 GOOD = """\
 title: A row
@@ -41,8 +50,22 @@ train:
   amp: bfloat16
   ema: 0.99
   clip_grad_norm: 1.0
-  eval_every: 2
+  alternate: 2
 published: {accuracy: 76.2, std: 0.3, n: 5, source: Table 1}
+seeds: 5
+statistic: {mean_of_last: 3}
+baseline: conv
+target_loss: 0.5
+quick:
+  data: {limit: 100, augment: {pad: 1}}
+  train: {epochs: 3, milestones: [1, 2]}
+  seeds: 2
+  statistic: last
+"""
+QUOTED = """\
+title: Another method
+model: null
+published: {error: 3.8, source: its paper}
 """
 
 
@@ -75,7 +98,7 @@ def test_dump_is_complete_and_reads_back(tmp_path: Path) -> None:
     again = load_recipe(write(tmp_path, row.dump(), "other.yaml"))
     assert again == row
     assert "compile: false" in row.dump()
-    assert "eval_every: 2" in row.dump()
+    assert "eval_every: 1" in row.dump()
 
 
 @given(
@@ -98,7 +121,7 @@ def test_values_of_a_plan_survive_the_dump(value: object) -> None:
             "convert": {"x": {"layer": "l", "value": value}},
         }
     )
-    reading = recipes._Reading("dump")
+    reading = Reading("dump")
     assert reading.value(reading.parse(row.dump(), "dump")) == row.model_dump()
     assert not reading.mistakes
 
@@ -136,7 +159,7 @@ MUTATIONS = [
     ("size: [28, 28]", "size: [28, 0]", "row.yaml:11: data.size[1]: must be at least 1 (got 0)"),
     ("size: [28, 28]", "size: big", "row.yaml:11: data.size: must be a list (got 'big')"),
     ("pad: 2", "pad: -1", "row.yaml:12: data.augment.pad: must be at least 0 (got -1)"),
-    ("pad: 2", "mixup: 1", "row.yaml:12: data.augment.mixup: unknown key; valid are pad, flip, cutout"),
+    ("pad: 2", "mixup: 1", "row.yaml:12: data.augment.mixup: unknown key; valid are pad, crop, flip, cutout"),
     ("flip: true", "flip: 1", "row.yaml:12: data.augment.flip: must be true or false (got 1)"),
     ("  epochs: 10", "  epochz: 10", "row.yaml:13: train.epochs: is missing"),
     ("  epochs: 10", "  epochs: ten", "row.yaml:14: train.epochs: must be a whole number (got 'ten')"),
@@ -189,12 +212,12 @@ MUTATIONS = [
     ("ema: 0.99", "ema: 99999999999999999999", "row.yaml:26: train.ema: must be below 1 (got 1e+20)"),
     ("clip_grad_norm: 1.0", "clip_grad_norm: off", "row.yaml:27: train.clip_grad_norm: must be a number (got 'off')"),
     (
-        "eval_every: 2",
-        "eval_every: 2020-01-01",
-        "row.yaml:28: train.eval_every: must be a whole number (got '2020-01-01')",
+        "alternate: 2",
+        "alternate: 2020-01-01",
+        "row.yaml:28: train.alternate: must be a whole number (got '2020-01-01')",
     ),
     ("accuracy: 76.2", "accuracy: 762", "row.yaml:29: published.accuracy: must be at most 100 (got 762)"),
-    ("accuracy: 76.2, ", "", "row.yaml:29: published.accuracy: is missing"),
+    ("accuracy: 76.2, ", "", "row.yaml:29: published: must hold accuracy or error, in percent, and one of them only"),
     (
         "published: {accuracy: 76.2, std: 0.3, n: 5, source: Table 1}",
         "published: 76.2",
@@ -204,6 +227,37 @@ MUTATIONS = [
     ("  batch_size: 32", "batch_size: 32", "row.yaml:16: "),
     ("[28, 28]", "[28, 28", "row.yaml:12: "),
     ("small_cnn", "small\x00cnn", "row.yaml:4: the character '\\x00' is not allowed"),
+    ("alternate: 2", "alternate: 0", "row.yaml:28: train.alternate: must be at least 1 (got 0)"),
+    ("alternate: 2", "eval_every: 2", "row.yaml:31: statistic: needs every epoch measured: eval_every: 1"),
+    ("root: there", "resize: [1, 2, 3]", "row.yaml:10: data.resize: must be the shorter side or [height, width] (got "),
+    ("root: there", "resize: big", "row.yaml:10: data.resize: must be the shorter side or [height, width] (got 'big')"),
+    ("root: there", "fraction: 1", "row.yaml:10: data.fraction: must be below 1 (got 1)"),
+    ("root: there", "workers: -1", "row.yaml:10: data.workers: must be at least 0 (got -1)"),
+    ("pad: 2", "crop: rand", "row.yaml:12: data.augment.crop: must be centre or random or random_resized (got 'rand')"),
+    ("seeds: 5", "seeds: 0", "row.yaml:30: seeds: must be at least 1 (got 0)"),
+    (
+        "statistic: {mean_of_last: 3}",
+        "statistic: mean",
+        "row.yaml:31: statistic: must be best, last or {mean_of_last: 10} (got 'mean')",
+    ),
+    (
+        "{mean_of_last: 3}",
+        "{mean_of_last: 0}",
+        "row.yaml:31: statistic: must be best, last or {mean_of_last: 10} (got ",
+    ),
+    ("{mean_of_last: 3}", "{mean_of_last: 11}", "row.yaml:31: statistic: must not exceed epochs (10)"),
+    ("baseline: conv", "baseline: 3", "row.yaml:32: baseline: must be text (got 3)"),
+    ("target_loss: 0.5", "target_loss: 0", "row.yaml:33: target_loss: must be above 0 (got 0)"),
+    ("target_loss: 0.5", "form: small", "row.yaml:33: form: must be full or quick (got 'small')"),
+    ("target_loss: 0.5", "differs: other data", "row.yaml:33: differs: must be a list (got 'other data')"),
+    ("accuracy: 76.2, ", "accuracy: 76.2, error: 1, ", "row.yaml:29: published: must hold accuracy or error, in"),
+    ("{limit: 100, ", "{limit: 0, ", "row.yaml:35: quick.data.limit: must be at least 1 (got 0)"),
+    ("{limit: 100, ", "{limti: 100, ", "row.yaml:35: quick.data.limti: unknown key; did you mean limit?"),
+    ("{limit: 100, ", "{limit: 9, fraction: 0.5, ", "row.yaml:35: quick.data.fraction: is another form of limit; keep"),
+    ("{epochs: 3, ", "{epochs: 2, ", "row.yaml:36: quick.train.milestones: must lie below epochs (2)"),
+    (", milestones: [1, 2]", "", "row.yaml:36: quick.train.milestones: must lie below epochs (3)"),
+    ("  seeds: 2", "  epochs: 2", "row.yaml:37: quick.epochs: unknown key; it belongs at quick.train.epochs"),
+    ("  seeds: 2", "  seeds: many", "row.yaml:37: quick.seeds: must be a whole number (got 'many')"),
 ]
 
 
@@ -219,7 +273,7 @@ def test_each_mistake_has_place_and_cure(tmp_path: Path, old: str, new: str, mes
 
 
 def test_there_are_enough_mistakes() -> None:
-    assert len([message for *_, message in MUTATIONS if message]) >= 60
+    assert len([message for *_, message in MUTATIONS if message]) >= 80
 
 
 @pytest.mark.parametrize(
@@ -299,6 +353,69 @@ def test_what_decides_the_weights(tmp_path: Path) -> None:
     assert turned.identity() != row.identity()
 
 
+def test_the_quick_form(tmp_path: Path) -> None:
+    full, quick = (load_recipe(write(tmp_path, GOOD), quick=quick) for quick in (False, True))
+    assert (full.name, full.form, full.is_quick, full.differs) == ("row", "full", False, [])
+    assert full.comparable == full.published
+    assert (quick.name, quick.form, quick.is_quick) == ("row-quick", "quick", True)
+    assert (quick.train.epochs, quick.train.milestones, quick.train.lr) == (3, [1, 2], 1e-3)
+    assert (quick.data.limit, quick.data.augment.pad, quick.data.augment.flip) == (100, 1, True)
+    assert (quick.seeds, quick.statistic) == (2, "last")
+    assert quick.differs == [
+        "data.augment.pad 1 instead of 2",
+        "data.limit 100 instead of nothing",
+        "train.epochs 3 instead of 10",
+        "train.milestones [1, 2] instead of [4, 8]",
+    ]
+    assert (quick.comparable, quick.published) == (None, full.published)
+    assert load_recipe(write(tmp_path, quick.dump(), "run.yaml")) == quick
+    changed = load_recipe(write(tmp_path, GOOD), ["train.epochs=4", "train.milestones=[2]"], quick=True)
+    assert (changed.name, changed.train.epochs) == ("row-quick", 4)
+    with pytest.raises(RecipeError, match=r"--set train.epochs=0: train.epochs: must be at least 1"):
+        load_recipe(write(tmp_path, GOOD), ["train.epochs=0"], quick=True)
+    with pytest.raises(RecipeError, match=r"quick: is missing, so there is no quick form; add quick: {data"):
+        load_recipe(write(tmp_path, GOOD.partition("quick:")[0]), quick=True)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name", "differs"),
+    [
+        (["data.name=cifar10"], "row-changed", ["data.name 'cifar10' instead of 'npz'"]),
+        (["model.width=2"], "row-changed", ["model.width 2 instead of nothing"]),
+        (["data.limit=3"], "row-quick", ["data.limit 3 instead of nothing"]),
+        (["published=null", "train.lr=2.0"], "row", ["train.lr 2.0 instead of 0.001"]),
+        (["data.root=x", "data.download=true", "data.workers=2", "seeds=1", "title=x"], "row", []),
+        (["train.amp=null", "train.compile=true", "train.channels_last=true"], "row", []),
+    ],
+)
+def test_what_overrides_make_of_a_published_row(
+    tmp_path: Path, overrides: list[str], name: str, differs: list[str]
+) -> None:
+    row = load_recipe(write(tmp_path, GOOD), overrides)
+    assert (row.name, row.differs) == (name, differs)
+    assert (row.comparable is None) == bool(differs)
+    again = load_recipe(write(tmp_path, row.dump(), "run.yaml"), ["seeds=1"])
+    assert (again.name, again.differs) == (name, differs)
+
+
+def test_a_row_that_is_published_only(tmp_path: Path) -> None:
+    row = load_row(write(tmp_path, QUOTED), ["train.lr=2"], quick=True)
+    assert isinstance(row, Quoted)
+    assert (row.name, row.title, row.published.error, row.published.percent) == ("row", "Another method", 3.8, 96.2)
+    assert load_row(write(tmp_path, row.dump(), "again.yaml")) == row
+    assert mistakes(tmp_path, QUOTED) == [
+        "row.yaml: model: is null: the row is published only, there is nothing to train"
+    ]
+    assert mistakes(tmp_path, QUOTED + "seeds: 3\nnots: x\n") == [
+        "row.yaml:4: seeds: is for a row with a network; here model is null",
+        "row.yaml:5: nots: unknown key; did you mean note?",
+    ]
+    assert mistakes(tmp_path, QUOTED.replace("its paper", "''")) == [
+        "row.yaml:3: published: needs a source, because this row has no network"
+    ]
+    assert mistakes(tmp_path, "model: null") == ["row.yaml:1: published: is missing"]
+
+
 def test_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     first, second = write(tmp_path, GOOD, "b.yaml"), write(tmp_path, GOOD, "a.yml")
@@ -322,7 +439,7 @@ def test_packaged_recipes_are_valid() -> None:
     names = list_recipes()
     assert len(names) >= 5
     for name in names:
-        assert load_recipe(find_recipes(name)[0]).dump()
+        assert load_row(find_recipes(name)[0]).dump()
 
 
 def test_quickstart_rows_differ_in_the_plan_only() -> None:

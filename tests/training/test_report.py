@@ -12,8 +12,9 @@ import torch
 from rich.console import Console
 
 from foveal.training import fit
-from foveal.training.recipe import Recipe
-from foveal.training.report import print_table, report, table
+from foveal.training.recipe import Quoted, Recipe
+from foveal.training.report import markdown, print_table, report, write_json
+from foveal.training.results import table
 from foveal.training.tasks import wilson_interval
 
 PLANS = {
@@ -58,18 +59,6 @@ def out(trained, tmp_path):
     return shutil.copytree(trained / "out", tmp_path / "out")
 
 
-def bare(out, name, seed=0, *, result=None, **changes):
-    """A run folder as training leaves it, without a network: finished where there is a result."""
-    run = out / name / f"seed{seed}"
-    run.mkdir(parents=True)
-    content = Recipe.model_validate({**recipe(name, out), **changes}).dump()
-    (run / "recipe.yaml").write_text(content)
-    (run / "metrics.csv").write_text("epoch,step,train_loss,test_accuracy\n1,2,0.5,\n")
-    if result is not None:
-        (run / "result.json").write_text(json.dumps({"seed": seed, "quick": False, **result}))
-    return run
-
-
 def text_of(page):
     return page.read_text(encoding="utf-8")
 
@@ -111,26 +100,7 @@ def test_the_table_is_written_as_json(trained, html):
     assert written == {"rows": json.loads(json.dumps(table(trained / "out")))}
 
 
-def test_seeds_are_put_together(tmp_path):
-    for seed, correct in enumerate((90, 92, 97)):
-        result = {"test_accuracy": correct / 100, "test_correct": correct, "test_n": 100, "ms_per_image": 1.0 + seed}
-        bare(tmp_path, "a", seed, result=result)
-    bare(tmp_path, "a", 10)
-    (row,) = table(tmp_path)
-    accuracy = row["test_accuracy"]
-    assert accuracy["mean"] == pytest.approx(0.93)
-    assert accuracy["std"] == pytest.approx(0.036056, rel=1e-4)  # n - 1
-    assert (accuracy["min"], accuracy["max"], accuracy["n"], accuracy["interval"]) == (0.90, 0.97, 3, None)
-    assert row["ms_per_image"] == 2
-    assert [run["seed"] for run in row["runs"]] == [0, 1, 2, 10]
-    page = text_of(report(tmp_path))
-    assert "93.00" in page
-    assert "± 3.61" in page
-    assert "n = 3, 90.00 to 97.00" in page
-    assert "One seed (n = 1)" not in page
-
-
-def test_unfinished_and_damaged_runs_are_named(out):
+def test_unfinished_and_damaged_runs_are_named(bare, out):
     bare(out, "waiting")
     run = bare(out, "bad_result", result={})
     (run / "result.json").write_text("{")
@@ -155,13 +125,6 @@ def test_unfinished_and_damaged_runs_are_named(out):
         assert name in page
         if run["problem"]:
             assert f"{name}/seed0 is {run['state']}: {run['problem']}" in page
-
-
-def test_a_table_with_no_finished_run(tmp_path):
-    bare(tmp_path, "a")
-    (row,) = table(tmp_path)
-    assert (row["test_accuracy"]["mean"], row["test_accuracy"]["n"], row["params"]) == (None, 0, None)
-    assert "no finished run" in text_of(report(tmp_path))
 
 
 def test_folders_that_hold_no_runs(tmp_path, out):
@@ -220,7 +183,7 @@ def test_charts_have_a_curve_and_a_label_for_each_row(html):
         assert max(chart) < 270
 
 
-def test_every_string_of_a_recipe_is_escaped(tmp_path):
+def test_every_string_of_a_recipe_is_escaped(bare, tmp_path):
     evil = '<script>alert("x")</script>'
     name = "a&b<i>"
     published = {"accuracy": 99.0, "std": 0.5, "n": 5, "source": evil}
@@ -241,18 +204,90 @@ def test_every_string_of_a_recipe_is_escaped(tmp_path):
     assert name in Page(text_of(report(tmp_path))).words
 
 
-def test_numbers_beside_the_published_one(tmp_path):
-    result = {"test_accuracy": 0.77, "test_correct": 7700, "test_n": 10000, "quick": True}
+def test_numbers_beside_the_published_one(bare, tmp_path):
+    result = {"test_accuracy": 0.77, "test_correct": 7700, "test_n": 10000}
     bare(tmp_path, "a", result=result, published={"accuracy": 78.44, "std": 0.12, "n": 5, "source": "Table 1"})
-    (row,) = table(tmp_path)
-    assert row["published"] == {"accuracy": 78.44, "std": 0.12, "n": 5, "source": "Table 1"}
+    bare(tmp_path, "b", result=result, published={"error": 21.5})
     page = Page(text_of(report(tmp_path)))
     assert "78.44 ± 0.12" in page.words
     assert "n = 5 · Table 1" in page.words
-    assert "not comparable with published numbers" in page.words
-    (mark,) = [attributes for tag, attributes in page.tags if attributes.get("class") == "paper"]
-    (bar,) = [attributes for tag, attributes in page.tags if attributes.get("class") == "bar"]
+    assert "78.50" in page.words
+    assert "printed as error 21.5" in page.words
+    mark, _ = [attributes for tag, attributes in page.tags if attributes.get("class") == "paper"]
+    bar, _ = [attributes for tag, attributes in page.tags if attributes.get("class") == "bar"]
     assert float(re.match(r"M([\d.]+)", mark["d"])[1]) > float(bar["x2"])  # it lies above the interval
+
+
+def fill(bare, folder):
+    """A table with a baseline, three seeds, a row that is published only, and a quick one."""
+    for name, corrects in {"conv": (76, 78, 77), "lpsc": (78, 80, 79)}.items():
+        for seed, correct in enumerate(corrects):
+            result = {"test_accuracy": correct / 100, "test_correct": correct, "test_n": 100, "params": 2_306_634}
+            published = {"accuracy": 77.43, "std": 0.25, "n": 5, "source": "Table 1(a)"}
+            lines = ["1,2,0.9,0.5,30", f"2,4,0.4,{correct / 100},61"]
+            bare(folder, name, seed, result=result, published=published, baseline="conv", seeds=5, lines=lines,
+                 target_loss=0.5, statistic="best")  # fmt: skip
+    (folder / "theirs").mkdir()
+    published = {"error": 22.78, "source": "their *README*"}
+    row = Quoted.model_validate({"name": "theirs", "row": 9, "model": None, "published": published})
+    (folder / "theirs" / "recipe.yaml").write_text(row.dump())
+
+
+def test_a_table_as_markdown(bare, tmp_path):
+    fill(bare, tmp_path)
+    assert markdown(tmp_path).splitlines() == [
+        "| row | accuracy, % | min–max | paper, % | params | MACs | img/s | ms/img |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| conv | 77.00 ± 1.00 | 76.00–78.00 | 77.43 ± 0.25 (n = 5 · Table 1(a)) | 2.31 M | – | – | – |",
+        "| lpsc | 79.00 ± 1.00 | 78.00–80.00 | 77.43 ± 0.25 (n = 5 · Table 1(a)) | 2.31 M | – | – | – |",
+        "| theirs | – | – | 77.22 (their \\*README\\* · printed as error 22.78) | – | – | – | – |",
+        "",
+        "| row | loss stays below 0.5 after | within 1 point of its end after |",
+        "| --- | ---: | ---: |",
+        "| conv | 2 epochs, 61 s | 2 epochs, 61 s |",
+        "| lpsc | 2 epochs, 61 s | 2 epochs, 61 s |",
+        "",
+        "- Several seeds: mean ± standard deviation over them.",
+        "- Accuracy of the best epoch of each run, chosen on the test images, as the recipe states.",
+        "- conv: 3 of 5 seeds.",
+        "- lpsc: 3 of 5 seeds.",
+        "- lpsc: +2.00 points against conv; even the worst run (78.00) beats its mean.",
+    ]
+
+
+def test_what_the_page_says_of_a_table(bare, tmp_path):
+    fill(bare, tmp_path)
+    bare(tmp_path, "fast-quick", result={"test_accuracy": 0.5}, form="quick", published={"accuracy": 99.9},
+         differs=["train.epochs 2 instead of 164"])  # fmt: skip
+    page = Page(text_of(report(tmp_path)))
+    words = " ".join(page.words.split())
+    assert "n = 3, 78.00 to 80.00" in words
+    assert "+2.00convworst run above its mean" in words
+    assert "published only" in words
+    assert "loss stays below 0.5 after" in words
+    assert "Not the published experiment: train.epochs 2 instead of 164" in words
+    assert "Quick rows see a part of the data or of the epochs: not comparable with published numbers." in words
+    assert "99.9" not in words.replace("accuracy: 99.9", ""), "the number stands in the recipe only"
+    marks = [tag for tag, attributes in page.tags if attributes.get("class") == "mark"]
+    assert len(marks) == 2, "on the row and on the page"
+
+
+def test_results_in_a_file_whose_name_says_what_they_are(bare, tmp_path):
+    fill(bare, tmp_path / "t")
+    write_json(tmp_path / "t", tmp_path / "table.json")
+    written = json.loads((tmp_path / "table.json").read_text())
+    assert {"commands", "hardware", "seeds", "notes", "rows", "table", "quick"} == set(written)
+    assert written["notes"][-1] == "lpsc: +2.00 points against conv; even the worst run (78.00) beats its mean."
+    with pytest.raises(FileNotFoundError, match="--json must name a file in a folder that exists"):
+        write_json(tmp_path / "t", tmp_path / "nowhere" / "table.json")
+    for name, word, changes in (("a-quick", "quick", {"form": "quick"}), ("b-changed", "changed", {"differs": ["x"]})):
+        bare(tmp_path / word, name, result={"test_accuracy": 0.5}, **changes)
+        with pytest.raises(
+            ValueError, match=f"--json must have '{word}' in its name, because rows of .*table_{word}.json"
+        ):
+            write_json(tmp_path / word, tmp_path / "table.json")
+        write_json(tmp_path / word, tmp_path / f"table_{word}.json")
+        assert json.loads((tmp_path / f"table_{word}.json").read_text())["quick"] == (word == "quick")
 
 
 def test_a_network_that_cannot_be_drawn_costs_no_row(out):
@@ -304,7 +339,7 @@ def test_plain_networks_are_compared_at_their_last_map(out):
 
 
 @pytest.mark.parametrize(("width", "terminal"), [(80, False), (80, True), (100, True)])
-def test_the_table_on_a_console(tmp_path, width, terminal):
+def test_the_table_on_a_console(bare, tmp_path, width, terminal):
     result = {"test_accuracy": 0.7744, "test_correct": 7744, "test_n": 10000, "params": 2_306_634, "macs": 11_418_112}
     result |= {"train_images_per_s": 12345.6, "ms_per_image": 0.1234}
     published = {"accuracy": 78.44, "std": 0.12}

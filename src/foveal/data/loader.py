@@ -1,6 +1,6 @@
 """Batches: order, augmentation and normalisation as a pure function of seed, epoch and the sample's index."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +13,7 @@ from foveal.data.datasets import FolderSet, ImageSet
 from foveal.data.hashing import random_below, random_bits
 from foveal.data.presets import Preset
 
-_ORDER, _DOWN, _RIGHT, _FLIP, _CUT_ROW, _CUT_COLUMN = range(6)  # what a draw is for
+_ORDER, _DOWN, _RIGHT, _FLIP, _CUT_ROW, _CUT_COLUMN, _CROP_ROW, _CROP_COLUMN, _RESIZED = range(9)  # what a draw is for
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,14 +56,26 @@ class Batches:
             yield images, labels
 
     def _from_memory(self, dataset: ImageSet, indices: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        shaped = self._shaper()
         for index in indices:
-            yield _fit(dataset.images[index], self.preset.size), dataset.labels[index]
+            images = dataset.images[index]
+            if self.train and self.preset.crop != "centre":  # every image has another place and size
+                each = [shaped(image[None], k) for image, k in zip(images, index.tolist(), strict=True)]
+                yield torch.cat(each), dataset.labels[index]
+            else:
+                yield shaped(images, 0), dataset.labels[index]
+
+    def _shaper(self) -> Callable[[Tensor, int], Tensor]:
+        """What brings uint8 Tensor[N, C, H, W] to the preset's size; an image's index in the set decides chance."""
+        if not self.train or self.preset.crop == "centre":
+            return partial(_centred, self.preset)
+        return partial(_cropped, self.preset, self.seed, self.epoch)
 
     def _from_files(self, dataset: FolderSet, indices: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
         loader: Iterable[tuple[Tensor, Tensor] | ValueError] = DataLoader(
             range(len(dataset)),  # type: ignore[arg-type]
             batch_sampler=indices,
-            collate_fn=partial(_read, dataset, self.preset.size),
+            collate_fn=partial(_read, dataset, self._shaper()),
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # without it every pass would draw from the global one
@@ -142,7 +154,7 @@ def batches(
 
 
 def _read(
-    dataset: FolderSet, size: tuple[int, int] | None, indices: Sequence[int]
+    dataset: FolderSet, shaped: Callable[[Tensor, int], Tensor], indices: Sequence[int]
 ) -> tuple[Tensor, Tensor] | ValueError:
     """Decode a batch; an error is handed back, to be raised without a worker's traceback in its message."""
     images = []
@@ -151,7 +163,7 @@ def _read(
             image, _ = dataset[index]
         except ValueError as error:
             return error
-        images.append(_fit(image[None], size))
+        images.append(shaped(image[None], index))
     shapes = sorted({tuple(image.shape[-2:]) for image in images})
     if len(shapes) > 1:
         return ValueError(
@@ -166,17 +178,57 @@ def _draws(seed: int, epoch: int, index: Tensor) -> Tensor:
     return random_bits(seed, epoch, purposes, index)
 
 
-def _fit(images: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """Scale uint8 images until they cover the size, and keep their centre."""
-    height, width = images.shape[-2:]
-    if size is None or size == (height, width):
+def _centred(preset: Preset, images: Tensor, _: int) -> Tensor:
+    """Scale uint8 images and keep the centre."""
+    images = _scaled(preset, images)
+    if preset.size is None:
         return images
-    scale = max(size[0] / height, size[1] / width)
-    new = (max(size[0], round(height * scale)), max(size[1], round(width * scale)))
+    height, width = preset.size
+    top, left = (images.shape[-2] - height) // 2, (images.shape[-1] - width) // 2
+    return images[..., top : top + height, left : left + width]
+
+
+def _cropped(preset: Preset, seed: int, epoch: int, image: Tensor, index: int) -> Tensor:
+    """Cut a random part out of one uint8 image; preset.size is set."""
+    height, width = preset.size or (0, 0)
+    if preset.crop == "random":
+        image = _scaled(preset, image)
+        purposes = torch.tensor([_CROP_ROW, _CROP_COLUMN], device="cpu")
+        down, right = random_bits(seed, epoch, purposes, index)
+        top = int(random_below(down, image.shape[-2] - height + 1))
+        left = int(random_below(right, image.shape[-1] - width + 1))
+        return image[..., top : top + height, left : left + width]
+    from torchvision.transforms import v2
+
+    crop = v2.RandomResizedCrop((height, width), antialias=True)
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+        torch.default_generator.manual_seed(int(random_bits(seed, epoch, _RESIZED, index)))
+        place = crop.make_params([image])
+    part = image[..., place["top"] : place["top"] + place["height"], place["left"] : place["left"] + place["width"]]
+    return _interpolated(part, (height, width))
+
+
+def _scaled(preset: Preset, images: Tensor) -> Tensor:
+    """Scale uint8 images to preset.resize, or else until they just cover preset.size."""
+    height, width = images.shape[-2:]
+    if isinstance(preset.resize, tuple):
+        new = preset.resize
+    elif preset.resize is not None:
+        short = min(height, width)
+        new = (preset.resize * height // short, preset.resize * width // short)
+    elif preset.size is not None:
+        scale = max(preset.size[0] / height, preset.size[1] / width)
+        new = (max(preset.size[0], round(height * scale)), max(preset.size[1], round(width * scale)))
+    else:
+        return images
+    return _interpolated(images, new)
+
+
+def _interpolated(images: Tensor, size: tuple[int, int]) -> Tensor:
+    if size == tuple(images.shape[-2:]):
+        return images
     source = images if images.device.type == "cpu" else images.float()  # on the CPU uint8 is several times as fast
-    scaled = F.interpolate(source, new, mode="bilinear", antialias=True)
-    top, left = (new[0] - size[0]) // 2, (new[1] - size[1]) // 2
-    return scaled[..., top : top + size[0], left : left + size[1]].round().byte()
+    return F.interpolate(source, size, mode="bilinear", antialias=True).round().byte()
 
 
 def _crop_and_flip(images: Tensor, draws: Tensor, pad: int, flip: bool) -> Tensor:

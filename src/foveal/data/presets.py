@@ -7,6 +7,8 @@ from typing import Any
 
 from foveal.data.datasets import nearest
 
+CROPS = ("centre", "random", "random_resized")
+
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -25,6 +27,11 @@ class Preset:
         std: of each channel, or one for all; divided by.
         size: (height, width) to bring images to, or one side of a square: the image is scaled until it covers the size,
             and its centre is kept. None leaves images as they are; they must have one size then.
+        resize: what images are scaled to before ``size`` is cut out, in place of what just covers it: one number for the
+            shorter side, or (height, width). "Resize 256, centre crop 224" is ``resize=256, size=224``.
+        crop: where ``size`` is cut out of a training image: at its "centre"; at a "random" place; or "random_resized",
+            torchvision's RandomResizedCrop: 8 to 100 % of the image, sides 3:4 to 4:3, scaled to the size. While testing
+            it is always the centre.
         pad: black pixels to add on every side before a random part of the original size is cut out.
         flip: mirror an image left to right, or do not, with equal chance.
         cutout: side of a square of zeros (the mean) at a random place, in pixels; its centre lies in the image, its
@@ -37,6 +44,8 @@ class Preset:
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
     size: tuple[int, int] | None = None
+    resize: int | tuple[int, int] | None = None
+    crop: str = "centre"
     pad: int = 0
     flip: bool = False
     cutout: int = 0
@@ -56,6 +65,18 @@ class Preset:
             if len(sides) != 2 or not all(_is_count(side) and side > 0 for side in sides):
                 raise ValueError(f"size must be (height, width) in pixels or None; got {self.size!r}")
             object.__setattr__(self, "size", sides)
+        if self.resize is not None:
+            sides = tuple(self.resize) if isinstance(self.resize, list | tuple) else (self.resize, self.resize)
+            if len(sides) != 2 or not all(_is_count(side) and side > 0 for side in sides):
+                raise ValueError(f"resize must be the shorter side, (height, width) or None; got {self.resize!r}")
+            if self.size is not None and (sides[0] < self.size[0] or sides[1] < self.size[1]):
+                raise ValueError(f"resize must be at least size, {self.size}; got {self.resize!r}")
+            if isinstance(self.resize, list | tuple):
+                object.__setattr__(self, "resize", sides)
+        if self.crop not in CROPS:
+            raise ValueError(f"crop must be {', '.join(CROPS)}; got {self.crop!r}")
+        if self.crop != "centre" and self.size is None:
+            raise ValueError(f"size must be set, because crop is {self.crop!r}; got None")
         for name in ("pad", "cutout"):
             if not _is_count(getattr(self, name)):
                 raise ValueError(f"{name} must be a whole number of pixels from 0; got {getattr(self, name)!r}")
@@ -94,7 +115,8 @@ def preset(name: str, **overrides: Any) -> Preset:
 
     Example:
         >>> preset("cifar10", cutout=16)
-        Preset(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.201), size=None, pad=4, flip=True, cutout=16)
+        Preset(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.201), size=None, resize=None, crop='centre',
+            pad=4, flip=True, cutout=16)
     """
     if name not in _PRESETS:
         raise ValueError(f"name must be that of a data set; got {name!r}, {nearest(name, list(_PRESETS))}")

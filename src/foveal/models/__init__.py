@@ -8,13 +8,17 @@ from foveal.models.cifar import (
     cifar_resnet44,
     cifar_resnet56,
     cifar_resnet110,
+    cifar_vgg16,
     cifar_vgg16_gap,
     cifar_vgg19_bn,
     cifar_vgg19_bn_stem,
     small_cnn,
 )
+from foveal.models.digits import lenet5, maxout
+from foveal.models.drn import drn_c_26, drn_d_22
 from foveal.models.factory import create_model, list_models
 from foveal.models.simple_vgg import simple_vgg
+from foveal.models.wrn import wrn_16_8, wrn_28_10, wrn_40_4
 
 __all__ = [
     "cifar_alexnet",
@@ -24,11 +28,19 @@ __all__ = [
     "cifar_resnet44",
     "cifar_resnet56",
     "cifar_resnet110",
+    "cifar_vgg16",
     "cifar_vgg16_gap",
     "cifar_vgg19_bn",
     "cifar_vgg19_bn_stem",
     "create_model",
+    "drn_c_26",
+    "drn_d_22",
+    "lenet5",
     "list_models",
+    "maxout",
     "simple_vgg",
     "small_cnn",
+    "wrn_16_8",
+    "wrn_28_10",
+    "wrn_40_4",
 ]

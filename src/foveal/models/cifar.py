@@ -10,7 +10,7 @@ _VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 _VGG19 = ((64, 64), (128, 128), (256, 256, 256, 256), (512, 512, 512, 512), (512, 512, 512, 512))
 
 
-def _he_init(layer: Any) -> None:
+def he_init(layer: Any) -> None:
     """Normal weights of std sqrt(2 / (taps * out_channels)), zero bias, for a convolution or a layer in its place.
 
     A weight is [O, C/groups, ...taps], or [sets, O, C/groups, kh, kw] where every set of taps has weights of its own.
@@ -20,6 +20,14 @@ def _he_init(layer: Any) -> None:
     nn.init.normal_(layer.weight, std=math.sqrt(2 / (taps * layer.out_channels)))
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    """VGG's linear layer: normal weights of std 0.01, zero bias."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.normal_(layer.weight, std=0.01)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 class AlexNet(nn.Sequential):
@@ -45,7 +53,10 @@ class AlexNet(nn.Sequential):
 
 
 class VGG(nn.Sequential):
-    """Stages of 3x3 convolutions with a maximum pooling after each, global average pooling and one linear layer."""
+    """Stages of 3x3 convolutions with a maximum pooling after each, global average pooling and linear layers.
+
+    The poolings round sizes up, so that images below 32 pixels reach the end, too.
+    """
 
     def __init__(
         self,
@@ -55,7 +66,12 @@ class VGG(nn.Sequential):
         *,
         batch_norm: bool = True,
         stem: bool = False,
+        pools: int = 5,
+        hidden: tuple[int, ...] = (),
+        dropout: float = 0.0,
     ) -> None:
+        if isinstance(pools, bool) or not isinstance(pools, int) or not 0 <= pools <= len(stages):
+            raise ValueError(f"pools must be a whole number from 0 to {len(stages)}; got {pools!r}")
         children: OrderedDict[str, nn.Module] = OrderedDict()
         stem_channels = in_channels if stem else None
         if stem:
@@ -66,22 +82,25 @@ class VGG(nn.Sequential):
             )
             in_channels = width
         features: list[nn.Module] = []
-        for widths in stages:
+        for stage, widths in enumerate(stages):
             for width in widths:
                 conv = nn.Conv2d(in_channels, width, 3, padding=1)
-                _he_init(conv)
+                he_init(conv)
                 features += [conv, nn.BatchNorm2d(width)] if batch_norm else [conv]
                 features.append(nn.ReLU(inplace=True))
                 in_channels = width
-            features.append(nn.MaxPool2d(2))
-        classifier = nn.Linear(in_channels, num_classes)
-        nn.init.normal_(classifier.weight, std=0.01)
-        nn.init.zeros_(classifier.bias)
+            if stage < pools:
+                features.append(nn.MaxPool2d(2, ceil_mode=True))
+        classifier: list[nn.Module] = []
+        for width in hidden:
+            classifier += [_linear(in_channels, width), nn.ReLU(inplace=True), nn.Dropout(dropout)]
+            in_channels = width
+        classifier.append(_linear(in_channels, num_classes))
         children.update(
             features=nn.Sequential(*features),
             avgpool=nn.AdaptiveAvgPool2d(1),
             flatten=nn.Flatten(),
-            classifier=classifier,
+            classifier=nn.Sequential(*classifier) if hidden else classifier[0],
         )
         super().__init__(children)
         self._stem_channels = stem_channels
@@ -93,28 +112,36 @@ class VGG(nn.Sequential):
         log-polar paper, whose extra first layer is made after the others have been initialised.
         """
         if layer.in_channels != self._stem_channels:
-            _he_init(layer)
+            he_init(layer)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; a 1x1 convolution on the shortcut where the shape changes."""
+    """Two 3x3 convolutions beside a shortcut; a 1x1 convolution on the shortcut where the shape changes.
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    Without ``residual`` there is no shortcut.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, dilation: int = 1, residual: bool = True
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        spread: dict[str, Any] = {"padding": dilation, "dilation": dilation, "bias": False}
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, **spread)
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, **spread)
         self.bn2 = nn.BatchNorm2d(out_channels)
+        self.residual = residual
         self.downsample: nn.Module | None = None
         if stride != 1 or in_channels != out_channels:
             conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
             self.downsample = nn.Sequential(conv, nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(x)) + shortcut)
+        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        if self.residual:
+            out = out + (x if self.downsample is None else self.downsample(x))
+        return self.relu(out)
 
 
 class ResNet(nn.Sequential):
@@ -140,7 +167,7 @@ class ResNet(nn.Sequential):
 
     def init_layer(self, layer: nn.Module) -> None:
         """Initialise a convolution, or a layer put in its place, by the network's own rule, He's."""
-        _he_init(layer)
+        he_init(layer)
 
 
 class SmallCNN(nn.Sequential):
@@ -187,12 +214,34 @@ def cifar_alexnet(num_classes: int = 10, in_channels: int = 3) -> AlexNet:
     return AlexNet(num_classes, in_channels)
 
 
-def cifar_vgg16_gap(num_classes: int = 10, in_channels: int = 3, batch_norm: bool = True) -> VGG:
+def cifar_vgg16(
+    num_classes: int = 10, in_channels: int = 3, batch_norm: bool = False, pools: int = 5, dropout: float = 0.5
+) -> VGG:
+    """VGG-16 as it was published: no batch normalisation, two linear layers of 4096 before the last.
+
+    33,638,218 parameters with 10 classes, 8,448 more with batch normalisation.
+
+    Args:
+        num_classes: length of the output.
+        in_channels: channels of the input, Tensor[N, in_channels, H, W].
+        batch_norm: after every convolution.
+        pools: how many of the five stages end in a pooling; with 2 the last three stages run at a quarter of the size.
+        dropout: share of the units of each 4096 that are left out in training.
+
+    Returns:
+        the network; its output is Tensor[N, num_classes].
+    """
+    return VGG(
+        _VGG16, num_classes, in_channels, batch_norm=batch_norm, pools=pools, hidden=(4096, 4096), dropout=dropout
+    )
+
+
+def cifar_vgg16_gap(num_classes: int = 10, in_channels: int = 3, batch_norm: bool = True, pools: int = 5) -> VGG:
     """VGG-16 with global average pooling and one linear layer in place of the 4096-4096 head.
 
-    14,728,266 parameters with 10 classes, 14,719,818 without batch normalisation.
+    14,728,266 parameters with 10 classes, 14,719,818 without batch normalisation. ``pools`` is that of `cifar_vgg16`.
     """
-    return VGG(_VGG16, num_classes, in_channels, batch_norm=batch_norm)
+    return VGG(_VGG16, num_classes, in_channels, batch_norm=batch_norm, pools=pools)
 
 
 def cifar_vgg19_bn(num_classes: int = 10, in_channels: int = 3) -> VGG:

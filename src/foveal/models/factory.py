@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from foveal.models import cifar, simple_vgg
+from foveal.models import cifar, digits, drn, simple_vgg, wrn
 
 _OURS: dict[str, Callable[..., nn.Module]] = {
     build.__name__: build
@@ -23,11 +23,19 @@ _OURS: dict[str, Callable[..., nn.Module]] = {
         cifar.cifar_resnet44,
         cifar.cifar_resnet56,
         cifar.cifar_resnet110,
+        cifar.cifar_vgg16,
         cifar.cifar_vgg16_gap,
         cifar.cifar_vgg19_bn,
         cifar.cifar_vgg19_bn_stem,
         cifar.small_cnn,
+        digits.lenet5,
+        digits.maxout,
+        drn.drn_c_26,
+        drn.drn_d_22,
         simple_vgg.simple_vgg,
+        wrn.wrn_16_8,
+        wrn.wrn_28_10,
+        wrn.wrn_40_4,
     )
 }
 

@@ -99,9 +99,13 @@ def build(recipe: Recipe, *, num_classes: int, in_channels: int, seed: int = 0) 
             torch.default_generator.manual_seed(_mix(seed, "model"))
             model = create_model(recipe.model.name, **arguments)
             torch.default_generator.manual_seed(_mix(seed, "convert"))
-            return convert(model, recipe.convert)
+            model = convert(model, recipe.convert)
         except (TypeError, ValueError) as error:
             raise ValueError(f"recipe {recipe.name}: {error}") from error
+    if recipe.train.alternate and not _learned_scales(model):
+        cure = "convert a layer to {layer: anisotropic, scales: learned}, or leave train.alternate out"
+        raise ValueError(f"recipe {recipe.name}: train.alternate is for learned scales, and no layer has one; {cure}")
+    return model
 
 
 def learning_rate(train: Train, step: int, steps_per_epoch: int) -> float:
@@ -169,7 +173,8 @@ def fit(
             training.run_to_the_end()
             with signals.at_once():
                 content = training.result()
-    shown = recipe.model_dump(include={"name", "title", "note", "row", "published"})
+    shown = recipe.model_dump(include={"name", "title", "note", "row", "statistic", "differs"})
+    shown["published"] = recipe.comparable.model_dump() if recipe.comparable else None
     content = {**shown, "table": Path(out).resolve().name, **content, **shown}
     checkpoint.write_file(result, _json(content))
     return content
@@ -205,10 +210,11 @@ def load_data(recipe: Recipe, split: str) -> tuple[ImageSet | FolderSet, Preset]
     """
     data = recipe.data
     dataset = create_dataset(data.name, split, root=data.root, download=data.download)
-    if data.limit is not None and data.limit < len(dataset):
-        dataset = _subset(dataset, data.limit)
-    size = (data.size[0], data.size[1]) if data.size else None
-    return dataset, preset(data.name, **({"size": size} if size else {}), **data.augment.model_dump())
+    limit = data.limit if data.fraction is None else max(1, round(data.fraction * len(dataset)))
+    if limit is not None and limit < len(dataset):
+        dataset = _subset(dataset, limit)
+    given = {key: value for key in ("size", "resize") if (value := getattr(data, key)) is not None}
+    return dataset, preset(data.name, **given, **data.augment.model_dump())
 
 
 def evaluate(
@@ -220,6 +226,7 @@ def evaluate(
     task: Classification | None = None,
     amp: str | None = None,
     channels_last: bool = False,
+    workers: int = 0,
 ) -> dict[str, float]:
     """Measure a network on a data set, on the device where the network is.
 
@@ -231,6 +238,7 @@ def evaluate(
         task: loss and metrics, `Classification()` by default.
         amp: ``"bfloat16"`` for autocast.
         channels_last: memory layout of the images.
+        workers: processes that decode files.
 
     Returns:
         ``loss``, ``accuracy`` (0 to 1), ``correct``, ``n`` and ``ms_per_image`` (median over the batches).
@@ -241,7 +249,8 @@ def evaluate(
     model.eval()
     totals = torch.zeros(3, dtype=torch.float64, device=device)
     times: list[float] = []
-    stream = batches(dataset, batch_size=batch_size, seed=0, epoch=0, train=False, preset=preset, device=device)
+    how: dict[str, Any] = {"train": False, "preset": preset, "device": device, "workers": workers}
+    stream = batches(dataset, batch_size=batch_size, seed=0, epoch=0, **how)
     with torch.no_grad():
         for images, labels in stream:
             images = _laid_out(images, channels_last)
@@ -391,9 +400,14 @@ class _Training:
             train=True,
             preset=self.preset,
             device=self.device,
+            workers=self.recipe.data.workers,
             start_batch=self.batch,
         )
         self.model.train()
+        if train.alternate:
+            # "l0 firstly, then dpn with the best l0" (ACN, III-B): scales train alone, then offsets, then scales again
+            for layer in _learned_scales(self.model):
+                layer.phase = ("scale", "offset")[self.epoch // train.alternate % 2]
         since = _now(self.device)
         for images, labels in stream:
             self._train_step(images, labels)
@@ -454,6 +468,7 @@ class _Training:
                 task=self.task,
                 amp=train.amp,
                 channels_last=train.channels_last,
+                workers=self.recipe.data.workers,
             )
             row |= {f"test_{key}": measured[key] for key in ("loss", "accuracy", "correct", "n")}
             row["ms_per_image"] = measured["ms_per_image"]
@@ -520,7 +535,7 @@ class _Training:
             "ms_per_image": statistics.median(row["ms_per_image"] for row in measured),
             "epochs": train.epochs,
             "seconds": self._elapsed(),
-            "quick": self.recipe.data.limit is not None,
+            "quick": self.recipe.is_quick,
             "device": str(self.device),
         }
 
@@ -644,6 +659,11 @@ def _subset(dataset: ImageSet | FolderSet, limit: int) -> ImageSet | FolderSet:
     if isinstance(dataset, ImageSet):
         return dataclasses.replace(dataset, images=dataset.images[order], labels=labels)
     return dataclasses.replace(dataset, paths=tuple(dataset.paths[index] for index in order.tolist()), labels=labels)
+
+
+def _learned_scales(model: nn.Module) -> list[Any]:
+    """The layers whose scale is learned, Eq. (2) of Anisotropic Convolution."""
+    return [module for module in model.modules() if getattr(module, "scale_conv", None) is not None]
 
 
 @torch.no_grad()

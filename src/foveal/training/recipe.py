@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib.resources
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-KeyPath = tuple[str | int, ...]
-"""Where a value stands in a recipe, such as ``("train", "milestones", 0)``."""
-
-
-class RecipeError(ValueError):
-    """A recipe with mistakes: all of them at once, each with file, line, key, rule and cure.
-
-    Attributes:
-        mistakes: one line of text per mistake, in the order of the file.
-    """
-
-    def __init__(self, source: str, mistakes: Sequence[str]) -> None:
-        self.mistakes = list(mistakes)
-        count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        super().__init__("\n  ".join([f"{count} in the recipe {source}:", *mistakes]))
-
+from foveal.training.reading import Dumper, KeyPath, Reading, RecipeError, dotted
 
 # ---- what a recipe may say -------------------------------------------------------------------------------------------
 
@@ -41,6 +36,30 @@ def _pair(value: Any) -> Any:
     return [value, value] if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _sides(value: Any) -> Any:
+    whole = [side for side in (value if isinstance(value, list) else [value]) if type(side) is int and side > 0]
+    if (
+        not isinstance(value, int | list)
+        or len(whole) != (len(value) if isinstance(value, list) else 1)
+        or len(whole) > 2
+    ):
+        raise PydanticCustomError(
+            "rule", "must be the shorter side or [height, width] (got {got})", {"got": _shown(value)}
+        )
+    return value
+
+
+def _kind_of_mean(value: Any) -> Any:
+    k = value.get("mean_of_last") if isinstance(value, dict) and len(value) == 1 else None
+    if value not in ("best", "last") and not (type(k) is int and k >= 1):
+        raise PydanticCustomError(
+            "rule", "must be best, last or {mean_of_last: 10} (got {got})", {"got": _shown(value)}
+        )
+    return value
+
+
+Resize = Annotated[int | list[int], BeforeValidator(_sides)]
+Statistic = Annotated[Literal["best", "last"] | dict[str, int], BeforeValidator(_kind_of_mean)]
 Size = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2), BeforeValidator(_pair)]
 
 
@@ -52,9 +71,11 @@ class Model(_Section):
 
 
 class Augment(_Section):
-    """What happens to training images: random crop of the padded image, horizontal flip, an erased square."""
+    """What happens to training images: where they are cut out, horizontal flip, an erased square (Cutout)."""
 
     pad: int = Field(default=0, ge=0)
+    crop: Literal["centre", "random", "random_resized"] = "centre"
+    """How `data.size` is cut out of a training image: see `foveal.data.Preset`."""
     flip: bool = False
     cutout: int = Field(default=0, ge=0)
 
@@ -67,9 +88,22 @@ class Data(_Section):
     download: bool = False
     size: Size | None = None
     """Height and width (or one number for both) that images are brought to; None keeps them."""
+    resize: Resize | None = None
+    """What images are scaled to before `size` is cut out: the shorter side, or [height, width]."""
     augment: Augment = Augment()
     limit: int | None = Field(default=None, ge=1)
     """At most this many images of each split, drawn once for all seeds: for a quick try."""
+    fraction: float | None = Field(default=None, gt=0, lt=1)
+    """In place of `limit`, this share of each split."""
+    workers: int = Field(default=0, ge=0)
+    """Processes that decode image files; the number changes no bit."""
+
+    @field_validator("fraction")
+    @classmethod
+    def _is_the_only_limit(cls, fraction: float | None, info: ValidationInfo) -> float | None:
+        if fraction is not None and info.data.get("limit") is not None:
+            raise PydanticCustomError("rule", "is another form of limit; keep one of the two")
+        return fraction
 
 
 class Train(_Section):
@@ -94,6 +128,8 @@ class Train(_Section):
     compile: bool = False
     clip_grad_norm: float | None = Field(default=None, gt=0)
     eval_every: int = Field(default=1, ge=1)
+    alternate: int | None = Field(default=None, ge=1)
+    """Epochs that learned scales train alone before the offsets do, in turn: the control variates of ACN, III-B."""
 
     @field_validator("nesterov")
     @classmethod
@@ -127,32 +163,43 @@ class Train(_Section):
 
 
 class Published(_Section):
-    """The number that a paper printed for this row."""
+    """The number that a paper printed for this row, in percent: its accuracy or its error."""
 
-    accuracy: float = Field(ge=0, le=100)
-    """Percent, as papers print it."""
+    accuracy: float | None = Field(default=None, ge=0, le=100)
+    error: float | None = Field(default=None, ge=0, le=100)
     std: float | None = Field(default=None, ge=0)
     n: int | None = Field(default=None, ge=1)
     source: str = ""
 
+    @model_validator(mode="after")
+    def _is_one_number(self) -> Published:
+        if (self.accuracy is None) == (self.error is None):
+            raise PydanticCustomError("rule", "must hold accuracy or error, in percent, and one of them only")
+        return self
 
-class Recipe(_Section):
-    """One row of a table: a network, what is converted in it, the data, the training, the published number.
+    @property
+    def percent(self) -> float:
+        """The accuracy in percent, whichever of the two was printed."""
+        return self.accuracy if self.accuracy is not None else round(100 - (self.error or 0.0), 6)
 
-    Made by `load_recipe`, or in Python from the same keys: ``Recipe.model_validate({...})``.
-    """
+
+class Quick(_Section):
+    """What `--quick` changes in a row, key by key, so that it takes minutes on a CPU."""
+
+    data: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+    seeds: int | None = Field(default=None, ge=1)
+    statistic: Statistic | None = None
+
+
+class _Row(_Section):
+    """What every row of a table has."""
 
     name: str = Field(min_length=1, max_length=100)
     title: str = ""
     note: str = ""
     row: int = 0
     """Place in the table; rows with the same number stand in alphabetical order."""
-    model: Model
-    convert: dict[str, dict[str, Any] | None] = {}
-    """The plan, handed to `foveal.convert` as it is."""
-    data: Data
-    train: Train
-    published: Published | None = None
 
     @field_validator("name")
     @classmethod
@@ -162,164 +209,77 @@ class Recipe(_Section):
         return name
 
     def dump(self) -> str:
-        """The complete recipe as YAML, defaults and overrides included; `load_recipe` reads it back."""
-        return yaml.dump(self.model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+        """The complete row as YAML, defaults and overrides included; `load_row` reads it back."""
+        return yaml.dump(self.model_dump(), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+class Quoted(_Row):
+    """A row without a network (`model: null`): a number quoted from a paper, with its source."""
+
+    model: None
+    published: Published
+
+    @field_validator("published")
+    @classmethod
+    def _has_a_source(cls, published: Published) -> Published:
+        if not published.source.strip():
+            raise PydanticCustomError("rule", "needs a source, because this row has no network")
+        return published
+
+
+class Recipe(_Row):
+    """One row of a table: a network, what is converted in it, the data, the training, the published number.
+
+    Made by `load_recipe`, or in Python from the same keys: ``Recipe.model_validate({...})``.
+    """
+
+    model: Model
+    convert: dict[str, dict[str, Any] | None] = {}
+    """The plan, handed to `foveal.convert` as it is."""
+    data: Data
+    train: Train
+    seeds: int = Field(default=1, ge=1)
+    """How many seeds the row is trained with: 0 to seeds - 1."""
+    statistic: Statistic = "last"
+    """What of a run's test accuracies is its number: that of the last epoch, the best, or the mean of the last ones."""
+    target_loss: float | None = Field(default=None, gt=0)
+    """The report says after how many epochs and seconds the training loss stays below it."""
+    baseline: str | None = None
+    """Name of the row of the table that this one is compared with."""
+    published: Published | None = None
+    """None where the paper's number is not known."""
+    quick: Quick | None = None
+    form: Literal["full", "quick"] = "full"
+    """`--quick` makes it quick; a row that is quick from the start says so itself."""
+    differs: list[str] = []
+    """In what this is not the published experiment, such as other data; `--quick` and `--set` add to it."""
+
+    @field_validator("statistic")
+    @classmethod
+    def _has_its_epochs(cls, statistic: str | dict[str, int], info: ValidationInfo) -> str | dict[str, int]:
+        train = info.data.get("train")
+        if isinstance(statistic, dict) and isinstance(train, Train):
+            if statistic["mean_of_last"] > train.epochs:
+                raise PydanticCustomError("rule", "must not exceed epochs ({epochs})", {"epochs": train.epochs})
+            if train.eval_every > 1:
+                raise PydanticCustomError("rule", "needs every epoch measured: eval_every: 1")
+        return statistic
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether it is trained on a part of the data or otherwise at a fraction of the row's size."""
+        return self.form == "quick" or self.data.limit is not None or self.data.fraction is not None
+
+    @property
+    def comparable(self) -> Published | None:
+        """The published number if it may stand beside this row's own: not where this is another experiment."""
+        return None if self.is_quick or self.differs else self.published
 
     def identity(self) -> dict[str, Any]:
         """What decides the weights: not the titles, not the published number, not the place of the data."""
         kept = self.model_dump(include={"model", "data", "train"})
-        del kept["data"]["root"], kept["data"]["download"]
+        del kept["data"]["root"], kept["data"]["download"], kept["data"]["workers"]
         return {**kept, "convert": [[pattern, spec] for pattern, spec in self.convert.items()]}
-
-
-# ---- YAML ------------------------------------------------------------------------------------------------------------
-
-_SCALARS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
-    "null": (r"~|null|Null|NULL|", "~nN", lambda text: None),
-    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF", lambda text: text[0] in "tT"),
-    "int": (r"[-+]?[0-9]{1,18}", "-+0123456789", int),
-    "float": (
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+.0123456789",
-        lambda text: float(re.sub(r"\.(?=[iInN])", "", text)),
-    ),
-}
-"""YAML 1.2 (pattern, possible first characters, reading): 1e-3 is a number; `no`, `1:30` and dates are text."""
-
-_RESOLVERS: dict[str, list[tuple[str, re.Pattern[str]]]] = {"": [("tag:yaml.org,2002:null", re.compile("$"))]}
-for _kind, (_pattern, _starts, _) in _SCALARS.items():
-    for _start in _starts:
-        _RESOLVERS.setdefault(_start, []).append((f"tag:yaml.org,2002:{_kind}", re.compile(f"(?:{_pattern})$")))
-
-
-class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers = _RESOLVERS
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            problem = "aliases (*name) are not read; write the value out"
-            raise yaml.composer.ComposerError(None, None, problem, self.peek_event().start_mark)
-        return super().compose_node(parent, index)
-
-
-class _Dumper(yaml.SafeDumper):
-    yaml_implicit_resolvers = _RESOLVERS
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-class _Reading:
-    """One recipe on its way from text to values: remembers where each value stood and what was wrong."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.places: dict[KeyPath, str] = {}
-        self.refused: set[KeyPath] = set()
-        self.mistakes: list[tuple[str, str]] = []
-
-    def wrong(self, place: str, path: KeyPath, problem: str) -> None:
-        self.mistakes.append((place, f"{place}: {_dotted(path)}: {problem}" if path else f"{place}: {problem}"))
-
-    def stop(self) -> RecipeError:
-        """What was found, in the order of the file and then of the overrides."""
-
-        def order(mistake: tuple[str, str]) -> tuple[bool, int]:
-            line = re.search(r":(\d+)$", mistake[0])
-            return line is None, int(line[1]) if line else 0
-
-        return RecipeError(self.source, [text for _, text in sorted(self.mistakes, key=order)])
-
-    def parse(self, text: str, source: str) -> yaml.Node | None:
-        """The node tree of some YAML; what cannot be parsed ends the reading at once."""
-        try:
-            loader = _Loader(text)
-            loader.name = source
-            return loader.get_single_node()
-        except yaml.reader.ReaderError as error:
-            place = f"{source}:{text.count(chr(10), 0, error.position) + 1}"
-            self.wrong(place, (), f"the character {chr(error.character)!r} is not allowed")
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            problem = error.problem or error.context or "cannot be read"
-            if "'\\t'" in problem:
-                problem = "a tab; YAML is indented with spaces"
-            self.wrong(_place(mark), (), problem)
-        except RecursionError:
-            self.wrong(source, (), "is nested too deeply")
-        raise self.stop()
-
-    def value(self, node: yaml.Node | None, path: KeyPath = ()) -> Any:
-        """The plain Python value of a node; a value that is refused reads as None."""
-        if node is None:
-            return None
-        self.places[path] = _place(node.start_mark)
-        kind, text = node.tag.removeprefix("tag:yaml.org,2002:"), node.value
-        if isinstance(node, yaml.SequenceNode) and kind == "seq":
-            return [self.value(item, (*path, i)) for i, item in enumerate(text)]
-        if isinstance(node, yaml.MappingNode) and kind == "map":
-            return self._mapping(node, path)
-        if isinstance(node, yaml.ScalarNode) and kind == "str":
-            return text
-        if isinstance(node, yaml.ScalarNode) and kind in _SCALARS:
-            pattern, _, read = _SCALARS[kind]
-            if re.fullmatch(pattern, text):
-                return read(text)
-        self.refused.add(path)
-        self.wrong(
-            self.places[path], path, f"the tag {node.tag.replace('tag:yaml.org,2002:', '!!')} is not allowed here"
-        )
-        return None
-
-    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            place, key = _place(key_node.start_mark), key_node.value
-            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
-                self.wrong(place, path, f"a key must be text{f', so write {key!r}' if isinstance(key, str) else ''}")
-            elif key in result:
-                self.wrong(place, (*path, key), f"stands here twice (first at {self.places[*path, key]}); keep one")
-            else:
-                result[key] = self.value(value_node, (*path, key))
-                self.places[*path, key] = place
-        return result
-
-    def override(self, values: dict[str, Any], text: str) -> None:
-        """Put ``a.b=value`` into the values."""
-        place = f"--set {text}"
-        rest, equals, value = (part.strip() for part in text.partition("="))
-        if not equals or not rest:
-            return self.wrong(place, (), "must look like train.lr=0.1")
-        try:
-            node = self.parse(value, place)
-        except RecipeError:
-            return None
-        path: KeyPath = ()
-        while True:
-            # A key may hold dots itself (a pattern of the plan): the longest that is there wins.
-            known = [key for key in values if rest == key or rest.startswith(f"{key}.")]
-            key = max(known, key=len, default=rest.partition(".")[0])
-            path, rest = (*path, key), rest[len(key) + 1 :]
-            if not rest:
-                values[key] = self.value(node, path)
-                self.places[path] = place
-                return None
-            if values.get(key) is None:
-                values[key] = {}
-                self.places[path] = place
-            if not isinstance(values[key], dict):
-                return self.wrong(place, path, "holds a plain value, nothing can be set inside of it")
-            values = values[key]
-
-
-def _place(mark: yaml.Mark | None) -> str:
-    if mark is None:
-        return "?"
-    return mark.name if mark.name.startswith("--set ") else f"{mark.name}:{mark.line + 1}"
-
-
-def _dotted(path: Iterable[str | int]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
 
 
 # ---- from values to a Recipe -----------------------------------------------------------------------------------------
@@ -330,6 +290,7 @@ _SECTIONS: dict[KeyPath, type[BaseModel]] = {
     ("data", "augment"): Augment,
     ("train",): Train,
     ("published",): Published,
+    ("quick",): Quick,
 }
 
 _KINDS = {
@@ -367,7 +328,8 @@ def _explain(finding: ErrorDetails) -> str:
         return finding["msg"]
     if kind == "extra_forbidden":
         key = str(path[-1])
-        homes = [_dotted((*section, key)) for section, model in _SECTIONS.items() if key in model.model_fields]
+        outer = path[:1] if path[0] == "quick" else ()
+        homes = [dotted((*outer, *where, key)) for where, model in _SECTIONS.items() if key in model.model_fields]
         cure = f"it belongs at {homes[0]}" if homes else _nearest(key, _SECTIONS[path[:-1]].model_fields)
         return f"unknown key; {cure}"
     got = finding["input"]
@@ -385,15 +347,17 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, quick: bool = False) -> Recipe:
     """Read one recipe.
 
     Args:
         path: a YAML file.
         overrides: ``"train.lr=0.1"`` and the like, applied in order; the values are YAML.
+        quick: take the row at the size that its `quick` section states; its name then ends in ``-quick``.
 
     Returns:
-        The recipe, complete: every key has its value or its default.
+        The recipe, complete: every key has its value or its default. What `quick` and the overrides changed in the
+        experiment stands in ``differs``; a published row that was changed has a name that ends in ``-changed``.
 
     Raises:
         FileNotFoundError: no such file.
@@ -404,9 +368,22 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         >>> recipe.name, recipe.train.lr
         ('conv', 0.01)
     """
+    row = load_row(path, overrides, quick=quick)
+    if isinstance(row, Quoted):
+        raise RecipeError(str(path), [f"{path}: model: is null: the row is published only, there is nothing to train"])
+    return row
+
+
+def load_row(path: str | Path, overrides: Sequence[str] = (), *, quick: bool = False) -> Recipe | Quoted:
+    """Read one row of a table: what `load_recipe` reads, or a row without a network, which nothing is changed in.
+
+    Raises:
+        FileNotFoundError: no such file.
+        RecipeError: all mistakes of the file and of the overrides at once.
+    """
     path = Path(path)
     source = str(path)
-    reading = _Reading(source)
+    reading = Reading(source)
     raw = path.read_bytes()
     try:
         text = raw.decode("utf-8-sig")
@@ -418,21 +395,97 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         is_what = "is empty" if values is None else "is not a mapping"
         reading.wrong(f"{source}:1", (), f"{is_what}; a recipe has the keys model, data and train")
         raise reading.stop()
+    values.setdefault("name", path.stem)
+    if "model" in values and values["model"] is None and ("model",) not in reading.refused:
+        quoted = _validated(Quoted, values, reading)
+        if quoted is None or reading.mistakes:
+            raise reading.stop()
+        return quoted
+    given = copy.deepcopy(values)
+    if quick:
+        if not isinstance(values.get("quick"), dict):
+            cure = "add quick: {data: {limit: 1000}, train: {epochs: 2}} or what fits"
+            reading.wrong(f"{source}:1", ("quick",), f"is missing, so there is no quick form; {cure}")
+            raise reading.stop()
+        values = _quick_values(values)
     for override in overrides:
         reading.override(values, override)
-    values.setdefault("name", path.stem)
+    recipe = _validated(Recipe, values, reading, quick=quick)
+    if recipe and not quick and isinstance(values.get("quick"), dict):
+        _validated(Recipe, _quick_values(values), reading, quick=True)
+    if recipe is None or reading.mistakes:
+        raise reading.stop()
+    return _labelled(recipe, given) if quick or overrides else recipe
+
+
+_Kind = TypeVar("_Kind", bound=BaseModel)
+
+
+def _validated(kind: type[_Kind], values: dict[str, Any], reading: Reading, *, quick: bool = False) -> _Kind | None:
+    """The row that values make, or None with its mistakes noted; in a quick form they stand in its quick section."""
     try:
-        recipe = Recipe.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         for finding in error.errors(include_url=False):
-            where = finding["loc"]
+            where: KeyPath = finding["loc"]
+            if kind is Quoted and finding["type"] == "extra_forbidden" and where[0] in Recipe.model_fields:
+                problem = "is for a row with a network; here model is null"
+            else:
+                problem = _explain(finding)
+            overridden = reading.places.get(where, "").startswith("--set ")
+            if quick and not overridden and ("quick", *where[:1]) in reading.places:
+                where = ("quick", *where)
             if where not in reading.refused:
                 prefixes = (where[:n] for n in range(len(where), -1, -1))
                 place = next(reading.places[prefix] for prefix in prefixes if prefix in reading.places)
-                reading.wrong(place, where, _explain(finding))
-    if reading.mistakes:
-        raise reading.stop()
-    return recipe
+                reading.wrong(place, where, problem)
+    return None
+
+
+def _quick_values(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a row with those of its quick section in their places."""
+    quick = values["quick"]
+    changed = {key: copy.deepcopy(quick[key]) for key in ("seeds", "statistic") if quick.get(key) is not None}
+    for section in ("data", "train"):
+        changed[section] = _merged(values.get(section), quick.get(section) or {})
+    return copy.deepcopy(values) | changed | {"quick": None, "form": "quick"}
+
+
+def _merged(values: Any, changes: Any) -> Any:
+    if not isinstance(values, dict) or not isinstance(changes, dict):
+        return copy.deepcopy(changes)
+    return {**copy.deepcopy(values), **{key: _merged(values.get(key), change) for key, change in changes.items()}}
+
+
+_HOW = {"train.amp", "train.channels_last", "train.compile", "train.eval_every"}  # changes no experiment
+
+
+def _labelled(recipe: Recipe, given: dict[str, Any]) -> Recipe:
+    """A changed recipe with its changes named in it; `given` are the values that its file holds."""
+    try:
+        original = _flat(Recipe.model_validate(given).identity())
+    except ValidationError:  # only the overrides make it whole
+        return recipe
+    mine = _flat(recipe.identity())
+    differs = [
+        f"{key} {_shown(mine.get(key))} instead of {_shown(original.get(key))}"
+        for key in dict.fromkeys([*original, *mine])
+        if mine.get(key) != original.get(key) and key not in _HOW
+    ]
+    ending = ""
+    if recipe.is_quick and "quick" not in recipe.name:
+        ending = "-quick"
+    elif differs and recipe.published and not recipe.is_quick and not recipe.name.endswith("-changed"):
+        ending = "-changed"
+    return recipe.model_copy(update={"name": recipe.name + ending, "differs": [*recipe.differs, *differs]})
+
+
+def _flat(values: Mapping[str, Any], *path: str) -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, *path, key) if isinstance(value, dict) else {dotted((*path, key)): value}
+    return found
 
 
 def load_plan(plan: str) -> dict[str, dict[str, Any] | None]:
@@ -447,7 +500,7 @@ def load_plan(plan: str) -> dict[str, dict[str, Any] | None]:
     """
     is_file = "\n" not in plan and plan.endswith((".yaml", ".yml"))
     source = plan if is_file else "plan"
-    reading = _Reading(source)
+    reading = Reading(source)
     values = reading.value(reading.parse(Path(plan).read_text("utf-8") if is_file else plan, source))
     if isinstance(values, dict) and {"model", "convert"} <= values.keys():
         values = values["convert"]

@@ -1,0 +1,300 @@
+"""Results: the rows of a folder of runs with their statistics, as plain JSON values."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import re
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from foveal.training.recipe import Quoted, Recipe, load_recipe, load_row
+from foveal.training.tasks import wilson_interval
+
+_WITHIN = 0.01  # of the final accuracy: one point
+_OF_THE_RECIPE = ("title", "note", "row", "published", "table", "name", "statistic", "differs")
+
+
+def table(out: str | Path) -> list[dict[str, Any]]:
+    """The rows of a folder of runs, JSON values only, in the order of the recipes.
+
+    A row has ``name``, ``title``, ``note``, ``seeds``, ``statistic``, ``quick`` and ``differs`` of its recipe, and
+
+    - ``published``: in percent, as papers print it (``accuracy`` is 100 - ``error`` where that was printed); None where
+      it is not known or the row is not the published experiment; ``quoted`` is true where there is nothing else;
+    - ``test_accuracy``: ``mean``, ``std`` (None with one seed), ``min``, ``max`` and ``n`` over the seeds of the number
+      that ``statistic`` names, from 0 to 1; with one seed ``interval`` (Wilson, 95 %), or, where the number is a mean of
+      epochs, ``std_of_epochs``;
+    - ``against``: the ``baseline``, by how many ``points`` the mean lies above the baseline's, and, with several seeds of
+      each, whether the ``worst_beats`` that mean; None where there is nothing to compare;
+    - ``pace``: ``epochs`` and ``seconds`` (medians over seeds) until the training loss stays below ``target_loss``, and
+      until the test accuracy is within a point of its last value, and in how many ``runs`` it came to that;
+    - ``params``, ``macs``, ``conv_macs``, ``train_images_per_s`` and ``ms_per_image`` (median over seeds);
+    - ``runs``, each with ``folder``, ``seed``, ``state`` ("finished", "unfinished" or "damaged"), ``problem``,
+      ``environment``, ``accuracy``, ``interval`` and what its result.json holds.
+
+    Args:
+        out: the folder with NAME/seedK/ in it.
+
+    Raises:
+        FileNotFoundError: there is no run in the folder.
+    """
+    out = Path(out)
+    folders = [path for path in out.glob("*/seed*") if path.is_dir() and not path.parent.name.startswith(".")]
+    if not folders:
+        what = (
+            "is the folder of one run: name the one two levels up" if (out / "recipe.yaml").exists() else "holds no run"
+        )
+        raise FileNotFoundError(
+            f"{out} {what if out.is_dir() else 'is not there'}; a report needs OUT with NAME/seedK/ in it"
+        )
+    names = sorted({path.parent.name for path in folders})
+    rows = [_row(name, [path for path in folders if path.parent.name == name]) for name in names]
+    rows += [row for path in out.glob("*/recipe.yaml") if path.parent.name not in names and (row := _quoted(path))]
+    for row in rows:
+        row["against"] = _against(row, rows)
+    return sorted(rows, key=lambda row: (row["row"], row["name"]))
+
+
+def results(out: str | Path) -> dict[str, Any]:
+    """What is kept of a table in one file: its rows, the hardware, seeds and commands that made it; no path of a machine.
+
+    Args:
+        out: the folder with NAME/seedK/ in it.
+
+    Raises:
+        FileNotFoundError: there is no run in the folder.
+    """
+    rows = table(out)
+    runs = [run for row in rows for run in row["runs"]]
+    environments = [run["environment"] for run in runs if run["environment"]]
+    hardware = [{k: v for k, v in each.items() if k not in ("command", "time")} for each in environments]
+    commands = [" ".join(map(str, each["command"])) for each in environments if isinstance(each.get("command"), list)]
+    content = {
+        "table": Path(out).resolve().name,
+        "quick": any(row["quick"] for row in rows),
+        "commands": list(dict.fromkeys([*commands, " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])])),
+        "hardware": [each for k, each in enumerate(hardware) if each not in hardware[:k]],
+        "seeds": sorted({run["seed"] for run in runs if run["seed"] is not None}),
+        "rows": rows,
+    }
+    return _portable(content)
+
+
+def _portable(value: Any) -> Any:
+    """Without the folders of this machine: /home/me/data becomes .../data."""
+    if isinstance(value, dict):
+        return {key: _portable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_portable(inner) for inner in value]
+    return re.sub(r"(?<![\w/.:])/(?:[^/\s'\"]+/)+", ".../", value) if isinstance(value, str) else value
+
+
+# ---- a row -----------------------------------------------------------------------------------------------------------
+
+
+def _row(name: str, folders: Sequence[Path]) -> dict[str, Any]:
+    """One recipe's runs and what they have in common."""
+    runs = sorted((_run(path) for path in folders), key=lambda run: (run["seed"] is None, run["seed"], run["folder"]))
+    recipe = next((found for found in map(recipe_of, sorted(folders)) if found), None)
+    finished = [run for run in runs if run["state"] == "finished"]
+    accuracies = [run["accuracy"] for run in finished]
+    alone = finished[0] if len(finished) == 1 else {}
+    quick = any(run.get("quick") for run in finished) or bool(recipe and recipe.is_quick)
+    published = recipe.comparable if recipe and not quick else None
+    row: dict[str, Any] = {
+        "name": name,
+        "title": recipe.title if recipe else "",
+        "note": recipe.note if recipe else "",
+        "row": recipe.row if recipe else 0,
+        "seeds": recipe.seeds if recipe else None,
+        "statistic": recipe.statistic if recipe else None,
+        "baseline": recipe.baseline if recipe else None,
+        "published": {**published.model_dump(), "accuracy": published.percent} if published else None,
+        "quoted": False,
+        "quick": quick,
+        "differs": recipe.differs if recipe else [],
+        "test_accuracy": {
+            "mean": statistics.fmean(accuracies) if accuracies else None,
+            "std": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+            "min": min(accuracies, default=None),
+            "max": max(accuracies, default=None),
+            "n": len(accuracies),
+            "interval": alone.get("interval"),
+            "std_of_epochs": alone.get("std_of_epochs"),
+        },
+        "pace": {
+            "target_loss": recipe.target_loss if recipe else None,
+            **{key: _median([run["pace"][key] for run in finished]) for key in ("loss", "accuracy")},
+        },
+    }
+    for key in ("params", "macs", "conv_macs"):
+        row[key] = next((run[key] for run in finished if run.get(key) is not None), None)
+    for key in ("train_images_per_s", "ms_per_image"):
+        values = [run[key] for run in finished if run.get(key) is not None]
+        row[key] = statistics.median(values) if values else None
+    return row | {"runs": runs}
+
+
+def _quoted(path: Path) -> dict[str, Any] | None:
+    """A row that is published only, or None where the file is something else."""
+    with contextlib.suppress(OSError, ValueError):
+        found = load_row(path)
+        if isinstance(found, Quoted):
+            return {
+                **_row(path.parent.name, []),
+                **{"title": found.title, "note": found.note, "row": found.row, "quoted": True},
+                "published": {**found.published.model_dump(), "accuracy": found.published.percent},
+            }
+    return None
+
+
+def _against(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """How a row stands to its baseline: the row of that name, or of that name in the same form (such as -quick)."""
+    named = row["baseline"]
+    forms = [f"{named}-{row['name'].rpartition('-')[2]}", named]
+    baseline = next((other for form in forms for other in rows if other["name"] == form), None)
+    if named is None or baseline is None or baseline is row:
+        return None
+    mine, theirs = row["test_accuracy"], baseline["test_accuracy"]
+    if mine["mean"] is None or theirs["mean"] is None:
+        return None
+    several = mine["n"] > 1 and theirs["n"] > 1
+    return {
+        "baseline": baseline["name"],
+        "points": 100 * (mine["mean"] - theirs["mean"]),
+        "worst_beats": mine["min"] > theirs["mean"] if several else None,
+    }
+
+
+def _median(reached: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    there = [each for each in reached if each]
+    if not there:
+        return None
+    seconds = [each["seconds"] for each in there if each["seconds"] is not None]
+    return {
+        "epochs": statistics.median(each["epochs"] for each in there),
+        "seconds": statistics.median(seconds) if seconds else None,
+        "runs": len(there),
+    }
+
+
+# ---- a run -----------------------------------------------------------------------------------------------------------
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    """One run: its result where it has one, else what is wrong or missing."""
+    seed = folder.name.removeprefix("seed")
+    run: dict[str, Any] = {
+        "folder": f"{folder.parent.name}/{folder.name}",
+        "seed": int(seed) if seed.isdecimal() else None,
+        "state": "finished",
+        "problem": None,
+        "environment": None,
+        "interval": None,
+    }
+    try:
+        recipe = load_recipe(folder / "recipe.yaml")
+        with contextlib.suppress(FileNotFoundError):
+            run["environment"] = _object(folder / "environment.json")
+        lines = metrics(folder)
+        epochs = [line["epoch"] for line in lines]
+        if not (folder / "result.json").exists():
+            done = f"{len(epochs)} of {recipe.train.epochs} epochs"
+            return run | {"state": "unfinished", "problem": f"{done}; run the same command to go on"}
+        result = _object(folder / "result.json")
+        accuracy = result.get("test_accuracy")
+        if not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
+            raise ValueError(f"result.json: test_accuracy must be a number from 0 to 1, got {accuracy!r}")
+        run |= _by_statistic(recipe.statistic, result, lines)
+        run["pace"] = {"loss": _stays_below(lines, recipe.target_loss), "accuracy": _is_near_its_end(lines)}
+        return {k: v for k, v in result.items() if k not in _OF_THE_RECIPE} | run
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return run | {"state": "damaged", "problem": one_line(error)}
+
+
+def _by_statistic(
+    statistic: str | Mapping[str, int], result: Mapping[str, Any], lines: Sequence[Mapping[str, float | None]]
+) -> dict[str, Any]:
+    """The run's number, and how sure it is."""
+    measured = [accuracy for m in lines if (accuracy := m.get("test_accuracy")) is not None]
+    if isinstance(statistic, Mapping):
+        last = measured[-statistic["mean_of_last"] :]
+        if len(last) < statistic["mean_of_last"]:
+            raise ValueError(f"metrics.csv has {len(last)} measured epochs; its number is the mean of {statistic}")
+        spread = statistics.stdev(last) if len(last) > 1 else None
+        return {"accuracy": statistics.fmean(last), "std_of_epochs": spread}
+    accuracy = max([result["test_accuracy"], *measured]) if statistic == "best" else result["test_accuracy"]
+    correct, n = result.get("test_correct"), result.get("test_n")
+    if not isinstance(correct, int) or not isinstance(n, int):
+        return {"accuracy": accuracy}
+    return {
+        "accuracy": accuracy,
+        "interval": wilson_interval(round(accuracy * n) if statistic == "best" else correct, n),
+    }
+
+
+def _stays_below(lines: Sequence[Mapping[str, Any]], target: float | None) -> dict[str, Any] | None:
+    """Where the training loss comes below the target for good."""
+    if target is None:
+        return None
+    first = None
+    for line in lines:
+        below = line.get("train_loss") is not None and line["train_loss"] < target
+        first = (first or line) if below else None
+    return _moment(first)
+
+
+def _is_near_its_end(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Where the test accuracy first comes within a point of its last value."""
+    measured = [line for line in lines if line.get("test_accuracy") is not None]
+    return _moment(
+        next((m for m in measured if m["test_accuracy"] >= measured[-1]["test_accuracy"] - _WITHIN - 1e-9), None)
+    )
+
+
+def _moment(line: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return {"epochs": int(line["epoch"]), "seconds": line.get("seconds")} if line else None
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def recipe_of(folder: Path) -> Recipe | None:
+    """The recipe of a run, or None where it cannot be read."""
+    with contextlib.suppress(OSError, ValueError):
+        return load_recipe(folder / "recipe.yaml")
+    return None
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON object; infinities and NaN are no numbers of ours."""
+    try:
+        content = json.loads(path.read_bytes(), parse_constant=lambda text: None)
+    except ValueError as error:
+        raise ValueError(f"{path.name} is not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} is not a JSON object")
+    return content
+
+
+def metrics(folder: Path) -> list[dict[str, float | None]]:
+    """The lines of a run's metrics.csv, empty cells as None.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = folder / "metrics.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        try:
+            return [{key: float(cell) if cell else None for key, cell in line.items()} for line in csv.DictReader(file)]
+        except (ValueError, TypeError, csv.Error) as error:
+            raise ValueError(f"metrics.csv cannot be read ({error})") from error

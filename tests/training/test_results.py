@@ -1,0 +1,148 @@
+"""Results: the statistic that a recipe states, seeds, the baseline, how soon, and what is not the published experiment."""
+
+import json
+
+import pytest
+
+from foveal.training.recipe import Quoted
+from foveal.training.results import results, table
+from foveal.training.tasks import wilson_interval
+
+PUBLISHED = {"accuracy": 78.44, "std": 0.12, "n": 5, "source": "Table 1"}
+
+
+def numbers(correct, n=100, **more):
+    return {"test_accuracy": correct / n, "test_correct": correct, "test_n": n, **more}
+
+
+def rows_of(folder):
+    return {row["name"]: row for row in table(folder)}
+
+
+def test_seeds_are_put_together(bare, tmp_path):
+    for seed, correct in enumerate((90, 92, 97)):
+        bare(tmp_path, "a", seed, result=numbers(correct, ms_per_image=1.0 + seed), seeds=5)
+    bare(tmp_path, "a", 10, seeds=5)
+    (row,) = table(tmp_path)
+    accuracy = row["test_accuracy"]
+    assert accuracy["mean"] == pytest.approx(0.93)
+    assert accuracy["std"] == pytest.approx(0.036056, rel=1e-4)  # n - 1
+    assert (accuracy["min"], accuracy["max"], accuracy["n"], accuracy["interval"]) == (0.90, 0.97, 3, None)
+    assert row["ms_per_image"] == 2
+    assert [run["seed"] for run in row["runs"]] == [0, 1, 2, 10]
+    assert (row["seeds"], row["statistic"], row["against"]) == (5, "last", None)
+
+
+def test_a_table_with_no_finished_run(bare, tmp_path):
+    bare(tmp_path, "a")
+    (row,) = table(tmp_path)
+    assert (row["test_accuracy"]["mean"], row["test_accuracy"]["n"], row["params"]) == (None, 0, None)
+    assert row["pace"] == {"target_loss": None, "loss": None, "accuracy": None}
+
+
+LINES = ["1,2,2.0,0.50,10", "2,4,0.4,0.90,20", "3,6,0.6,0.70,30", "4,8,0.4,0.795,40", "5,10,0.3,0.80,50"]
+TRAIN = {"epochs": 5, "batch_size": 10, "lr": 0.01}
+
+
+def test_the_number_of_a_run_is_its_recipe_s_statistic(bare, tmp_path):
+    kinds = {"last": "last", "best": "best", "mean": {"mean_of_last": 3}}
+    for name, statistic in kinds.items():
+        bare(tmp_path, name, result=numbers(80), lines=LINES, train=TRAIN, statistic=statistic)
+    found = {name: row["test_accuracy"] for name, row in rows_of(tmp_path).items()}
+    assert {name: each["mean"] for name, each in found.items()} == pytest.approx(
+        {"last": 0.8, "best": 0.9, "mean": 0.765}
+    )
+    assert found["last"]["interval"] == wilson_interval(80, 100)
+    assert found["best"]["interval"] == wilson_interval(90, 100)
+    assert found["mean"]["interval"] is None
+    assert found["mean"]["std_of_epochs"] == pytest.approx(0.05635, rel=1e-3)
+
+
+def test_a_mean_of_more_epochs_than_were_measured(bare, tmp_path):
+    run = bare(tmp_path, "a", result=numbers(80), lines=LINES[:2], train=TRAIN, statistic={"mean_of_last": 3})
+    (row,) = table(tmp_path)
+    assert row["runs"][0]["state"] == "damaged"
+    assert row["runs"][0]["problem"].startswith("metrics.csv has 2 measured epochs")
+    assert run.exists()
+
+
+def test_rows_stand_against_their_baseline(bare, tmp_path):
+    for name, corrects in {"conv": (76, 78), "good": (78, 80), "mixed": (74, 84), "single": (90,)}.items():
+        for seed, correct in enumerate(corrects):
+            bare(tmp_path, name, seed, result=numbers(correct), baseline="conv")
+    bare(tmp_path, "waiting", baseline="conv")
+    bare(tmp_path, "other", result=numbers(50), baseline="absent")
+    against = {name: row["against"] for name, row in rows_of(tmp_path).items()}
+    assert against["good"] == {"baseline": "conv", "points": pytest.approx(2), "worst_beats": True}
+    assert against["mixed"] == {"baseline": "conv", "points": pytest.approx(2), "worst_beats": False}
+    assert against["single"] == {"baseline": "conv", "points": pytest.approx(13), "worst_beats": None}
+    assert [against[name] for name in ("conv", "waiting", "other")] == [None] * 3
+
+
+def test_quick_rows_stand_against_the_quick_baseline(bare, tmp_path):
+    for name, correct in {"conv": 90, "conv-quick": 60, "good-quick": 61}.items():
+        bare(tmp_path, name, result=numbers(correct), baseline="conv", form="quick" if "quick" in name else "full")
+    found = rows_of(tmp_path)
+    assert found["good-quick"]["against"]["baseline"] == "conv-quick"
+    assert (found["conv"]["against"], found["conv-quick"]["against"]) == (None, None)
+
+
+def test_how_soon(bare, tmp_path):
+    bare(tmp_path, "a", 0, result=numbers(80), lines=LINES, train=TRAIN, target_loss=0.5)
+    bare(tmp_path, "a", 1, result=numbers(80), lines=LINES[:1] + LINES[3:], train=TRAIN, target_loss=0.5)
+    bare(tmp_path, "never", result=numbers(80), lines=LINES, train=TRAIN, target_loss=0.3)
+    found = {name: row["pace"] for name, row in rows_of(tmp_path).items()}
+    # below 0.5 in epoch 2, but for good from 4 on; within a point of 0.80 in 2 (0.90 is above) and in 4 (0.795)
+    assert found["a"]["loss"] == {"epochs": 4, "seconds": 40, "runs": 2}
+    assert found["a"]["accuracy"] == {"epochs": 3, "seconds": 30, "runs": 2}
+    assert (found["never"]["loss"], found["never"]["target_loss"]) == (None, 0.3)
+
+
+@pytest.mark.parametrize("change", [{"form": "quick"}, {"differs": ["other data"]}, {"limit": 10}, {"quick": True}])
+def test_no_published_number_beside_another_experiment(bare, tmp_path, change):
+    data = {"name": "npz", **{key: value for key, value in change.items() if key == "limit"}}
+    changes = {key: value for key, value in change.items() if key in ("form", "differs")}
+    result = numbers(80, quick=change.get("quick", False))
+    bare(tmp_path, "as_published", result=numbers(80), published=PUBLISHED)
+    bare(tmp_path, "other", result=result, published=PUBLISHED, data=data, **changes)
+    found = rows_of(tmp_path)
+    assert found["as_published"]["published"] == {**PUBLISHED, "error": None}
+    assert found["other"]["published"] is None
+    assert found["other"]["quick"] == (change != {"differs": ["other data"]})
+
+
+def quoted(folder, name, **published):
+    (folder / name).mkdir()
+    row = Quoted.model_validate({"name": name, "title": "Theirs", "row": 9, "model": None, "published": published})
+    (folder / name / "recipe.yaml").write_text(row.dump())
+
+
+def test_rows_that_are_published_only(bare, tmp_path):
+    bare(tmp_path, "ours", result=numbers(80))
+    quoted(tmp_path, "theirs", error=3.8, source="their paper")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "recipe.yaml").write_text("not: a row")
+    ours, theirs = table(tmp_path)
+    assert (theirs["name"], theirs["title"], theirs["quoted"], theirs["runs"]) == ("theirs", "Theirs", True, [])
+    assert theirs["published"] == {"accuracy": 96.2, "error": 3.8, "std": None, "n": None, "source": "their paper"}
+    assert set(ours) == set(theirs)
+    assert json.dumps(theirs)
+
+
+def test_what_is_kept_of_a_table(bare, tmp_path):
+    out = tmp_path / "table1"
+    for seed in (0, 1):
+        run = bare(out, "a", seed, result=numbers(80 + seed), note="see /usr/share/doc/x and https://a.b/c/d, 3/4")
+        where = {"cpu": "A", "time": f"2026-01-0{seed + 1}", "command": ["foveal", "train", "--out", "/home/me/runs/x"]}
+        (run / "environment.json").write_text(json.dumps(where))
+    found = results(out)
+    assert (found["table"], found["quick"], found["seeds"], found["hardware"]) == (
+        "table1",
+        False,
+        [0, 1],
+        [{"cpu": "A"}],
+    )
+    assert found["commands"][0] == "foveal train --out .../x"
+    assert found["rows"][0]["note"] == "see .../x and https://a.b/c/d, 3/4"
+    assert found["rows"][0]["test_accuracy"]["n"] == 2
+    assert "/home/me" not in json.dumps(found)
