@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from foveal.data import FolderSet, ImageSet, create_dataset, list_datasets, preset
-from foveal.data.datasets import _decode
+from foveal.data.datasets import read_image
 
 RNG = np.random.default_rng(0)
 
@@ -266,7 +266,7 @@ def test_wrong_folders(tmp_path):
 
 
 def decoded(path: Path) -> np.ndarray:
-    return _decode(path).permute(1, 2, 0).numpy()
+    return read_image(path).permute(1, 2, 0).numpy()
 
 
 def test_modes_of_images(tmp_path):
@@ -314,7 +314,7 @@ def test_gray_levels_that_have_no_place(tmp_path, values):
     with pytest.raises(
         ValueError, match=r"image.tif: cannot be read as an image \(gray levels .* store it with 8 bits"
     ):
-        _decode(tmp_path / "image.tif")
+        read_image(tmp_path / "image.tif")
 
 
 def test_exif_orientation(tmp_path):
@@ -331,7 +331,7 @@ def test_unreadable_images(tmp_path):
     for content in (b"", b"not an image", whole[:1000], whole[:20] + b"\xff" * 8 + whole[28:]):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"image.png: cannot be read as an image"):
-            _decode(path)
+            read_image(path)
 
 
 # --- torchvision's ---

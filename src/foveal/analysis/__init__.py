@@ -16,7 +16,13 @@ from foveal.analysis.draw_fields import (
     draw_pooled,
     draw_weight_spread,
 )
-from foveal.analysis.receptive_field import FieldGrowth, ReceptiveField, effective_receptive_field, field_growth
+from foveal.analysis.receptive_field import (
+    FieldGrowth,
+    ReceptiveField,
+    effective_receptive_field,
+    field_growth,
+    map_layers,
+)
 from foveal.analysis.statistics import BinCorrelation, WeightSpread, bin_correlation, weight_spread
 
 __all__ = [
@@ -42,6 +48,7 @@ __all__ = [
     "effective_receptive_field",
     "field_growth",
     "latencies",
+    "map_layers",
     "multiply_adds",
     "paper_counts",
     "save",

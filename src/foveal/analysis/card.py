@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,6 +63,7 @@ def save(figure: Figure, path: str | Path) -> None:
 def _written(figure: Figure, format: str) -> bytes:
     from matplotlib import rc_context
 
+    figure = pickle.loads(pickle.dumps(figure))  # each layout starts from the last one, so writing must not leave one
     target = io.BytesIO()
     with rc_context({"svg.hashsalt": "foveal"}):
         figure.savefig(target, format=format, dpi=200, metadata={"Date": None} if format == "svg" else None)
@@ -122,6 +124,22 @@ def bins_caption(bins: Tensor | nn.Module, grid: np.ndarray) -> str:
         if arguments.get(name):
             parts.append(f"{name.replace('_', ' ')} {arguments[name]:.3g}")
     return " · ".join(parts) + f"\n{arguments['support']}, {getattr(bins, 'reduce', 'sum')} · {weights}"
+
+
+def caption(figure: Figure, axes: Axes, text: str) -> None:
+    """Write above a picture, on more lines where the card is too narrow; they break between the text's parts."""
+    fits = figure.get_figwidth() / 0.062  # letters of 8 points
+    lines: list[str] = []
+    for line in text.split("\n"):
+        first, *others = line.split(" · ")
+        lines.append(first)
+        for part in others:
+            if len(lines[-1]) + 3 + len(part) <= fits:
+                lines[-1] += f" · {part}"
+            else:
+                lines.append(part)
+    figure.set_figheight(figure.get_figheight() + 0.14 * (len(lines) - 1 - text.count("\n")))
+    axes.set_title("\n".join(lines), fontsize=8, color=INK)
 
 
 def apart(grid: np.ndarray) -> dict[int, str]:

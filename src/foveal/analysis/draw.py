@@ -27,7 +27,7 @@ _OTHERS = (("#0072B2", "D"), ("#E69F00", "v"), ("#56B4E9", "P"), ("#8c510a", "X"
 
 
 def draw_bins(bins: Tensor | nn.Module, *, title: str | None = None) -> Figure:
-    """Draw the bins of a kernel's window, as Figure 1(b) of Log-Polar Space Convolution (NeurIPS 2022).
+    r"""Draw the bins of a kernel's window, as Figure 1(b) of Log-Polar Space Convolution (NeurIPS 2022).
 
     Each bin has its colour and its index; taps without weight (-1) stay blank; a ring marks the centre tap.
 
@@ -44,7 +44,7 @@ def draw_bins(bins: Tensor | nn.Module, *, title: str | None = None) -> Figure:
     Example:
         >>> figure = draw_bins(torch.tensor([[-1, 1, -1], [2, 0, 2], [-1, 1, -1]]))
         >>> figure.axes[0].get_title()
-        '3 × 3 window · 3 weights on 5 of 9 taps'
+        '3 × 3 window\n3 weights on 5 of 9 taps'
     """
     grid = card.grid_of(bins)
     height, width = grid.shape
@@ -70,7 +70,7 @@ def draw_bins(bins: Tensor | nn.Module, *, title: str | None = None) -> Figure:
             middle = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
             axes.text(columns[middle], rows[middle], str(index), ha="center", va="center", color=card.INK, fontsize=7)
     axes.plot((width - 1) / 2, (height - 1) / 2, "o", markersize=72 * scale * 0.78, mfc="none", mec=card.INK, mew=1.3)
-    axes.set_title(card.bins_caption(bins, grid) if title is None else title, fontsize=8, color=card.INK)
+    card.caption(figure, axes, card.bins_caption(bins, grid) if title is None else title)
     return figure
 
 

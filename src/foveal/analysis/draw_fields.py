@@ -28,7 +28,7 @@ def draw_bins_on_image(
     *,
     title: str | None = None,
 ) -> Figure:
-    """Draw the bins of a window around one pixel of an image, as Figure 1(a) of Log-Polar Space Convolution (NeurIPS 2022).
+    r"""Draw the bins of a window around one pixel of an image, as Figure 1(a) of Log-Polar Space Convolution (NeurIPS 2022).
 
     Bins are tinted with the colours of :func:`draw_bins`; a ring marks the pixel. The window may reach over the border,
     where a layer pads.
@@ -48,7 +48,7 @@ def draw_bins_on_image(
     Example:
         >>> figure = draw_bins_on_image(torch.tensor([[1, 0, 1]]), torch.rand(3, 8, 8), (2, 5))
         >>> figure.axes[0].get_title()
-        '1 × 3 window · 2 weights on 3 of 3 taps\\nat row 2, column 5'
+        '1 × 3 window · 2 weights on 3 of 3 taps\nat row 2, column 5'
     """
     grid = card.grid_of(bins)
     backdrop = _backdrop(image)
@@ -59,7 +59,7 @@ def draw_bins_on_image(
     _lay(axes, grid, row, column)
     if title is None:
         title = f"{card.bins_caption(bins, grid)}\nat row {row}, column {column}"
-    axes.set_title(title, fontsize=8, color=card.INK)
+    card.caption(figure, axes, title)
     return figure
 
 
@@ -69,6 +69,7 @@ def draw_pooled(
     cell: tuple[int, int],
     position: tuple[int, int] | None = None,
     *,
+    pixel: tuple[int, int] | None = None,
     bins: Tensor | nn.Module | None = None,
     title: str | None = None,
 ) -> Figure:
@@ -82,7 +83,9 @@ def draw_pooled(
         pooled: Tensor[C, 2 L_r H', L_theta / 2 W'], the pooled map in the paper's arrangement.
         cell: (2 L_r, L_theta / 2), rows and columns of one position's matrix.
         position: (row, column) among the H' x W' positions; their centre by default.
-        bins: the map or layer, to be laid over the image around the position at stride H / H'.
+        pixel: (row, column) of the image that the position looks at; by default in proportion, which is right for a
+            window padded by half of it.
+        bins: the map or layer, to be laid over the image around that pixel.
         title: above the picture; by default the sizes.
 
     Returns:
@@ -108,7 +111,9 @@ def draw_pooled(
     figure = card.blank(8.2, 3.4)
     seen, matrix, whole = figure.subplots(1, 3, width_ratios=(1, cell[1] / cell[0], wide))
     _show(seen, backdrop)
-    row, column = (int(p * side / count) for p, side, count in zip(position, backdrop.shape[:2], (rows, columns), strict=True))  # fmt: skip
+    if pixel is None:
+        pixel = (position[0] * backdrop.shape[0] // rows, position[1] * backdrop.shape[1] // columns)
+    row, column = pixel
     if bins is None:
         _ring(seen, row, column)
     else:
@@ -168,8 +173,16 @@ def draw_correlation(found: BinCorrelation, radial_bins: int, angular_bins: int,
     for level, sector in np.ndindex(scores.shape):
         score = scores[level, sector]
         colour = "white" if (score - low) / (1 - low) < 0.6 else card.INK
-        at = (edges[sector] + math.pi / angular_bins, level + 1.5)
-        disc.text(*at, f"{score:.2f}".replace("0.", "."), ha="center", va="center", fontsize=7, color=colour)
+        direction = float(edges[sector] + math.pi / angular_bins)
+        disc.text(
+            direction,
+            level + 1.5,
+            f"{score:.2f}".replace("0.", "."),
+            ha="center",
+            va="center",
+            fontsize=7,
+            color=colour,
+        )
     disc.text(0, 0, "1", ha="center", va="center", fontsize=7, color=card.INK)
     disc.set(ylim=(0, radial_bins + 1), yticks=[], xticks=[])
     disc.spines["polar"].set_visible(False)

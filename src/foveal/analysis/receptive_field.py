@@ -1,7 +1,7 @@
 """Which input pixels an output position really sees: effective receptive fields from gradients."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -226,6 +226,49 @@ def effective_receptive_field(
         position=(row, column),
         layer=layer or "",
     )
+
+
+def map_layers(model: nn.Module, input_size: Sequence[int]) -> list[str]:
+    """Name the modules whose output is a map [N, C, H, W] of more than one position, in the order of the forward pass.
+
+    Args:
+        model: any network that takes one tensor. Where it does not fit the size, the part that does is told.
+        input_size: (C, H, W) of one image.
+
+    Returns:
+        Names of submodules, the whole network left out.
+
+    Raises:
+        ValueError: ``input_size`` is not made of three positive whole numbers.
+
+    Example:
+        >>> map_layers(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten()), (3, 8, 8))
+        ['0', '1']
+    """
+    parameter = next(model.parameters(), torch.empty(0))
+    image = _images(input_size, zeros=True).to(parameter.device, parameter.dtype)
+    found: dict[str, None] = {}
+
+    def note(name: str, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and output[0, 0].numel() > 1:
+            found[name] = None
+
+    training = [(module, module.training) for module in model.modules()]
+    hooks = [
+        module.register_forward_hook(lambda _, __, output, name=name: note(name, output))
+        for name, module in model.named_modules()
+        if name
+    ]
+    model.eval()
+    try:
+        with torch.no_grad(), suppress(RuntimeError):
+            model(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in training:
+            module.training = mode
+    return list(found)
 
 
 class _Reached(Exception):

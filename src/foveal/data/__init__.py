@@ -1,6 +1,6 @@
 """Labelled images: sets by name, how they are prepared, and the batches of an epoch."""
 
-from foveal.data.datasets import FolderSet, ImageSet, create_dataset, list_datasets
+from foveal.data.datasets import FolderSet, ImageSet, create_dataset, list_datasets, read_image
 from foveal.data.loader import Batches, batches
 from foveal.data.presets import Preset, preset
 
@@ -13,4 +13,5 @@ __all__ = [
     "create_dataset",
     "list_datasets",
     "preset",
+    "read_image",
 ]

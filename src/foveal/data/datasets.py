@@ -65,7 +65,7 @@ class FolderSet(Dataset[tuple[Tensor, int]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return _decode(self.paths[index]), int(self.labels[index])
+        return read_image(self.paths[index]), int(self.labels[index])
 
 
 def create_dataset(
@@ -316,7 +316,7 @@ def _subfolders(base: Path) -> tuple[str, ...]:
     return names
 
 
-def _decode(path: Path) -> Tensor:
+def read_image(path: Path) -> Tensor:
     """Read an image file as RGB, uint8 Tensor[3, H, W].
 
     It is turned as its EXIF data say. Gray, palette and CMYK images are converted, an alpha channel is dropped, and of
