@@ -48,3 +48,20 @@ def torchvision():
 def timm(torchvision):
     """timm, which needs torchvision, or a skip."""
     return pytest.importorskip("timm", reason="timm is not installed")
+
+
+@pytest.fixture
+def largest_storage():
+    """A mode that notes in ``bytes`` the largest tensor that any operator under it makes."""
+
+    class Largest(torch.utils._python_dispatch.TorchDispatchMode):
+        bytes = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            for tensor in torch.utils._pytree.tree_leaves(result):
+                if isinstance(tensor, torch.Tensor):
+                    self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
+            return result
+
+    return Largest

@@ -86,9 +86,12 @@ def test_tests_mirror_the_sources():
         if path.name in {
             "test_architecture.py",
             "test_doctests.py",
+            "test_examples.py",
             "test_export.py",
+            "test_layer_pages.py",
             "test_published.py",
             "test_readme.py",
+            "test_recipes.py",
         }:
             continue
         source = SOURCE / path.relative_to(tests).with_name(path.name.removeprefix("test_"))

@@ -403,7 +403,7 @@ def test_a_table_with_mistakes_does_not_start(run: Run, paper: Path, tmp_path: P
     code, _, err = run("train", tmp_path, "--out", tmp_path / "out")
     assert code == 2
     for name in ("conv", "lpsc"):
-        assert f"{name}.yaml: baseline must be a row of its table: conv, lpsc, theirs; got no{name}" in err
+        assert f"baseline of {name} must be a row of the table: conv, lpsc; got no{name}" in err
     code, _, err = run("train", paper / "theirs.yaml", "--out", tmp_path / "out")
     assert code == 2
     assert "published only (model: null), there is nothing to train" in err

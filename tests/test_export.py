@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from foveal import AnisotropicConv2d, CrossConv2d, LogPolarConv2d, LogPolarPool2d, convert
+from foveal import (
+    AnisotropicConv2d,
+    CrossConv1d,
+    CrossConv2d,
+    LogPolarConv1d,
+    LogPolarConv2d,
+    LogPolarConv3d,
+    LogPolarPool2d,
+    convert,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -77,9 +86,32 @@ def test_layers_in_torch_export(name):
     assert not any("foveal" in str(node.target) for node in program.graph.nodes)
 
 
+DIMENSIONS = {
+    "signals": lambda: LogPolarConv1d(4, 6, 17, radial_bins=3, stride=2),
+    "signals, max": lambda: LogPolarConv1d(4, 6, 9, reduce="max"),
+    "signals, cross": lambda: CrossConv1d(4, 6, 3, field=9),
+    "volumes": lambda: LogPolarConv3d(4, 6, 5, groups=2),
+    "volumes, max": lambda: LogPolarConv3d(4, 6, 3, reduce="max"),
+    "volumes, reflect": lambda: LogPolarConv3d(4, 6, 3, padding_mode="reflect"),
+}
+
+
+@pytest.mark.parametrize("name", DIMENSIONS)
+def test_signals_and_volumes(name, tmp_path):
+    layer = DIMENSIONS[name]().eval()
+    input = torch.randn(2, 4, 21) if "signals" in name else torch.randn(2, 4, 6, 7, 5)
+    operators, run = onnx_of(layer, input, tmp_path)
+    torch.testing.assert_close(run(input), layer(input).detach(), rtol=1e-4, atol=1e-4)
+    if name == "volumes":
+        assert operators == ["Conv"]
+    assert not any("foveal" in operator for operator in operators)
+    program = torch.export.export(layer, (input,))
+    torch.testing.assert_close(program.module()(input), layer(input), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("reduce", ["mean", "sum", "max"])
 def test_pooling(reduce, tmp_path):
-    pool = LogPolarPool2d(5, stride=2, reduce=reduce)
+    pool = LogPolarPool2d(3, stride=2, radial_bins=1, angular_bins=4, reduce=reduce)
     sizes = {
         "dynamic_shapes": [{0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}]
     }

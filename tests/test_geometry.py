@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foveal.geometry import bin_population, log_polar_bins, region_grid, scaled_taps
+from foveal.geometry import bin_population, log_polar_bins, offset_bins, region_grid, scaled_taps, squared_limits
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_bins.json").read_text())["settings"]
 ODD = st.integers(0, 10).map(lambda n: 2 * n + 1)
@@ -192,6 +192,49 @@ def test_bad_arguments(change, words):
 
 def test_one_level_needs_no_growth():
     assert torch.equal(log_polar_bins(5, 1, 4, 1.0), log_polar_bins(5, 1, 4, 0.5))
+
+
+@given(
+    ODD.filter(lambda side: side < 16),
+    RADIAL,
+    st.one_of(ANGULAR, st.tuples(st.integers(1, 6), st.integers(1, 5))),
+    GROWTH,
+    st.sampled_from([0.0, 0.4, -3.0]),
+    st.sampled_from(["own", "bin", "none"]),
+)
+def test_offsets_on_a_grid_have_the_bins_of_its_map(side, radial, angular, growth, rotation, center):
+    rule = {"rotation": rotation, "center": center}
+    dims = 3 if isinstance(angular, tuple) else 2
+    side = min(side, 9) if dims == 3 else side
+    axes = [torch.arange(side, dtype=torch.float64) - side // 2] * dims
+    offset = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+    expected = log_polar_bins(side, radial, angular, growth, **rule)
+    radius = max((side - 1) / 2, 0.5)  # half a pixel for the window of one tap, whose R is 0
+    assert torch.equal(offset_bins(offset, radius, radial, angular, growth, **rule), expected)
+    scaled = offset_bins(0.125 * offset, 0.125 * radius, radial, angular, growth, spacing=0.125, **rule)
+    assert torch.equal(scaled, expected)
+
+
+def test_limits_without_a_grid():
+    assert squared_limits(0.5, 2, 4.0, spacing=0.0) == [0.0625, 0.25]
+    inside = offset_bins(torch.tensor([[0.0, 0.25], [0.0, 0.26], [0.0, 0.51]]), 0.5, 2, 1, 4.0, spacing=0.0)
+    assert inside.tolist() == [1, 2, -1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"offset": torch.zeros(4, 3)}, r"offset must be \[..., 2\] for angular_bins 6; got \(4, 3\)"),
+        ({"angular_bins": (4, 3)}, r"offset must be \[..., 3\]"),
+        ({"radius": 0.0}, "radius must be a finite number above 0"),
+        ({"spacing": math.nan}, "spacing must be a finite number"),
+        ({"growth_rate": 1.0}, "growth_rate must be"),
+    ],
+)
+def test_bad_offsets(change, words):
+    good = {"offset": torch.zeros(4, 2), "radius": 1.0, "radial_bins": 2, "angular_bins": 6, "growth_rate": 2.0}
+    with pytest.raises(ValueError, match=words):
+        offset_bins(**{**good, **change})
 
 
 def test_region_grid():

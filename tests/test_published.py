@@ -28,6 +28,7 @@ DILATED_ALEXNET = {
 }
 RESNET_DILATED = {"conv1": {"layer": "dilated", "kernel_size": 4, "dilation": 3, "padding": "same"}}
 CIFAR_CC = {"conv1": CROSS, "layer1.*.conv1": CROSS}
+PAPER_CC = {"conv1": CROSS, "layer1.0.conv*": CROSS}  # the paper's words, read as one residual block
 
 # network, plan, parameters, redundant biases of the authors, their parameters, multiply-adds of convolutions
 ROWS = [
@@ -40,12 +41,15 @@ ROWS = [
     ("cifar_resnet20", {}, 272_474, 0, 272_474, 40_812_544),
     ("cifar_resnet20", {"conv1": log_polar(9, 2, 6, 3.0)}, 272_666, 32, 272_698, 41_009_152),
     ("cifar_resnet20", CIFAR_CC, 274_106, 40, 274_146, 42_483_712),
+    ("cifar_resnet20", PAPER_CC, 273_594, 32, 273_626, None),
     ("cifar_resnet20", RESNET_DILATED, 272_810, 0, 272_810, None),
     ("cifar_resnet110", {}, 1_730_714, 0, 1_730_714, 253_149_184),
     ("cifar_resnet110", {"conv1": log_polar(5, 2, 6, 3.0)}, 1_730_906, 32, 1_730_938, 253_345_792),
     ("cifar_resnet110", CIFAR_CC, 1_740_026, 160, 1_740_186, 262_684_672),
+    ("cifar_resnet110", PAPER_CC, 1_731_834, 32, 1_731_866, None),
     ("cifar_resnet110", RESNET_DILATED, 1_731_050, 0, 1_731_050, None),
     ("cifar_resnet18", {}, 11_173_962, 0, 11_173_962, None),
+    ("cifar_vgg16", {}, 33_638_218, 0, 33_638_218, None),
     ("cifar_vgg16_gap", {}, 14_728_266, 0, 14_728_266, None),
 ]  # fmt: skip
 
@@ -65,7 +69,37 @@ def test_counts(name, plan, ours, redundant, theirs, macs):
     assert macs is None or convolutions == 2 * macs
 
 
-def test_resnet18_of_imagenet(torchvision):
+def cross(share, size, radial, angular, growth):
+    """A share of the authors' layer beside the convolution."""
+    spec = log_polar(size, radial, angular, growth)
+    del spec["kernel_size"]
+    return {**spec, "layer": "cross", "share": share, "field": size}
+
+
+@pytest.mark.parametrize(
+    ("plan", "ours", "redundant", "theirs", "macs"),
+    [
+        ({}, 11_689_512, 0, 11_689_512, 1_813_561_344),
+        ({"conv1": log_polar(9, 3, 8, 2.0)}, 11_684_904, 128, 11_685_032, 1_755_758_592),
+        (
+            {"conv1": cross(0.25, 9, 3, 8, 2.0), "layer1.*.conv1": cross(0.25, 5, 2, 6, 3.0)},
+            11_696_552, 64, 11_696_616, 1_824_800_768,
+        ),
+        (
+            {"conv1": cross(0.5, 9, 3, 8, 2.0), "layer1.*.conv1": cross(0.5, 5, 2, 6, 3.0)},
+            11_703_592, 128, 11_703_720, 1_836_040_192,
+        ),
+    ],
+    ids=["conv", "lpsc", "cc25", "cc50"],
+)  # fmt: skip
+def test_resnet18_of_imagenet(plan, ours, redundant, theirs, macs, torchvision):
+    assert ours + redundant == theirs
     with torch.device("meta"):
-        model = convert(torchvision.models.resnet18(), {"conv1": log_polar(9, 3, 8, 2.0)})
-    assert sum(p.numel() for p in model.parameters()) + 128 == 11_685_032
+        model = convert(torchvision.models.resnet18(), plan).eval()
+        image = torch.empty(1, 3, 224, 224)
+    assert sum(p.numel() for p in model.parameters()) == ours
+    with FlopCounterMode(display=False) as counter:
+        model(image)
+    counts = counter.get_flop_counts()["Global"]
+    found = counts[torch.ops.aten.convolution] + counts.get(torch.ops.foveal.binned_conv2d, 0)
+    assert found == 2 * macs

@@ -220,6 +220,76 @@ def test_a_subclass_with_conv2ds_forward_is_a_convolution():
     assert isinstance(model.blocks[0].conv1, LogPolarConv2d)
 
 
+class Mixed(nn.Module):
+    """Convolutions of 1, 2 and 3 dimensions in one model."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Conv1d(2, 4, 5, stride=2, padding=2)
+        self.image = nn.Conv2d(2, 4, 3, padding=1, bias=False)
+        self.volume = nn.Conv3d(2, 4, (1, 3, 3), padding=(0, 1, 1), groups=2)
+
+    def forward(self, line, image, volume):
+        return self.line(line), self.image(image), self.volume(volume)
+
+
+INPUTS = (torch.randn(1, 2, 15), torch.randn(1, 2, 9, 8), torch.randn(1, 2, 5, 6, 7))
+
+
+@pytest.mark.parametrize("layer", ["conv", "dilated", "log_polar", "cross"])
+@pytest.mark.parametrize("init", ["fresh", "project"])
+def test_the_convolution_tells_the_dimensions(layer, init):
+    model = Mixed().double().eval()
+    inputs = [input.double() for input in INPUTS]
+    sizes = [output.shape for output in model(*inputs)]
+    spec = {"conv": {"kernel_size": 7}, "cross": {"field": 7}, "log_polar": {"kernel_size": 7}}.get(layer, {})
+    if layer == "cross":
+        spec["share"] = 0.5
+    if (layer, init) == ("dilated", "project"):
+        spec = {"dilation": 2, "kernel_size": 5}
+        with pytest.raises(ValueError, match="does not lie on the grid"):
+            convert(model, {"*": {"layer": layer, "init": init, **spec}})
+        return
+    convert(model, {"*": {"layer": layer, "init": init, **spec}})
+    names = {"conv": "Conv", "dilated": "Conv", "log_polar": "LogPolarConv", "cross": "CrossConv"}
+    kinds = [type(part).__name__ for part in (model.line, model.image, model.volume)]
+    assert kinds == [f"{names[layer]}{dims}d" for dims in (1, 2, 3)]
+    assert [output.shape for output in model(*inputs)] == sizes
+    assert not any(module.training for module in model.modules())
+    expected = model(*inputs)
+    reparameterize(model)
+    assert [type(part) for part in (model.line, model.image, model.volume)] == [nn.Conv1d, nn.Conv2d, nn.Conv3d]
+    for found, wanted in zip(model(*inputs), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_types_in_every_dimension():
+    plan = {
+        "type:Conv1d": {"layer": "log_polar", "kernel_size": 17, "radial_bins": 3},
+        "type:Conv3d": {"layer": "cross", "field": (3, 5, 5), "angular_bins": [4, 1]},
+        "type:Conv2d": None,
+    }
+    model = convert(Mixed(), plan)
+    assert model.line.bins.shape == (17,)
+    assert model.volume.log_polar.bins.shape == (3, 5, 5)
+    assert type(model.image) is nn.Conv2d
+
+
+def test_what_there_is_not_in_every_dimension():
+    for name, layer in (("line", "anisotropic"), ("volume", "deformable")):
+        model = Mixed()
+        words = r"only an nn\.Conv2d can be replaced; got Conv\dd; in 1-D and 3-D there are conv, dilated, log_polar and cross"
+        with pytest.raises(ValueError, match=f"{name}, matched by '{name}': {words}"):
+            convert(model, {"image": LOG_POLAR, name: {"layer": layer}})
+        assert type(model.image) is nn.Conv2d
+    with pytest.raises(ValueError, match="layer 'log_polar' has no argument 'rotation' in 1-D"):
+        convert(Mixed(), {"line": {"layer": "log_polar", "rotation": 0.1}})
+    with pytest.raises(ValueError, match=r"angular_bins must be \(azimuth, elevation\) in 3-D; got 6"):
+        convert(Mixed(), {"volume": {"layer": "log_polar", "angular_bins": 6}})
+    with pytest.raises(ValueError, match="the model's convolutions are of type Conv1d, Conv2d, Conv3d"):
+        convert(Mixed(), {"type:Conv4d": LOG_POLAR})
+
+
 TORCHVISION = {
     "resnet18": {"conv1": LOG_POLAR, "layer4.*.conv2": {"layer": "anisotropic"}},
     "resnext50_32x4d": {"layer1.*.conv2": {"layer": "log_polar", "kernel_size": 5}},

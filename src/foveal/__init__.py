@@ -4,15 +4,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from foveal.layers import AnisotropicConv2d, CrossConv2d, LogPolarConv2d, LogPolarPool2d
+    from foveal.layers import (
+        AnisotropicConv2d,
+        CrossConv1d,
+        CrossConv2d,
+        CrossConv3d,
+        LogPolarConv1d,
+        LogPolarConv2d,
+        LogPolarConv3d,
+        LogPolarPool2d,
+        PointLogPolarConv,
+    )
     from foveal.surgery import LAYERS, convert, reparameterize
 
 __all__ = [
     "LAYERS",
     "AnisotropicConv2d",
+    "CrossConv1d",
     "CrossConv2d",
+    "CrossConv3d",
+    "LogPolarConv1d",
     "LogPolarConv2d",
+    "LogPolarConv3d",
     "LogPolarPool2d",
+    "PointLogPolarConv",
     "convert",
     "reparameterize",
 ]

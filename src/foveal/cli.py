@@ -155,21 +155,25 @@ def _read_table(names: list[str], overrides: list[str], quick: bool) -> list[Rec
     rows: list[Recipe | Quoted] = []
     mistakes = []
     for name in names:
-        table = []
+        table: list[Recipe | Quoted] = []
         paths = find_recipes(name)
-        stems = {path.stem for path in paths}
         for path in paths:
             try:
                 row = load_row(path, overrides, quick=quick)
                 if isinstance(row, Recipe):
                     # Built here to be thrown away: a mistake in the last row must not show after hours of training.
                     build(row, num_classes=10, in_channels=3)
-                    if len(paths) > 1 and row.baseline and row.baseline not in stems:
-                        known = ", ".join(sorted(stems))
-                        mistakes.append(f"{path}: baseline must be a row of its table: {known}; got {row.baseline}")
                 table.append(row)
             except ValueError as error:
                 mistakes.append(str(error))
+        trained = [row for row in table if isinstance(row, Recipe)]
+        known = [re.sub("-(quick|changed)$", "", row.name) for row in trained]
+        if len(table) == len(paths) > 1:
+            mistakes += [
+                f"{name}: baseline of {row.name} must be a row of the table: {', '.join(known)}; got {row.baseline}"
+                for row in trained
+                if row.baseline and row.baseline not in known
+            ]
         rows += sorted(table, key=lambda row: (row.row, row.name))
     found = [row.name for row in rows]
     mistakes += [f"two recipes have the name {name}" for name in sorted(set(found)) if found.count(name) > 1]
@@ -435,11 +439,11 @@ def draw(
     Example: foveal draw bins small_cnn --plan '{conv1: {layer: log_polar, kernel_size: 11, rotation: 0.5}}'
     """
     from foveal import analysis
-    from foveal.data import read_image
+    from foveal.data.images import decode
     from foveal.layers import LogPolarPool2d
 
     name, module = _drawable(_network(model, plan, 3, 10), layer, what)
-    pixels = None if image is None else read_image(image)
+    pixels = None if image is None else decode(image)
     position = None
     if at is not None:
         if not re.fullmatch(r"\d{1,6},\d{1,6}", at):
@@ -634,7 +638,7 @@ def doctor() -> None:
         print(f"{'GPU kernels':<14}{'plain PyTorch' if _imports('foveal.ops.binned.gpu') else 'Triton'}")
         from foveal.data import create_dataset, list_datasets
 
-        for name in [name for name in list_datasets() if name not in ("npz", "folder")]:
+        for name in [name for name in list_datasets() if name not in ("npz", "folder", "webdataset")]:
             try:
                 create_dataset(name, "test")
                 print(f"{name:<14}found")

@@ -16,11 +16,11 @@ _ANGLE_TOLERANCE = 1e-6  # radians: a tap that lies on a border belongs to the h
 def log_polar_bins(
     kernel_size: int | Sequence[int],
     radial_bins: int,
-    angular_bins: int,
+    angular_bins: int | Sequence[int],
     growth_rate: float,
     *,
     rotation: float = 0.0,
-    aspect_ratio: float | None = None,
+    aspect_ratio: float | Sequence[float] | None = None,
     support: str = "disk",
     center: str = "own",
 ) -> Tensor:
@@ -40,20 +40,27 @@ def log_polar_bins(
     As in the authors' code, ``rotation`` turns the sectors clockwise (it is added to the direction of a tap) and the
     ellipse's axis counter-clockwise. Their layers are ``growth_rate**2`` with ``support="square"``.
 
+    The number of sides, or of angular bins, tells the dimensions. A 1-D window has two directions, 0 after the centre and
+    1 before it, which is the map of a window of height 1. In 3-D the direction has two angles, and a sector is counted
+    ``elevation * azimuths + azimuth``: the azimuth is the direction in the plane of height and width (that of angle 0 on
+    the axis of depth, which has none), the elevation runs from -pi / 2, towards depth 0, to pi / 2 in equal angles. The
+    minimum of 2 holds there, too, so that the eight corners around the centre (d = 3) may be outside.
+
     Args:
-        kernel_size: odd side of the window, or (height, width), in pixels.
+        kernel_size: odd side of the window in pixels, or (height, width); (length,) in 1-D, (depth, height, width) in 3-D.
         radial_bins: distance levels L_r, at least 1.
-        angular_bins: direction levels L_theta, at least 1.
+        angular_bins: direction levels L_theta, at least 1; 1 or 2 in 1-D, (azimuth, elevation) in 3-D.
         growth_rate: factor g between squared limits; above 1 where ``radial_bins`` is above 1.
-        rotation: initial angle, in radians.
-        aspect_ratio: height / width of the ellipse; the window's own by default.
+        rotation: initial angle, in radians; in 3-D of the azimuth.
+        aspect_ratio: height / width of the ellipse, in 3-D (depth / width, height / width) of the ellipsoid; the window's
+            own by default.
         support: "disk" leaves taps beyond the last limit without weight (the paper), "square" adds them to the last
-            level (the authors' code).
+            level (the authors' code). In 1-D no tap is beyond.
         center: "own" gives the centre tap bin 0 and counts the others from 1; "bin" puts it into the innermost bin of
             sector floor(rotation * angular_bins / 2 pi); "none" leaves it without weight. Without "own" bins count from 0.
 
     Returns:
-        int64 Tensor[kh, kw] on the CPU: ``(center == "own") + level * angular_bins + sector``, -1 without weight.
+        int64 Tensor of kernel_size on the CPU: ``(center == "own") + level * sectors + sector``, -1 without weight.
 
     Raises:
         ValueError: an argument breaks its rule; the message names argument, rule and value.
@@ -65,45 +72,129 @@ def log_polar_bins(
                 [10,  4,  0,  1,  7],
                 [-1,  4,  5,  6, -1],
                 [-1, -1, 11, -1, -1]])
+        >>> log_polar_bins((9,), radial_bins=2, angular_bins=2, growth_rate=4.0)
+        tensor([4, 4, 2, 2, 0, 1, 1, 3, 3])
+        >>> log_polar_bins(3, radial_bins=1, angular_bins=(4, 3), growth_rate=2.0)[2]
+        tensor([[-1, 10, -1],
+                [11,  9,  9],
+                [-1, 12, -1]])
     """
-    height, width = _odd_pair("kernel_size", kernel_size)
-    _check_count("radial_bins", radial_bins)
-    _check_count("angular_bins", angular_bins)
-    _check_number(
-        "growth_rate", growth_rate, above=1.0 if radial_bins > 1 else 0.0, why=" with more than one radial bin"
-    )
-    _check_number("rotation", rotation)
-    if aspect_ratio is None:
-        aspect_ratio = height / width
-    _check_number("aspect_ratio", aspect_ratio, above=0.0)
+    sides = _odd_sides(kernel_size, 3 if isinstance(angular_bins, Sequence) else 2)
+    depth, height, width = (1,) * (3 - len(sides)) + sides
+    azimuths, elevations = _check_rule(radial_bins, angular_bins, growth_rate, rotation, center, len(sides))
+    deep, high = _aspects(aspect_ratio, sides)
+    if len(sides) == 1 and (rotation or aspect_ratio is not None):
+        raise ValueError(
+            f"rotation must be 0 and aspect_ratio None in 1-D, which has no angles; got {rotation!r} and {aspect_ratio!r}"
+        )
     _check_choice("support", support, SUPPORTS)
-    _check_choice("center", center, CENTERS)
 
-    down = np.arange(height, dtype=np.float64)[:, None] - (height - 1) / 2
-    right = np.arange(width, dtype=np.float64)[None, :] - (width - 1) / 2
+    inward, down, right = np.meshgrid(
+        *(np.arange(side, dtype=np.float64) - (side - 1) / 2 for side in (depth, height, width)), indexing="ij"
+    )
     u = right * math.cos(rotation) - down * math.sin(rotation)
     v = -right * math.sin(rotation) - down * math.cos(rotation)
-    distance = u**2 + v**2 / aspect_ratio**2
+    distance = u**2 + v**2 / high**2 + inward**2 / deep**2
 
-    innermost = max(2.0, ((max(height, width) - 1) / 2) ** 2 / growth_rate ** (radial_bins - 1))
-    limits = innermost * growth_rate ** np.arange(radial_bins, dtype=np.float64) * (1 + _RADIUS_TOLERANCE)
+    limits = np.array(squared_limits((max(sides) - 1) / 2, radial_bins, growth_rate)) * (1 + _RADIUS_TOLERANCE)
     level = np.searchsorted(limits, distance)  # the first limit that is not below the distance
     outside = level == radial_bins
     level = np.minimum(level, radial_bins - 1)
 
     direction = np.arctan2(-down, right) + rotation
-    sector = np.floor((direction + _ANGLE_TOLERANCE) * angular_bins / (2 * math.pi)).astype(np.int64) % angular_bins
+    azimuth = np.floor((direction + _ANGLE_TOLERANCE) * azimuths / (2 * math.pi)).astype(np.int64) % azimuths
+    height_angle = np.arctan2(inward, np.hypot(down, right)) + math.pi / 2
+    elevation = np.floor((height_angle + _ANGLE_TOLERANCE) * elevations / math.pi).astype(np.int64)
+    sector = np.minimum(elevation, elevations - 1) * azimuths + azimuth
 
-    bins = level * angular_bins + sector
+    bins = (level * azimuths * elevations + sector).reshape(sides)
     if support == "disk":
-        bins[outside] = -1
-    middle = (height // 2, width // 2)
+        bins[outside.reshape(sides)] = -1
+    middle = tuple(side // 2 for side in sides)
     if center == "none":
         bins[middle] = -1
     elif center == "own":
         bins[bins >= 0] += 1
         bins[middle] = 0
     return torch.from_numpy(bins)
+
+
+def squared_limits(radius: float, radial_bins: int, growth_rate: float, *, spacing: float = 1.0) -> list[float]:
+    """The squared outer limits R_1 .. R_Lr of the levels of Eq. (2), the first at least 2 ``spacing``^2.
+
+    Args:
+        radius: R, which the last level reaches unless the minimum takes it farther.
+        radial_bins, growth_rate: as for :func:`log_polar_bins`.
+        spacing: distance of neighbours on the grid; the minimum puts all eight of them into the first level.
+
+    Returns:
+        One number a level.
+
+    Example:
+        >>> squared_limits(4, 2, 2.0), squared_limits(2, 2, 3.0)
+        ([8.0, 16.0], [2.0, 6.0])
+    """
+    innermost = max(2.0 * spacing**2, radius**2 / growth_rate ** (radial_bins - 1))
+    return [innermost * growth_rate**level for level in range(radial_bins)]
+
+
+def offset_bins(
+    offset: Tensor,
+    radius: float,
+    radial_bins: int,
+    angular_bins: int | Sequence[int],
+    growth_rate: float,
+    *,
+    rotation: float = 0.0,
+    spacing: float = 1.0,
+    center: str = "own",
+) -> Tensor:
+    """The log-polar bins of any offsets, on a grid or off it: the rule of :func:`log_polar_bins` on a disk or ball.
+
+    Args:
+        offset: Tensor[..., 2] (down, right) or [..., 3] (inward, down, right), from the centre.
+        radius: R, in the units of the offsets.
+        radial_bins, growth_rate, rotation, center: as for :func:`log_polar_bins`.
+        angular_bins: a number in 2-D, (azimuth, elevation) in 3-D.
+        spacing: of the grid that the minimum of the first limit is for; 0 for no minimum.
+
+    Returns:
+        int64 Tensor[...] on the offsets' device; -1 beyond the last limit. Offsets shorter than a millionth of the radius
+        are the centre.
+
+    Raises:
+        ValueError: an argument breaks its rule; the message names argument, rule and value.
+
+    Example:
+        >>> offset_bins(torch.tensor([[0.0, 0.0], [0.0, 0.5], [-0.1, 0.0], [3.0, 0.0]]), 1.0, 2, 4, 4.0, spacing=0.0)
+        tensor([ 0,  1,  2, -1])
+    """
+    dims = 3 if isinstance(angular_bins, Sequence) else 2
+    if offset.shape[-1:] != (dims,):
+        raise ValueError(f"offset must be [..., {dims}] for angular_bins {angular_bins!r}; got {tuple(offset.shape)}")
+    _check_number("radius", radius, above=0.0)
+    azimuths, elevations = _check_rule(radial_bins, angular_bins, growth_rate, rotation, center, dims)
+    _check_number("spacing", spacing)
+    down, right = offset[..., -2], offset[..., -1]
+    flat = down**2 + right**2
+    distance = flat + offset[..., 0] ** 2 if dims == 3 else flat
+    limits = squared_limits(radius, radial_bins, growth_rate, spacing=spacing)
+    level = torch.zeros_like(distance, dtype=torch.int64)
+    for limit in limits:
+        level += distance > limit * (1 + _RADIUS_TOLERANCE)
+    sector = _floor((torch.atan2(-down, right) + rotation + _ANGLE_TOLERANCE) * (azimuths / (2 * math.pi))) % azimuths
+    if dims == 3:
+        above = torch.atan2(offset[..., 0], flat.sqrt()) + math.pi / 2 + _ANGLE_TOLERANCE
+        sector = sector + azimuths * _floor(above * (elevations / math.pi)).clamp(max=elevations - 1)
+    bins = level * (azimuths * elevations) + sector
+    bins = torch.where(level == radial_bins, -1, bins + int(center == "own"))
+    if center == "bin":
+        return bins
+    return torch.where(distance <= (_RADIUS_TOLERANCE * radius) ** 2, 0 if center == "own" else -1, bins)
+
+
+def _floor(values: Tensor) -> Tensor:
+    return values.floor().long()
 
 
 def bin_population(bins: Tensor, columns: int | None = None) -> Tensor:
@@ -189,13 +280,62 @@ def _pair(value: int | Sequence[int]) -> tuple[int, int]:
     return first, second
 
 
-def _odd_pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
-    sides = tuple(value) if isinstance(value, Sequence) else (value, value)
-    if len(sides) != 2 or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 or s % 2 == 0 for s in sides):
+def _odd_sides(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
+    """The sides of a window, as many as are given, or ``dims`` equal ones."""
+    sides = tuple(value) if isinstance(value, Sequence) else (value,) * dims
+    odd = all(isinstance(s, int) and not isinstance(s, bool) and s > 0 and s % 2 for s in sides)
+    fits = len(sides) == 3 if dims == 3 else len(sides) in (1, 2)
+    if not odd or not fits:
+        several = " or three of them" if dims == 3 else "" if len(sides) == 1 else " or a pair of them"
         raise ValueError(
-            f"{name} must be a positive odd number or a pair of them, so that the window has a centre tap; got {value!r}"
+            f"kernel_size must be a positive odd number{several}, so that the window has a centre tap; got {value!r}"
         )
-    return sides[0], sides[1]
+    return sides
+
+
+def _check_rule(
+    radial_bins: int, angular_bins: int | Sequence[int], growth_rate: float, rotation: float, center: str, dims: int
+) -> tuple[int, int]:
+    """Check the arguments that all maps have, and return azimuths and elevations."""
+    _check_count("radial_bins", radial_bins)
+    directions = _directions(angular_bins, dims)
+    _check_number(
+        "growth_rate", growth_rate, above=1.0 if radial_bins > 1 else 0.0, why=" with more than one radial bin"
+    )
+    _check_number("rotation", rotation)
+    _check_choice("center", center, CENTERS)
+    return directions
+
+
+def _directions(angular_bins: int | Sequence[int], dims: int) -> tuple[int, int]:
+    """Azimuths and elevations."""
+    if isinstance(angular_bins, Sequence):
+        two = tuple(angular_bins)
+        if len(two) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in two):
+            raise ValueError(
+                f"angular_bins must be (azimuth, elevation) in 3-D, whole numbers of at least 1; got {angular_bins!r}"
+            )
+        return two[0], two[1]
+    _check_count("angular_bins", angular_bins)
+    if dims == 1 and angular_bins > 2:
+        raise ValueError(f"angular_bins must be 1 or 2 in 1-D, which has two directions; got {angular_bins!r}")
+    return angular_bins, 1
+
+
+def _aspects(aspect_ratio: float | Sequence[float] | None, sides: Sequence[int]) -> tuple[float, float]:
+    """Depth / width and height / width of the ellipsoid."""
+    if aspect_ratio is None:
+        return (sides[0] / sides[-1] if len(sides) == 3 else 1.0), (sides[-2] / sides[-1] if len(sides) > 1 else 1.0)
+    both: Sequence[float] = [1.0, aspect_ratio]  # type: ignore[list-item]
+    if len(sides) == 3:
+        if not isinstance(aspect_ratio, Sequence) or len(aspect_ratio) != 2:
+            raise ValueError(
+                f"aspect_ratio must be (depth / width, height / width) in 3-D, or None; got {aspect_ratio!r}"
+            )
+        both = aspect_ratio
+    for ratio in both:
+        _check_number("aspect_ratio", ratio, above=0.0)
+    return both[0], both[1]
 
 
 def _check_count(name: str, value: int) -> None:

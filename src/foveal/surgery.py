@@ -9,44 +9,74 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from foveal.layers import AnisotropicConv2d, CrossConv2d, LogPolarConv2d, shaped
+from foveal.layers import (
+    AnisotropicConv2d,
+    CrossConv1d,
+    CrossConv2d,
+    CrossConv3d,
+    LogPolarConv1d,
+    LogPolarConv2d,
+    LogPolarConv3d,
+    shaped,
+)
 
 Model = TypeVar("Model", bound=nn.Module)
-Ours = (LogPolarConv2d, CrossConv2d, AnisotropicConv2d)
+LogPolar = {1: LogPolarConv1d, 2: LogPolarConv2d, 3: LogPolarConv3d}
+Cross = {1: CrossConv1d, 2: CrossConv2d, 3: CrossConv3d}
+Ours = (*LogPolar.values(), *Cross.values(), AnisotropicConv2d)
+Conventional = tuple(shaped.CONVS.values())
 
 
-def _conv(conv: nn.Conv2d, *, init: str = "fresh", **spec: Any) -> nn.Conv2d:
+def _dims(conv: nn.Module) -> int:
+    """Of how many dimensions a convolution is."""
+    return next(dims for dims, kind in shaped.CONVS.items() if isinstance(conv, kind))
+
+
+def _conv(conv: nn.Module, *, init: str = "fresh", **spec: Any) -> nn.Module:
     """A conventional convolution with other arguments."""
     shaped.check_choice("init", init, shaped.INITS)
-    shaped.check_plain(conv)
-    new = nn.Conv2d(**shaped.arguments_of(conv, {"dilation": conv.dilation, **spec}))
+    old = shaped.check_plain(conv, _dims(conv))
+    new: Any = shaped.CONVS[_dims(conv)](**shaped.arguments_of(old, {"dilation": old.dilation, **spec}))
     with torch.no_grad():
         if init == "project":
-            spaces, sides = (new.dilation[0], new.dilation[1]), (new.kernel_size[0], new.kernel_size[1])
-            new.weight.copy_(shaped.embed(conv.weight, (conv.dilation[0], conv.dilation[1]), sides, spaces))
-        if new.bias is not None and conv.bias is not None:
-            new.bias.copy_(conv.bias)
-    shaped.take_over(new, conv, [(new.weight, conv.weight), (new.bias, conv.bias)])
+            new.weight.copy_(shaped.embed(old.weight, old.dilation, new.kernel_size, new.dilation))
+        if new.bias is not None and old.bias is not None:
+            new.bias.copy_(old.bias)
+    shaped.take_over(new, old, [(new.weight, old.weight), (new.bias, old.bias)])
     return new
 
 
-def _dilated(conv: nn.Conv2d, *, dilation: Any = 2, **spec: Any) -> nn.Conv2d:
+def _dilated(conv: nn.Module, *, dilation: Any = 2, **spec: Any) -> nn.Module:
     """A dilated convolution."""
     return _conv(conv, dilation=dilation, **spec)
 
 
-def _deformable(conv: nn.Conv2d, **spec: Any) -> AnisotropicConv2d:
+def _deformable(conv: Any, **spec: Any) -> AnisotropicConv2d:
     """The deformable convolution: one scale, offsets without bound."""
     return AnisotropicConv2d.from_conv(conv, **{"scales": (1,), "offset_bound": None, **spec})
 
 
+def _log_polar(conv: nn.Module, **spec: Any) -> nn.Module:
+    """The log-polar convolution of as many dimensions."""
+    kind: Any = LogPolar[_dims(conv)]
+    _check_names("log_polar", spec, (kind,), f" in {_dims(conv)}-D")
+    return kind.from_conv(conv, **spec)
+
+
+def _cross(conv: nn.Module, **spec: Any) -> nn.Module:
+    """The cross convolution of as many dimensions."""
+    dims = _dims(conv)
+    _check_names("cross", spec, (Cross[dims], LogPolar[dims]), f" in {dims}-D")
+    return Cross[dims].from_conv(conv, **spec)
+
+
 # the name in a plan: how it is made from a convolution, and the constructors whose arguments it takes
 _MAKERS: dict[str, tuple[Callable[..., nn.Module], tuple[type[nn.Module], ...]]] = {
-    "conv": (_conv, (nn.Conv2d,)),
-    "dilated": (_dilated, (nn.Conv2d,)),
+    "conv": (_conv, Conventional),
+    "dilated": (_dilated, Conventional),
     "deformable": (_deformable, (AnisotropicConv2d,)),
-    "log_polar": (LogPolarConv2d.from_conv, (LogPolarConv2d,)),
-    "cross": (CrossConv2d.from_conv, (CrossConv2d, LogPolarConv2d)),
+    "log_polar": (_log_polar, tuple(LogPolar.values())),
+    "cross": (_cross, (*Cross.values(), *LogPolar.values())),
     "anisotropic": (AnisotropicConv2d.from_conv, (AnisotropicConv2d,)),
 }
 LAYERS = tuple(_MAKERS)
@@ -67,6 +97,9 @@ def convert(model: Model, plan: Mapping[str, Mapping[str, Any] | None]) -> Model
     pattern over module names (``"layer1.*.conv1"``), or ``"type:Conv2d"``, the name of a class. An entry is
     ``{"layer": name, ...}`` with a name of ``LAYERS``; its other keys are arguments of that layer and override what is
     taken from the convolution; ``"init": "project"`` takes its kernel over too. An entry None leaves alone what it matches.
+
+    The convolution tells the dimensions: nn.Conv1d, nn.Conv2d and nn.Conv3d can become conv, dilated, log_polar and cross
+    of as many, and nn.Conv2d all others, too.
 
     Device, dtype, requires_grad and train/eval mode are kept; a shared module stays shared. A network with a method
     ``init_layer`` initialises fresh layers by its own rule.
@@ -92,7 +125,7 @@ def convert(model: Model, plan: Mapping[str, Mapping[str, Any] | None]) -> Model
     makers = {pattern: _maker(pattern, entry) for pattern, entry in plan.items()}
     left = dict.fromkeys(plan, True)
     replacements: list[tuple[list[str], nn.Module]] = []
-    for names, conv in _modules(model, nn.Conv2d):
+    for names, conv in _modules(model, Conventional):
         pattern = next((p for p in plan if any(_matches(p, name, conv) for name in names)), None)
         if pattern is None:
             continue
@@ -112,7 +145,7 @@ def convert(model: Model, plan: Mapping[str, Mapping[str, Any] | None]) -> Model
 
 
 def reparameterize(model: Model) -> Model:
-    """Turn every layer that is exactly an nn.Conv2d into one, in place, and return the model; the others stay.
+    """Turn every layer that is exactly a convolution of torch's into one, in place, and return the model; the others stay.
 
     Args:
         model: any nn.Module. A model that is itself such a layer is not changed but its convolution returned.
@@ -174,13 +207,19 @@ def _maker(pattern: str, entry: Mapping[str, Any] | None) -> Callable[[nn.Module
             f"plan[{pattern!r}]: no layer {layer!r}{_nearest(layer, LAYERS)}; layers are {', '.join(LAYERS)}"
         )
     make, constructors = _MAKERS[layer]
+    try:
+        _check_names(layer, spec, constructors)
+    except ValueError as error:
+        raise ValueError(f"plan[{pattern!r}]: {error}") from error
+    return lambda conv: make(conv, **spec)
+
+
+def _check_names(layer: str, spec: Iterable[str], constructors: Iterable[type[nn.Module]], where: str = "") -> None:
+    """The constructors of a layer take each argument of an entry."""
     allowed = {name for cls in constructors for name in inspect.signature(cls.__init__).parameters} - _TAKEN | {"init"}
     for name in spec:
         if name not in allowed:
-            raise ValueError(
-                f"plan[{pattern!r}]: layer {layer!r} has no argument {name!r}{_nearest(name, sorted(allowed))}"
-            )
-    return lambda conv: make(conv, **spec)
+            raise ValueError(f"layer {layer!r} has no argument {name!r}{where}{_nearest(name, sorted(allowed))}")
 
 
 def _initialise(model: nn.Module, layer: nn.Module) -> None:
@@ -188,7 +227,7 @@ def _initialise(model: nn.Module, layer: nn.Module) -> None:
     rule = getattr(model, "init_layer", None)
     if rule is None:
         return
-    for part in (layer.conv, layer.log_polar) if isinstance(layer, CrossConv2d) else (layer,):
+    for part in (layer.conv, layer.log_polar) if isinstance(layer, tuple(Cross.values())) else (layer,):
         if part is not None:
             rule(part)
 
@@ -197,7 +236,7 @@ def _why_unmatched(model: nn.Module, pattern: str) -> str:
     """The message for a pattern that is left with nothing."""
     modules = dict(model.named_modules())
     matched = [name for name, module in modules.items() if _matches(pattern, name, module)]
-    convs = [name for names, _ in _modules(model, nn.Conv2d) for name in names]
+    convs = [name for names, _ in _modules(model, Conventional) for name in names]
     if any(name in convs for name in matched):
         return f"plan[{pattern!r}] is left with nothing: the patterns before it take all that it matches; put it first"
     if matched:

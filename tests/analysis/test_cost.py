@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from foveal import AnisotropicConv2d, LogPolarConv2d, convert
+from foveal import AnisotropicConv2d, LogPolarConv1d, LogPolarConv2d, LogPolarConv3d, LogPolarPool2d, convert
 from foveal.analysis import Cost, MultiplyAdds, cost, multiply_adds, paper_counts
 from foveal.models import create_model
 
@@ -157,6 +157,23 @@ def test_a_map_of_other_bins_counts_its_columns():
     bins = torch.tensor([[0, 1, 0], [2, 3, 2], [0, 1, 0]])
     row = paper_counts(LogPolarConv2d(5, 2, 3, bins=bins), (5, 8, 8))[0]
     assert (row.multiplications, row.additions, row.lookups) == (2 * 4 * 5, 9 * 5, 9)
+
+
+def test_signals_and_volumes_count_too():
+    line = nn.Sequential(LogPolarConv1d(5, 2, 9), nn.Conv1d(2, 3, 5))
+    first, second = paper_counts(line, (5, 20))
+    assert (first.kernel_size, first.multiplications, first.additions, first.positions) == ((9,), 2 * 4 * 5, 9 * 5, 20)
+    assert (second.kind, second.multiplications, second.positions) == ("conv", 5 * 2, 16)
+    assert cost(line, (5, 20), latency=False).conv_macs == 5 * 5 * 2 * 20 + 5 * 2 * 3 * 16
+    (row,) = paper_counts(LogPolarConv3d(5, 2, 3), (5, 4, 4, 4))
+    assert (row.kernel_size, row.multiplications, row.lookups, row.positions) == ((3, 3, 3), 2 * 24 * 5, 27, 64)
+
+
+def test_pooling_has_no_weights_to_count():
+    model = nn.Sequential(LogPolarPool2d(5), nn.Conv2d(3, 4, (4, 3), stride=(4, 3)))
+    (row,) = paper_counts(model, (3, 8, 8))
+    assert row.kind == "conv"
+    assert row.positions == 64
 
 
 def test_section_34_rows_follow_the_forward_pass():

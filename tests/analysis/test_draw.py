@@ -101,6 +101,13 @@ def test_kernels_are_laid_out_by_channel_and_centred_at_zero():
     assert figure.axes[0].get_title() == "3 × 3 kernels: 4 of 5 output and 2 of 3 input channels"
 
 
+def test_a_maximum_has_the_weight_of_its_bin_at_each_tap():
+    layer, linear = LogPolarConv2d(2, 3, 5, reduce="max"), LogPolarConv2d(2, 3, 5, reduce="sum")
+    linear.load_state_dict(layer.state_dict())
+    found, expected = (draw_kernels(one).axes[0].get_images()[0].get_array() for one in (layer, linear))
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_taps_outside_the_field_are_blank():
     layer = LogPolarConv2d(1, 1, 5, growth_rate=2.0)
     (mosaic,) = images_of(draw_kernels(layer))[:1]

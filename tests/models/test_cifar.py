@@ -67,6 +67,20 @@ def test_poolings_of_vgg(pools, side):
     assert count(model) == 14_728_266
 
 
+@pytest.mark.parametrize(
+    ("form", "place", "channels"), [({}, 20, 256), ({"batch_norm": False}, 14, 256), ({"pools": 2}, 38, 512)]
+)
+def test_the_place_of_acn_in_each_form_of_vgg(form, place, channels):
+    """The last convolution at 8x8 for 32x32 images, as docs/tables.md names it."""
+    with torch.device("meta"):
+        x, found = torch.zeros(1, 3, 32, 32), {}
+        for number, module in enumerate(models.cifar_vgg16_gap(**form).features):
+            x = module(x)
+            if isinstance(module, nn.Conv2d) and x.shape[-1] == 8:
+                found[number] = x.shape[1]
+    assert max(found.items()) == (place, channels)
+
+
 @pytest.mark.parametrize("pools", [-1, 6, 2.0, True])
 def test_poolings_that_vgg_has_not(pools):
     with pytest.raises(ValueError, match=f"pools must be a whole number from 0 to 5; got {pools}"):

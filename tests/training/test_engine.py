@@ -27,7 +27,7 @@ from foveal.data import batches, create_dataset, preset
 from foveal.training import checkpoint, engine
 from foveal.training.checkpoint import CheckpointError
 from foveal.training.engine import Interrupted, Progress, build, evaluate, fit, learning_rate, load_run
-from foveal.training.recipe import Recipe, Train, find_recipes, list_recipes, load_recipe
+from foveal.training.recipe import Recipe, Train, load_recipe
 
 
 def write_set(root: Path, shape: tuple[int, ...] = (8, 8), n: tuple[int, int] = (40, 24)) -> Path:
@@ -247,6 +247,35 @@ def test_fraction_is_a_share_of_each_split(root: Path) -> None:
     assert [len(engine.load_data(row, split)[0]) for split in ("train", "test")] == [10, 6]
 
 
+def test_the_place_of_the_data_may_stand_in_the_environment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_DATA", str(root.parent))
+    there = engine.load_data(recipe(f"$SOME_DATA/{root.name}"), "test")[0]
+    assert torch.equal(there.labels, engine.load_data(recipe(root), "test")[0].labels)
+    monkeypatch.delenv("SOME_DATA")
+    with pytest.raises(ValueError, match=r"data.root is \$SOME_DATA/.*SOME_DATA is not set.*--set data.root"):
+        engine.load_data(recipe(f"$SOME_DATA/{root.name}"), "test")
+
+
+def test_files_that_a_recipe_states(root: Path, tmp_path: Path) -> None:
+    path = root / "train.npz"
+    stated = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    row = recipe(root).model_dump()
+    row["data"]["files"] = {"train.npz": stated}
+    assert len(engine.load_data(Recipe.model_validate(row), "train")[0]) == 40
+    for change, error, message in (
+        (
+            {"train.npz": {"bytes": 3}},
+            ValueError,
+            r"train\.npz is damaged: it is .* bytes, expected 3 bytes; put the file",
+        ),
+        ({"train.npz": {"sha256": "0" * 64}}, ValueError, "is damaged: it is SHA-256 .*, expected SHA-256 0000"),
+        ({"x.npz": stated}, FileNotFoundError, r"x\.npz is not there, expected [\d,]+ bytes with SHA-256"),
+    ):
+        row["data"]["files"] = change
+        with pytest.raises(error, match=message):
+            fit(Recipe.model_validate(row), tmp_path)
+
+
 LEARNED = {"conv3": {"layer": "anisotropic", "scales": "learned"}}
 
 
@@ -282,6 +311,33 @@ def test_alternating_training_goes_on_where_it_was(root: Path, tmp_path: Path, m
     with pytest.raises(Interrupted):
         fit(row, tmp_path / "stopped")
     fit(row, tmp_path / "stopped")
+    assert_same_bits(saved(tmp_path / "through"), saved(tmp_path / "stopped"))
+
+
+def test_image_files_and_workers_change_no_bit(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoded in this process, in two workers, and in two workers that were stopped by a signal in the middle."""
+    from PIL import Image
+
+    for split in ("train", "test"):
+        with np.load(root / f"{split}.npz") as arrays:
+            for k, (image, label) in enumerate(zip(arrays["images"], arrays["labels"], strict=True)):
+                folder = tmp_path / "files" / split / f"class{label}"
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image).save(folder / f"{k}.png")
+    values = recipe(root).model_dump()
+    values["data"] |= {"name": "folder", "root": str(tmp_path / "files"), "size": [8, 8], "resize": 9}
+    values["data"]["augment"] = {"crop": "random_resized", "flip": True}
+    rows = []
+    for workers in (0, 2):
+        values["data"]["workers"] = workers
+        rows.append(Recipe.model_validate(values))
+    fit(rows[0], tmp_path / "through")
+    fit(rows[1], tmp_path / "workers")
+    assert_same_bits(saved(tmp_path / "through"), saved(tmp_path / "workers"))
+    stop_at(monkeypatch, 7, signal.SIGINT)
+    with pytest.raises(Interrupted):
+        fit(rows[1], tmp_path / "stopped")
+    fit(rows[0], tmp_path / "stopped")
     assert_same_bits(saved(tmp_path / "through"), saved(tmp_path / "stopped"))
 
 
@@ -595,27 +651,6 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_bits(root: Path, tmp_path
     ends = json.loads(done.stdout)
     assert ends
     assert ends == [through] * len(ends)
-
-
-# ---- what is packaged ----
-
-SHAPES = {
-    "mnist5k": (28, 28),
-    "mnist": (28, 28),
-    "fashion_mnist": (28, 28),
-    "folder": (64, 64, 3),
-    "stl10": (96, 96, 3),
-}
-
-
-@pytest.mark.parametrize("name", list_recipes())
-def test_every_packaged_recipe_trains_two_steps(name: str, tmp_path: Path) -> None:
-    path = find_recipes(name)[0]
-    shape = SHAPES.get(load_recipe(path).data.name, (32, 32, 3))
-    data = write_set(tmp_path / "data", shape, (4, 4))
-    small = ["data.name=npz", f"data.root={data}", "train.epochs=1", "train.batch_size=2", "train.warmup_epochs=0"]
-    row = load_recipe(path, [*small, "train.schedule=constant", "train.milestones=[]", "train.compile=false"])
-    assert fit(row, tmp_path)["train_loss"] > 0
 
 
 @pytest.mark.slow

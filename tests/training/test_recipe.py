@@ -233,6 +233,13 @@ MUTATIONS = [
     ("root: there", "resize: big", "row.yaml:10: data.resize: must be the shorter side or [height, width] (got 'big')"),
     ("root: there", "fraction: 1", "row.yaml:10: data.fraction: must be below 1 (got 1)"),
     ("root: there", "workers: -1", "row.yaml:10: data.workers: must be at least 0 (got -1)"),
+    ("root: there", "files: {a: {bytes: -1}}", "row.yaml:10: data.files.a.bytes: must be at least 0 (got -1)"),
+    (
+        "root: there",
+        "files: {a: {sha256: ab}}",
+        "row.yaml:10: data.files.a.sha256: must be 64 hexadecimal digits (got ",
+    ),
+    ("root: there", "files: {a: {sha: ab}}", "row.yaml:10: data.files.a.sha: unknown key; did you mean sha256?"),
     ("pad: 2", "crop: rand", "row.yaml:12: data.augment.crop: must be centre or random or random_resized (got 'rand')"),
     ("seeds: 5", "seeds: 0", "row.yaml:30: seeds: must be at least 1 (got 0)"),
     (
@@ -377,6 +384,13 @@ def test_the_quick_form(tmp_path: Path) -> None:
         load_recipe(write(tmp_path, GOOD.partition("quick:")[0]), quick=True)
 
 
+def test_what_is_set_is_set_in_the_full_form(tmp_path: Path) -> None:
+    """The quick form has milestones of its own, which another schedule has no place for."""
+    row = load_recipe(write(tmp_path, GOOD), ["train.schedule=cosine", "train.milestones=[]"])
+    assert (row.train.schedule, row.train.milestones) == ("cosine", [])
+    assert row.quick is not None
+
+
 @pytest.mark.parametrize(
     ("overrides", "name", "differs"),
     [
@@ -396,6 +410,10 @@ def test_what_overrides_make_of_a_published_row(
     assert (row.comparable is None) == bool(differs)
     again = load_recipe(write(tmp_path, row.dump(), "run.yaml"), ["seeds=1"])
     assert (again.name, again.differs) == (name, differs)
+    own = write(tmp_path, row.dump().replace("-quick", ""), "small.yaml")
+    assert load_recipe(own, ["seeds=1"]).name == name.replace("-quick", ""), (
+        "a row that is small by itself keeps its name"
+    )
 
 
 def test_a_row_that_is_published_only(tmp_path: Path) -> None:
@@ -439,7 +457,10 @@ def test_packaged_recipes_are_valid() -> None:
     names = list_recipes()
     assert len(names) >= 5
     for name in names:
-        assert load_row(find_recipes(name)[0]).dump()
+        row = load_row(find_recipes(name)[0])
+        assert row.dump()
+        if isinstance(row, Recipe):
+            assert load_recipe(find_recipes(name)[0], quick=True).is_quick, "every recipe has a quick form"
 
 
 def test_quickstart_rows_differ_in_the_plan_only() -> None:

@@ -16,12 +16,20 @@ from foveal.analysis.draw_fields import (
     draw_pooled,
     draw_weight_spread,
 )
+from foveal.analysis.feature_maps import draw_feature_maps, feature_maps
 from foveal.analysis.receptive_field import (
     FieldGrowth,
     ReceptiveField,
     effective_receptive_field,
     field_growth,
     map_layers,
+)
+from foveal.analysis.scales import (
+    SharesBySize,
+    draw_shares_by_size,
+    draw_winning_shares,
+    shares_by_size,
+    winning_shares,
 )
 from foveal.analysis.statistics import BinCorrelation, WeightSpread, bin_correlation, weight_spread
 
@@ -32,26 +40,33 @@ __all__ = [
     "LayerCount",
     "MultiplyAdds",
     "ReceptiveField",
+    "SharesBySize",
     "WeightSpread",
     "bin_correlation",
     "cost",
     "draw_bins",
     "draw_bins_on_image",
     "draw_correlation",
+    "draw_feature_maps",
     "draw_field_growth",
     "draw_kernels",
     "draw_pooled",
     "draw_receptive_field",
+    "draw_shares_by_size",
     "draw_taps",
     "draw_weight_spread",
     "draw_winning_scale",
+    "draw_winning_shares",
     "effective_receptive_field",
+    "feature_maps",
     "field_growth",
     "latencies",
     "map_layers",
     "multiply_adds",
     "paper_counts",
     "save",
+    "shares_by_size",
     "to_data_uri",
     "weight_spread",
+    "winning_shares",
 ]

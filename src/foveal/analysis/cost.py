@@ -29,7 +29,7 @@ class Cost:
         params: learned numbers; a shared one counts once.
         macs: multiply-adds of convolutions, linear layers, matrix products and foveal's ops, for the whole batch.
         conv_macs: the part of it in convolutions and foveal's ops, log-polar ones in the pooling form
-            (columns * C / groups * O * H' * W').
+            (columns * C / groups * O * H' * W'); LogPolarConv3d runs and counts as the dense convolution.
         latency_ms: milliseconds of one forward pass, or None where it was not measured.
         peak_mib: largest memory that the pass held at one time on top of parameters, buffers and input, in MiB.
     """
@@ -176,7 +176,8 @@ def paper_counts(model: nn.Module, input_size: Sequence[int]) -> list[LayerCount
     count), kh * kw * C additions and kh * kw look-ups. For a map of other bins L_r * L_theta is the weight's columns.
 
     Args:
-        model: a network with ``nn.Conv2d`` layers and layers with ``.bins``; other layers have no row.
+        model: a network of convolutions (``nn.Conv1d``, ``nn.Conv2d``, ``nn.Conv3d``) and layers with ``.bins`` and
+            ``.weight``; other layers have no row.
         input_size: (C, H, W) of one image.
 
     Returns:
@@ -228,7 +229,7 @@ def _convolutions(model: nn.Module, input_size: Sequence[int]) -> list[tuple[str
     with _undisturbed(model):
         hooks = []
         for name, layer in model.named_modules():
-            if _has_bins(layer) or isinstance(layer, nn.Conv2d):
+            if _has_bins(layer) or isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
 
                 def note(layer: nn.Module, _: Any, output: Tensor, name: str = name) -> None:
                     before = found[name][1] if name in found else 0  # a layer that is called twice works twice
@@ -267,7 +268,7 @@ def _count(name: str, layer: Any, positions: int) -> LayerCount:
 
 
 def _has_bins(layer: nn.Module) -> bool:
-    return isinstance(getattr(layer, "bins", None), Tensor)
+    return isinstance(getattr(layer, "bins", None), Tensor) and hasattr(layer, "weight")  # pooling has no weight
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -325,8 +325,12 @@ def draw_receptive_field(
 
 
 def _kernel(layer: Any) -> Tensor:
+    weight: Any
     with torch.no_grad():
-        weight = layer.kernel() if hasattr(layer, "kernel") else getattr(layer, "weight", None)
+        if getattr(layer, "reduce", None) == "max":  # no kernel: what a tap weighs where it is its bin's largest
+            weight = nn.functional.pad(layer.weight, (0, 1))[:, :, layer.bins]
+        else:
+            weight = layer.kernel() if hasattr(layer, "kernel") else getattr(layer, "weight", None)
     if isinstance(weight, Tensor) and weight.ndim == 5:
         weight = weight[0]
     if not isinstance(weight, Tensor) or weight.ndim != 4:

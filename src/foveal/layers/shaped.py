@@ -10,11 +10,31 @@ from torch import Tensor, nn
 
 from foveal.ops import arguments
 
+CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 INITS = ("fresh", "project")
 
 
-class Windowed(nn.Module):
+class Mapped(nn.Module):
+    """A layer with maps: derived from its arguments, beside its weights, never harmed by what happens to those."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._maps: dict[str, Tensor] = {}
+
+    def add_map(self, name: str, value: Tensor, device: torch.device | None = None) -> None:
+        """Keep a map on the layer's device, out of the state dict, untouched by casts and to_empty."""
+        self._maps[name] = value
+        self.register_buffer(name, value.to(device), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        for name, value in self._maps.items():
+            self._buffers[name] = value.to(self._buffers[name].device)  # type: ignore[union-attr]
+        return self
+
+
+class Windowed(Mapped):
     """A layer that looks through a window at each position; takes nn.Conv2d's arguments of it and checks them."""
 
     dims: ClassVar[int] = 2
@@ -39,23 +59,11 @@ class Windowed(nn.Module):
             self.padding = sides("padding", self.padding, self.dims, at_least=0)
         self.before, self.after = split_padding(self.padding, self.window, self.stride)
         self.padding_mode = check_choice("padding_mode", padding_mode, PADDING_MODES)
-        self._maps: dict[str, Tensor] = {}
 
     @property
     def window(self) -> tuple[int, ...]:
         """Pixels between the first and the last tap, in each direction."""
         return tuple(d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
-
-    def add_map(self, name: str, value: Tensor, device: torch.device | None = None) -> None:
-        """Keep a map on the layer's device, out of the state dict, untouched by casts and to_empty."""
-        self._maps[name] = value
-        self.register_buffer(name, value.to(device), persistent=False)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
-        for name, value in self._maps.items():
-            self._buffers[name] = value.to(self._buffers[name].device)  # type: ignore[union-attr]
-        return self
 
     def extra_repr(self) -> str:
         """nn.Conv2d's words for the window."""
@@ -165,17 +173,35 @@ def uniform_(tensor: Tensor | None, fan_in: int) -> None:
         nn.init.uniform_(tensor, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
 
-def check_plain(conv: nn.Module) -> nn.Conv2d:
-    """A convolution that another layer can stand for: nn.Conv2d's own forward, plain parameters."""
-    if not isinstance(conv, nn.Conv2d):
-        raise ValueError(f"only an nn.Conv2d can be replaced; got {type(conv).__name__}")
+def check_input(input: Tensor, channels: int, dims: int) -> None:
+    """The rules of a convolution on its batched input, with the argument named."""
+    sizes = ", ".join(("L",) if dims == 1 else ("D", "H", "W")[-dims:])
+    if input.ndim != dims + 2:
+        raise ValueError(
+            f"input must have {dims + 1} or {dims + 2} dimensions, [N, C, {sizes}] or [C, {sizes}]; got shape {tuple(input.shape)}"
+        )
+    if input.shape[1] != channels:
+        raise ValueError(f"input must have {channels} channels; got shape {tuple(input.shape)}")
+    if 0 in input.shape[1:]:
+        raise ValueError(f"input must have no empty dimension but the batch; got shape {tuple(input.shape)}")
+    if input.dtype not in arguments.FLOATING:
+        raise ValueError(f"input must be float64, float32, float16 or bfloat16; got {input.dtype}")
+
+
+def check_plain(conv: nn.Module, dims: int = 2) -> Any:
+    """A convolution that another layer can stand for: of these dimensions, with torch's own forward, plain parameters."""
+    base = CONVS[dims]
+    if not isinstance(conv, base):
+        others = any(isinstance(conv, other) for other in CONVS.values())
+        more = "; in 1-D and 3-D there are conv, dilated, log_polar and cross" if others and dims == 2 else ""
+        raise ValueError(f"only an nn.{base.__name__} can be replaced; got {type(conv).__name__}{more}")
     if isinstance(conv, nn.modules.lazy.LazyModuleMixin):
         raise ValueError("a lazy convolution has no channels yet; run the model once before converting it")
     kind = type(conv)
-    if kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward:
+    if kind.forward is not base.forward or kind._conv_forward is not base._conv_forward:
         raise ValueError(
-            f"{kind.__name__} is a subclass of nn.Conv2d with a forward of its own, which the replacement would lose; "
-            "leave it out of the plan, or turn it into an nn.Conv2d first"
+            f"{kind.__name__} is a subclass of nn.{base.__name__} with a forward of its own, which the replacement would lose; "
+            f"leave it out of the plan, or turn it into an nn.{base.__name__} first"
         )
     if hasattr(conv, "parametrizations") or "weight" not in conv._parameters:
         raise ValueError(
@@ -185,14 +211,14 @@ def check_plain(conv: nn.Module) -> nn.Conv2d:
     return conv
 
 
-def window_of(taken: Mapping[str, Any]) -> tuple[int, int]:
+def window_of(taken: Mapping[str, Any], dims: int) -> tuple[int, ...]:
     """Pixels between the first and the last tap, from constructor arguments."""
-    sides = arguments.pair("kernel_size", taken["kernel_size"], at_least=1)
-    spaces = arguments.pair("dilation", taken.get("dilation", 1), at_least=1)
-    return spaces[0] * (sides[0] - 1), spaces[1] * (sides[1] - 1)
+    taps = sides("kernel_size", taken["kernel_size"], dims, at_least=1)
+    spaces = sides("dilation", taken.get("dilation", 1), dims, at_least=1)
+    return tuple(space * (side - 1) for space, side in zip(spaces, taps, strict=True))
 
 
-def arguments_of(conv: nn.Conv2d, spec: Mapping[str, Any]) -> dict[str, Any]:
+def arguments_of(conv: Any, spec: Mapping[str, Any]) -> dict[str, Any]:
     """Constructor arguments taken from a convolution, but its dilation; a spec's go before; padding keeps the output size."""
     taken = {
         "in_channels": conv.in_channels,
@@ -207,23 +233,24 @@ def arguments_of(conv: nn.Conv2d, spec: Mapping[str, Any]) -> dict[str, Any]:
         **spec,
     }
     if "padding" not in spec:
-        taken["padding"] = "same" if conv.padding == "same" else kept_padding(conv, window_of(taken))
+        window = window_of(taken, len(conv.kernel_size))
+        taken["padding"] = "same" if conv.padding == "same" else kept_padding(conv, window)
     return taken
 
 
-def kept_padding(conv: nn.Conv2d, window: tuple[int, int]) -> tuple[int, int]:
+def kept_padding(conv: Any, window: Sequence[int]) -> tuple[int, ...]:
     """Padding with which a new window gives the output size of the old one."""
-    old_padding = (0, 0) if isinstance(conv.padding, str) else conv.padding
+    old_padding = (0,) * len(window) if isinstance(conv.padding, str) else conv.padding
     found = []
     for old, pad_, space, side in zip(window, old_padding, conv.dilation, conv.kernel_size, strict=True):
         twice = 2 * pad_ + old - space * (side - 1)
         if twice < 0 or twice % 2:
             raise ValueError(
                 f"padding {tuple(old_padding)} of the {tuple(conv.kernel_size)} convolution cannot be kept by a window of "
-                f"{window[0] + 1} x {window[1] + 1} pixels: it would need {twice / 2:g}. Give padding in the plan, or another kernel_size"
+                f"{_times(window)} pixels: it would need {twice / 2:g}. Give padding in the plan, or another kernel_size"
             )
         found.append(twice // 2)
-    return found[0], found[1]
+    return tuple(found)
 
 
 def take_over(new: nn.Module, old: nn.Module, pairs: Sequence[tuple[Tensor | None, Tensor | None]]) -> None:
@@ -235,11 +262,11 @@ def take_over(new: nn.Module, old: nn.Module, pairs: Sequence[tuple[Tensor | Non
 
 
 @torch.no_grad()
-def conventional(like: nn.Module, weight: Tensor, kernel: Tensor, bias: Tensor | None, **changed: Any) -> nn.Conv2d:
-    """An nn.Conv2d with this kernel and bias, all else as in a layer whose parameter ``weight`` tells device and training."""
+def conventional(like: nn.Module, weight: Tensor, kernel: Tensor, bias: Tensor | None, **changed: Any) -> Any:
+    """The convolution with this kernel and bias, all else as in a layer whose parameter ``weight`` tells device and training."""
     taken = {name: getattr(like, name) for name in ("in_channels", "out_channels", "stride", "padding_mode", "groups")}
-    taken.update(kernel_size=tuple(kernel.shape[-2:]), bias=bias is not None, device=kernel.device, dtype=kernel.dtype)
-    conv = nn.Conv2d(**{**taken, **changed})
+    taken.update(kernel_size=tuple(kernel.shape[2:]), bias=bias is not None, device=kernel.device, dtype=kernel.dtype)
+    conv = CONVS[kernel.ndim - 2](**{**taken, **changed})
     conv.weight.copy_(kernel)
     if conv.bias is not None and bias is not None:
         conv.bias.copy_(bias)
@@ -247,21 +274,25 @@ def conventional(like: nn.Module, weight: Tensor, kernel: Tensor, bias: Tensor |
     return conv
 
 
-def embed(kernel: Tensor, dilation: Sequence[int], size: Sequence[int], spacing: Sequence[int] = (1, 1)) -> Tensor:
+def embed(kernel: Tensor, dilation: Sequence[int], size: Sequence[int], spacing: Sequence[int] | None = None) -> Tensor:
     """A kernel's taps, ``dilation`` pixels apart, in a centred window of ``size`` taps ``spacing`` apart; what lies beyond is cut."""
-    out = kernel.new_zeros((*kernel.shape[:-2], *size))
-    places = []
-    for side, gap, new_side, new_gap in zip(kernel.shape[-2:], dilation, size, spacing, strict=True):
+    taps = tuple(kernel.shape[2:])
+    spacing = (1,) * len(taps) if spacing is None else spacing
+    out = kernel.new_zeros((*kernel.shape[:2], *size))
+    kept: Tensor = kernel
+    places: list[Tensor] = []
+    for k, (side, gap, new_side, new_gap) in enumerate(zip(taps, dilation, size, spacing, strict=True)):
         # twice the distance from the centre, so that even sides have whole numbers too
         twice = (2 * torch.arange(side) - (side - 1)) * gap + (new_side - 1) * new_gap
         if bool((twice % (2 * new_gap)).any()):
             raise ValueError(
-                f"a kernel of {tuple(kernel.shape[-2:])} taps at dilation {dilation} does not lie on the grid of a "
-                f"{size} window at dilation {spacing}; use init='fresh'"
+                f"a kernel of {taps} taps at dilation {tuple(dilation)} does not lie on the grid of a "
+                f"{tuple(size)} window at dilation {tuple(spacing)}; use init='fresh'"
             )
         at = twice // (2 * new_gap)
-        places.append((at, (at >= 0) & (at < new_side)))
-    (rows, row_in), (cols, col_in) = places
-    kept = kernel[..., row_in.nonzero()[:, 0], :][..., col_in.nonzero()[:, 0]]
-    out[..., rows[row_in][:, None], cols[col_in][None, :]] = kept
+        inside = (at >= 0) & (at < new_side)
+        kept = kept.index_select(2 + k, inside.nonzero()[:, 0].to(kernel.device))
+        places.append(at[inside].to(kernel.device))
+    index: Any = (..., *torch.meshgrid(*places, indexing="ij"))
+    out[index] = kept
     return out

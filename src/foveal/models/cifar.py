@@ -147,6 +147,8 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Sequential):
     """A 3x3 stem and stages of basic blocks, each stage after the first at half the resolution."""
 
+    init_layer = staticmethod(he_init)  # also for a layer that is put in a convolution's place
+
     def __init__(self, widths: tuple[int, ...], blocks: int, num_classes: int, in_channels: int) -> None:
         children: OrderedDict[str, nn.Module] = OrderedDict(
             conv1=nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False),
@@ -163,11 +165,7 @@ class ResNet(nn.Sequential):
         super().__init__(children)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                self.init_layer(module)
-
-    def init_layer(self, layer: nn.Module) -> None:
-        """Initialise a convolution, or a layer put in its place, by the network's own rule, He's."""
-        he_init(layer)
+                he_init(module)
 
 
 class SmallCNN(nn.Sequential):

@@ -17,6 +17,8 @@ class DRN(nn.Sequential):
     With ``out_map`` it is not: the output is one map per class.
     """
 
+    init_layer = staticmethod(he_init)  # also for a layer that is put in a convolution's place
+
     def __init__(
         self, layers: Iterable[nn.Module], stem: int, channels: int, num_classes: int, in_channels: int, out_map: bool
     ) -> None:
@@ -34,11 +36,7 @@ class DRN(nn.Sequential):
         super().__init__(children)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                self.init_layer(module)
-
-    def init_layer(self, layer: nn.Module) -> None:
-        """Initialise a convolution, or a layer put in its place, by the network's own rule, He's."""
-        he_init(layer)
+                he_init(module)
 
 
 def _plain(in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:

@@ -34,6 +34,8 @@ class WideBlock(nn.Module):
 class WideResNet(nn.Sequential):
     """A 3x3 stem, three groups of wide blocks, each after the first at half the resolution, and global pooling."""
 
+    init_layer = staticmethod(he_init)  # also for a layer that is put in a convolution's place
+
     def __init__(self, depth: int, widen: int, num_classes: int, in_channels: int, dropout: float) -> None:
         children: OrderedDict[str, nn.Module] = OrderedDict(conv1=nn.Conv2d(in_channels, 16, 3, padding=1, bias=False))
         channels = 16
@@ -55,11 +57,7 @@ class WideResNet(nn.Sequential):
         super().__init__(children)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                self.init_layer(module)
-
-    def init_layer(self, layer: nn.Module) -> None:
-        """Initialise a convolution, or a layer put in its place, by the network's own rule, He's."""
-        he_init(layer)
+                he_init(module)
 
 
 def wrn_28_10(num_classes: int = 10, in_channels: int = 3, dropout: float = 0.0) -> WideResNet:

@@ -1,11 +1,14 @@
 """What both ops check and normalise before they call a kernel, and what their kernels share."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import _C, Tensor
+from torch.autograd import forward_ad
 
+_PLAIN = (Tensor, torch.nn.Parameter)
 FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -112,6 +115,33 @@ def exporting() -> bool:
 def transforming() -> bool:
     """True under torch.func (grad, vmap, jvp), which custom ops do not support: there the definition runs."""
     return torch._C._are_functorch_transforms_active()
+
+
+def at_once(*tensors: Tensor | None) -> bool:
+    """True where a call of an op may go straight to its kernel: plain CPU tensors, and nothing that watches or transforms
+    calls of ops (a compiler, an exporter, autocast, a profiler, torch.func, forward mode, a mode such as the FLOP counter)."""
+    if (
+        torch.compiler.is_compiling()
+        or _C._len_torch_dispatch_stack()
+        or _C._len_torch_function_stack()
+        or _C._are_functorch_transforms_active()
+        or _C._is_any_autocast_enabled()
+        or _C._is_tracing()
+        or _C._autograd._profiler_enabled()
+        or forward_ad._current_level >= 0
+    ):
+        return False
+    for t in tensors:
+        if t is not None and (type(t) not in _PLAIN or not t.is_cpu or t.is_neg()):
+            return False
+    return True
+
+
+def remember(calls: dict[Any, Any], key: Any, call: Any, most: int = 4096) -> None:
+    """Keep a call under its key; a program with shapes without end starts anew now and then."""
+    if len(calls) >= most:
+        calls.clear()
+    calls[key] = call
 
 
 def layout(input: Tensor) -> torch.memory_format:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from foveal.analysis import cost
-from foveal.data import FolderSet, ImageSet, Preset, batches, create_dataset, preset
+from foveal.data import Expected, FolderSet, ImageSet, Preset, batches, check_files, create_dataset, preset
 from foveal.models import create_model
 from foveal.surgery import convert
 from foveal.training import checkpoint
@@ -204,12 +204,24 @@ def load_run(run: str | Path) -> tuple[Recipe, nn.Module]:
 def load_data(recipe: Recipe, split: str) -> tuple[ImageSet | FolderSet, Preset]:
     """One split of a recipe's data set, and how its images are prepared.
 
+    A `data.root` may begin with an environment variable, ``$FOVEAL_DATA/cifar10``.
+
     Raises:
-        ValueError: no such data set.
+        ValueError: no such data set, a file is not what it must be, or the variable is not set.
         FileNotFoundError: it is not there; the message says how to get it.
     """
     data = recipe.data
-    dataset = create_dataset(data.name, split, root=data.root, download=data.download)
+    root = None if data.root is None else os.path.expandvars(data.root)
+    if root is not None and root.startswith("$"):
+        name = root[1:].partition("/")[0]
+        raise ValueError(
+            f"data.root is {root}, and {name} is not set: set it to the folder of the data (export {name}=...), "
+            "or name the place itself: --set data.root=..."
+        )
+    files = {name: Expected(file.bytes, sha256=file.sha256) for name, file in data.files.items()}
+    cure = "put the file there that the recipe was made for, or change data.files in it"
+    check_files(root or ".", files, missing=cure, damaged=cure)
+    dataset = create_dataset(data.name, split, root=root, download=data.download)
     limit = data.limit if data.fraction is None else max(1, round(data.fraction * len(dataset)))
     if limit is not None and limit < len(dataset):
         dataset = _subset(dataset, limit)

@@ -27,6 +27,7 @@ from foveal.training.results import one_line
 _MOST_PLACES = 3  # layers drawn for each row
 _SAMPLES = 32  # test images that offsets and receptive fields are measured on
 _SHOWN = 4  # of them
+_PIXELS = _SAMPLES * 96 * 96  # of all of them together: of larger images fewer are taken
 
 
 def pictures(out: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -66,7 +67,8 @@ def _load(out: Path, row: Mapping[str, Any]) -> dict[str, Any]:
                     dataset, preset = engine.load_data(recipe, "test")
                     how: dict[str, Any] = {"train": False, "preset": preset, "device": torch.device("cpu")}
                     images, labels = next(iter(batches(dataset, batch_size=4 * _SAMPLES, seed=0, epoch=0, **how)))
-                    found["images"] = images[_varied(labels)[:_SAMPLES]]
+                    count = max(_SHOWN, min(_SAMPLES, _PIXELS // images[0, 0].numel()))
+                    found["images"] = images[_varied(labels)[:count]]
     return found
 
 

@@ -80,6 +80,13 @@ class Augment(_Section):
     cutout: int = Field(default=0, ge=0)
 
 
+class File(_Section):
+    """What a data file must be: its size in bytes, its SHA-256, or both."""
+
+    bytes: int | None = Field(default=None, ge=0)
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+
+
 class Data(_Section):
     """The data set, where it lies, and how its images are prepared."""
 
@@ -95,6 +102,8 @@ class Data(_Section):
     """At most this many images of each split, drawn once for all seeds: for a quick try."""
     fraction: float | None = Field(default=None, gt=0, lt=1)
     """In place of `limit`, this share of each split."""
+    files: dict[str, File] = {}
+    """Files under `root` that are compared with their size and sum before anything is trained."""
     workers: int = Field(default=0, ge=0)
     """Processes that decode image files; the number changes no bit."""
 
@@ -278,12 +287,14 @@ class Recipe(_Row):
     def identity(self) -> dict[str, Any]:
         """What decides the weights: not the titles, not the published number, not the place of the data."""
         kept = self.model_dump(include={"model", "data", "train"})
-        del kept["data"]["root"], kept["data"]["download"], kept["data"]["workers"]
+        for key in ("root", "download", "files", "workers"):
+            del kept["data"][key]
         return {**kept, "convert": [[pattern, spec] for pattern, spec in self.convert.items()]}
 
 
 # ---- from values to a Recipe -----------------------------------------------------------------------------------------
 
+# beside these there are the entries of data.files
 _SECTIONS: dict[KeyPath, type[BaseModel]] = {
     (): Recipe,
     ("data",): Data,
@@ -304,6 +315,7 @@ _KINDS = {
     "list_type": "must be a list",
     "dict_type": "must be a mapping (key: value)",
     "model_type": "must be a mapping (key: value)",
+    "string_pattern_mismatch": "must be 64 hexadecimal digits",
     "greater_than": "must be above {gt:g}",
     "greater_than_equal": "must be at least {ge:g}",
     "less_than": "must be below {lt:g}",
@@ -330,7 +342,7 @@ def _explain(finding: ErrorDetails) -> str:
         key = str(path[-1])
         outer = path[:1] if path[0] == "quick" else ()
         homes = [dotted((*outer, *where, key)) for where, model in _SECTIONS.items() if key in model.model_fields]
-        cure = f"it belongs at {homes[0]}" if homes else _nearest(key, _SECTIONS[path[:-1]].model_fields)
+        cure = f"it belongs at {homes[0]}" if homes else _nearest(key, _SECTIONS.get(path[:-1], File).model_fields)
         return f"unknown key; {cure}"
     got = finding["input"]
     if kind == "literal_error":
@@ -411,7 +423,7 @@ def load_row(path: str | Path, overrides: Sequence[str] = (), *, quick: bool = F
     for override in overrides:
         reading.override(values, override)
     recipe = _validated(Recipe, values, reading, quick=quick)
-    if recipe and not quick and isinstance(values.get("quick"), dict):
+    if recipe and not quick and not overrides and isinstance(values.get("quick"), dict):  # they are of the full form
         _validated(Recipe, _quick_values(values), reading, quick=True)
     if recipe is None or reading.mistakes:
         raise reading.stop()
@@ -463,17 +475,17 @@ _HOW = {"train.amp", "train.channels_last", "train.compile", "train.eval_every"}
 def _labelled(recipe: Recipe, given: dict[str, Any]) -> Recipe:
     """A changed recipe with its changes named in it; `given` are the values that its file holds."""
     try:
-        original = _flat(Recipe.model_validate(given).identity())
+        file = Recipe.model_validate(given)
     except ValidationError:  # only the overrides make it whole
         return recipe
-    mine = _flat(recipe.identity())
+    original, mine = _flat(file.identity()), _flat(recipe.identity())
     differs = [
         f"{key} {_shown(mine.get(key))} instead of {_shown(original.get(key))}"
         for key in dict.fromkeys([*original, *mine])
         if mine.get(key) != original.get(key) and key not in _HOW
     ]
     ending = ""
-    if recipe.is_quick and "quick" not in recipe.name:
+    if recipe.is_quick and not file.is_quick:
         ending = "-quick"
     elif differs and recipe.published and not recipe.is_quick and not recipe.name.endswith("-changed"):
         ending = "-changed"

@@ -106,7 +106,7 @@ def markdown(out: str | Path) -> str:
     """
     rows = table(out)
     parts = []
-    for heads, lines in (_results_table(rows, sources=True), _pace_table(rows)):
+    for heads, lines in (_results_table(rows, titles=True), _pace_table(rows, titles=True)):
         if lines:
             cells = [list(heads), ["---", *["---:"] * (len(heads) - 1)], *lines]
             parts.append("\n".join(f"| {' | '.join(_cell(text) for text in line)} |" for line in cells))
@@ -115,18 +115,18 @@ def markdown(out: str | Path) -> str:
 
 def _cell(text: str) -> str:
     """Text that Markdown leaves as it is."""
-    for character in "\\|<*_`[":
+    for character in "\\|<*`[":
         text = text.replace(character, f"\\{character}" if character != "<" else "&lt;")
     return " ".join(text.split())
 
 
-def _results_table(rows: Sequence[Mapping[str, Any]], *, sources: bool = False) -> tuple[list[str], list[list[str]]]:
+def _results_table(rows: Sequence[Mapping[str, Any]], *, titles: bool = False) -> tuple[list[str], list[list[str]]]:
     """Heads and lines of the main table; columns that no row fills are left out."""
     columns = {
-        "row": [_label(row) for row in rows],
+        "row": [_label(row, titles) for row in rows],
         "accuracy, %": [_accuracy(row["test_accuracy"]) for row in rows],
         "min–max": [_range(row["test_accuracy"]) for row in rows],
-        "paper, %": [_published(row["published"], sources=sources) for row in rows],
+        "paper, %": [_published(row["published"], sources=titles) for row in rows],
         "params": [_number(row["params"]) for row in rows],
         "MACs": [_number(row["macs"]) for row in rows],
         "img/s": [_plain(row["train_images_per_s"], 0) for row in rows],
@@ -138,16 +138,16 @@ def _results_table(rows: Sequence[Mapping[str, Any]], *, sources: bool = False) 
     return list(kept), [list(line) for line in zip(*kept.values(), strict=True)]
 
 
-def _pace_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def _pace_table(rows: Sequence[Mapping[str, Any]], *, titles: bool = False) -> tuple[list[str], list[list[str]]]:
     """How soon each row came where: a column for each loss that a recipe states, and one for the accuracy."""
     timed = [row for row in rows if any(row["pace"][key] for key in ("loss", "accuracy"))]
     targets = sorted({row["pace"]["target_loss"] for row in timed if row["pace"]["target_loss"] is not None})
-    heads = ["row", *(f"loss stays below {target:g} after" for target in targets), "within 1 point of its end after"]
+    heads = ["row", *(f"loss < {target:g} after" for target in targets), "within 1 point after"]
     lines = []
     for row in timed:
         pace, n = row["pace"], row["test_accuracy"]["n"]
         losses = [_reached(pace["loss"], n) if pace["target_loss"] == target else "–" for target in targets]
-        lines.append([_label(row), *losses, _reached(pace["accuracy"], n)])
+        lines.append([_label(row, titles), *losses, _reached(pace["accuracy"], n)])
     return heads, lines
 
 
@@ -158,9 +158,10 @@ def _is_changed(row: Mapping[str, Any]) -> bool:
     return not row["quick"] and row["name"].endswith("-changed")
 
 
-def _label(row: Mapping[str, Any]) -> str:
-    """A row's name, which says what the row is not."""
-    return row["name"] + "".join(f" ({word})" for word in _marks(row) if word not in row["name"])
+def _label(row: Mapping[str, Any], title: bool = False) -> str:
+    """A row's name, or its title where it has one, with what the row is not."""
+    name = (title and row["title"]) or row["name"]
+    return name + "".join(f" ({word})" for word in _marks(row) if word not in name)
 
 
 def _marks(row: Mapping[str, Any]) -> list[str]:
@@ -245,12 +246,19 @@ def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for differs in dict.fromkeys(tuple(row["differs"]) for row in rows if row["differs"]):
         names = ", ".join(row["name"] for row in rows if tuple(row["differs"]) == differs)
         notes.append(f"Not the published experiment ({names}): {'; '.join(differs)}.")
+    if any(row["pace"]["accuracy"] for row in rows):
+        below = "the training loss stays below the value, and until " if any(r["pace"]["loss"] for r in rows) else ""
+        near = "the test accuracy is within one point of its last value"
+        notes.append(f"After: epochs and seconds of the run until {below}{near}; the median over seeds.")
+    partial: dict[str, list[str]] = {}
     for row in rows:
-        found = row["test_accuracy"]
-        if row["seeds"] and 0 < found["n"] < row["seeds"]:
-            notes.append(f"{row['name']}: {found['n']} of {row['seeds']} seeds.")
+        done = row["test_accuracy"]["n"]
+        if row["seeds"] and 0 < done < row["seeds"]:
+            partial.setdefault(f"{done} of {row['seeds']} seeds", []).append(row["name"])
+    notes += [f"{seeds}: {', '.join(names)}." for seeds, names in partial.items()]
+    for row in rows:
         if row["against"]:
-            notes.append(f"{row['name']}: {_verdict(row['against'], found)}.")
+            notes.append(f"{row['name']}: {_verdict(row['against'], row['test_accuracy'])}.")
         notes += [f"{run['folder']} is {run['state']}: {run['problem']}" for run in row["runs"] if run["problem"]]
     return notes
 

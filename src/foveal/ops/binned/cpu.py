@@ -1,7 +1,7 @@
 """Binned convolution on the CPU: which shapes the compiled kernels take, and how they are called."""
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,16 +18,21 @@ class _Job(ctypes.Structure):
     _fields_ = [
         ("input", library.Map),
         ("output", library.Map),
-        ("input_type", ctypes.c_int32),
-        ("output_type", ctypes.c_int32),
+        *((name, ctypes.c_int32) for name in ("input_type", "output_type", "weight_type", "depthwise")),
         *((name, _int64) for name in ("batch", "groups", "channels", "out_channels")),
         *((name, _int64) for name in ("height", "width", "out_height", "out_width")),
         *((name, _int64 * 2) for name in ("stride", "before", "window")),
         ("tables", _int64),
         ("columns", _int64),
-        *((name, ctypes.c_void_p) for name in ("table", "first", "term", "weight", "bias", "gradient")),
+        *((name, ctypes.c_void_p) for name in ("table", "first", "term", "span")),
+        ("weight_out", _int64),
+        ("weight_in", _int64),
+        ("map", ctypes.c_void_p),
+        ("map_size", _int64),
         ("slots", _int64),
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "gradient")),
     ]
+    how: Plan
 
 
 def takes(input: Tensor) -> bool:
@@ -68,17 +73,49 @@ def convolve(
     stride: Sequence[int],
     before: Sequence[int],
     groups: int,
+    turned: bool = False,
 ) -> Tensor:
-    """Fill output [N, G * O, H', W'] with the convolution of input [N, G * C, H, W] and weight [G * O, C, columns]."""
-    weight = weight.float().contiguous()
-    bias = None if bias is None else bias.float().contiguous()
-    depthwise = weight.shape[1] == 1 and weight.shape[0] == groups > 1
-    job = _job(input, output, weight, how, stride, before, 1 if depthwise else groups)
-    if depthwise:
-        job.channels = job.out_channels = groups
-    job.weight, job.bias = weight.data_ptr(), None if bias is None else bias.data_ptr()
-    library.run(library.function("binned_depthwise" if depthwise else "binned_forward"), job)
-    return output
+    """Fill output [N, G * O, H', W'] with the convolution of input [N, G * C, H, W] and weight [G * O, C, columns].
+
+    ``turned``: the weight is [G * C, O, columns].
+    """
+    return at_once(input, weight, output, how, stride, before, groups, turned)(input, weight, bias, output)
+
+
+def at_once(
+    input: Tensor,
+    weight: Tensor,
+    output: Tensor,
+    how: Plan,
+    stride: Sequence[int],
+    before: Sequence[int],
+    groups: int,
+    turned: bool = False,
+) -> Callable[..., Tensor]:
+    """A convolution ready to run on any tensors like these: what is left is to hand their addresses over.
+
+    Given the map again, the call raises ChangedMapError where that is no longer the one that the plan was made of.
+    """
+    kernel = library.function("binned_forward")
+    job = ctypes.byref(_job(how, input, output, weight, stride, before, groups, turned))
+    shape, steps, dtype = output.shape, output.stride(), output.dtype
+
+    def call(
+        input: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor | None = None, bins: Tensor | None = None
+    ) -> Tensor:
+        if output is None:
+            output = torch.empty_strided(shape, steps, dtype=dtype)
+        weight = weight.contiguous()
+        at = None
+        if bias is not None:
+            bias = bias.contiguous()
+            at = bias.data_ptr()
+        map = None if bins is None else bins.data_ptr()
+        threads = torch.get_num_threads()
+        library.run(kernel, job, input.data_ptr(), weight.data_ptr(), at, output.data_ptr(), map, threads)
+        return output
+
+    return call
 
 
 def input_gradient(
@@ -91,40 +128,59 @@ def input_gradient(
     groups: int,
 ) -> Tensor:
     """Fill output with the gradient of the input at stride 1: the same convolution with reflected map and channels turned."""
-    turned = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
     how = plan(bins, weight.shape[2], dilation, reflected=True)
     before = (how.window[0] - padding[0], how.window[1] - padding[1])
-    return convolve(grad, turned, None, output, how, (1, 1), before, groups)
+    return convolve(grad, weight, None, output, how, (1, 1), before, groups, turned=True)
 
 
 def weight_gradient(
-    grad: Tensor, input: Tensor, weight: Tensor, how: Plan, stride: Sequence[int], before: Sequence[int], groups: int
-) -> Tensor:
-    """Gradient of the weight, float32; the same bits for any number of threads."""
-    found = torch.empty(weight.shape, dtype=torch.float32)
-    job = _job(input, grad, weight, how, stride, before, groups)
-    job.gradient = found.data_ptr()
-    job.slots = max(1, 8 * 32 // max(weight.shape[1] * groups, 32))
-    library.run(library.function("binned_weight_gradient"), job)
-    return found
-
-
-def _job(
+    grad: Tensor,
     input: Tensor,
-    output: Tensor,
     weight: Tensor,
     how: Plan,
     stride: Sequence[int],
     before: Sequence[int],
     groups: int,
+    found: Tensor,
+) -> Tensor:
+    """Fill found with the gradient of the weight; the same bits for any number of threads."""
+    job = _job(how, input, grad, weight, stride, before, groups, None)
+    kernel = library.function("binned_weight_gradient")
+    library.run(kernel, ctypes.byref(job), input.data_ptr(), grad.data_ptr(), found.data_ptr())
+    return found
+
+
+def _job(
+    how: Plan,
+    input: Tensor,
+    output: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    before: Sequence[int],
+    groups: int,
+    turned: bool | None,
 ) -> _Job:
+    """All of a call but its addresses; any number of calls may read a job at the same time. ``turned`` is None for the
+    gradient of the weight, which has no depthwise form."""
     job = _Job()
-    job.input, job.output = library.Map.of(input), library.Map.of(output)
+    job.how = how  # the arrays that it points into live as long as it does
+    job.input, job.output = library.Map(None, *input.stride()), library.Map(None, *output.stride())
     job.input_type, job.output_type = library.TYPES[input.dtype], library.TYPES[output.dtype]
+    job.weight_type = library.TYPES[weight.dtype]
     job.batch, _, job.height, job.width = input.shape
     job.out_height, job.out_width = output.shape[2:]
-    job.groups, job.channels, job.out_channels = groups, weight.shape[1], weight.shape[0] // groups
+    rows, inner, columns = weight.shape
+    job.groups, job.channels, job.out_channels = groups, inner, rows // groups
+    job.weight_out, job.weight_in = inner * columns, columns
+    if turned:
+        job.channels, job.out_channels = job.out_channels, inner
+        job.weight_out, job.weight_in = columns, inner * columns
+    if turned is not None and inner == 1 and rows == groups > 1:
+        job.depthwise, job.groups = 1, 1
+        job.channels = job.out_channels = groups
     job.stride[:], job.before[:], job.window[:] = stride, before, how.window
-    job.tables, job.columns = len(how.table), how.columns
-    job.table, job.first, job.term = (a.ctypes.data for a in (how.table, how.first, how.term))
+    job.tables, job.columns = len(how.table), columns
+    job.table, job.first, job.term, job.span = (a.ctypes.data for a in (how.table, how.first, how.term, how.span))
+    job.map, job.map_size = how.bins.ctypes.data, how.bins.nbytes
+    job.slots = max(1, 8 * 32 // max(inner * groups, 32))
     return job

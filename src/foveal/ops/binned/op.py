@@ -1,6 +1,6 @@
 """The whole contract of binned convolution: arguments, schema, shapes, gradients, FLOP formula, kernel per device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch.utils.flop_counter import register_flop_formula
 from foveal.ops import arguments
 from foveal.ops.binned import cpu, reference
 from foveal.ops.binned.plan import plan
+from foveal.ops.native import library
 
 
 def binned_conv2d(
@@ -48,6 +49,15 @@ def binned_conv2d(
                   [2.5000, 3.0000, 2.5000],
                   [2.0000, 2.5000, 2.0000]]]])
     """
+    direct = arguments.at_once(input, weight, bins, bias)
+    if direct:
+        key = _key(input, weight, bins, bias, stride, padding, dilation, groups)
+        ready = _READY.get(key)
+        if ready is not None:
+            try:
+                return ready(input, weight, bins, bias)
+            except library.ChangedMapError:
+                del _READY[key]
     arguments.check_weight(weight, ("O", "C / groups", "columns"), groups)
     if input.ndim == 3:
         return binned_conv2d(input[None], weight, bins, bias, stride, padding, dilation, groups)[0]
@@ -63,8 +73,69 @@ def binned_conv2d(
     input = arguments.pad_after(input, before, after)
     for size, pad, reach, step in zip(input.shape[2:], before, window, stride, strict=True):
         arguments.output_side(size, 2 * pad, reach, step)
+    plain = (list(stride), list(before), list(dilation), groups)
+    if direct and before == after and bins.is_contiguous():
+        arguments.remember(_READY, key, _at_once(input, weight, bins, plain))
     op = reference.binned_conv2d if arguments.exporting() or arguments.transforming() else _forward
-    return op(input, weight, bins, bias, list(stride), list(before), list(dilation), groups)
+    return op(input, weight, bins, bias, *plain)
+
+
+# Calls that passed all checks, by all that the checks look at: the next one like them goes straight to its kernel.
+_READY: dict[tuple[Any, ...], Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {}
+
+
+def _key(
+    input: Tensor, weight: Tensor, bins: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: Any
+) -> tuple[Any, ...]:
+    return (
+        *(input.shape, input.stride(), input.dtype, weight.shape, weight.dtype),
+        *(bins.shape, bins.stride(), bins.dtype, bins.data_ptr()),
+        None if bias is None else (bias.shape, bias.dtype),
+        tuple(stride) if type(stride) is list else stride,
+        tuple(padding) if type(padding) is list else padding,
+        tuple(dilation) if type(dilation) is list else dilation,
+        *(groups, cpu.takes, cpu.is_faster, library.function, *library._chosen),  # tests and benchmarks replace what decides
+    )
+
+
+def _at_once(
+    input: Tensor, weight: Tensor, bins: Tensor, plain: tuple[Any, ...]
+) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]:
+    """The forward pass on tensors like these, without the dispatcher's way to it."""
+    how = plan(bins, weight.shape[2], plain[2], strided=max(plain[0]) > 1)  # checks the values of bins, too
+    keep = arguments.layout(input)
+    kernel = None
+    if cpu.is_faster(input, weight, bins, plain[3]):
+        like = _forward_shape(input, weight, bins, None, *plain)
+        kernel = cpu.at_once(input, weight, like, how, plain[0], plain[1], plain[3])
+
+    def call(input: Tensor, weight: Tensor, bins: Tensor, bias: Tensor | None) -> Tensor:
+        if torch.is_grad_enabled() and (
+            input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+        ):
+            return _AtOnce.apply(input, weight, bins, bias, forward, plain)
+        return forward(input, weight, bins, bias)
+
+    def forward(input: Tensor, weight: Tensor, bins: Tensor, bias: Tensor | None) -> Tensor:
+        if kernel is not None:
+            return kernel(input, weight, bias, None, bins)
+        return reference.binned_conv2d(input, weight, bins, bias, *plain).contiguous(memory_format=keep)
+
+    return call
+
+
+class _AtOnce(torch.autograd.Function):
+    """Autograd of a call that goes straight to its kernel; its backward is the registered op's."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor, bins: Tensor, bias: Any, forward: Any, plain: Any) -> Tensor:
+        ctx.save_for_backward(input, weight, bins)
+        ctx.plain = plain
+        return forward(input, weight, bins, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return (*_gradients(ctx, grad)[:4], None, None)
 
 
 @torch.library.custom_op("foveal::binned_conv2d", mutates_args=())
@@ -145,7 +216,7 @@ def _backward_on_cpu(
     if wanted[1]:
         # always this one: the library's has other bits for another number of threads
         how = plan(bins, weight.shape[2], dilation, strided=max(stride) > 1)
-        grad_weight.copy_(cpu.weight_gradient(grad, input, weight, how, stride, padding, groups))
+        cpu.weight_gradient(grad, input, weight, how, stride, padding, groups, grad_weight)
     return grad_input, grad_weight
 
 

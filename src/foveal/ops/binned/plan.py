@@ -15,7 +15,8 @@ class Plan:
     """The arrays that the kernels read, all int32.
 
     ``table`` [tables, 4]: table t + 1 is table a plus table b shifted down and right. ``term`` [terms, 3]: table, down and
-    right from the window's corner, those of column r being ``term[first[r] : first[r + 1]]``.
+    right from the window's corner, those of column r being ``term[first[r] : first[r + 1]]``. ``span`` [tables + 1, 2]: the
+    first and the last row of each table, the map's included, that the first output row needs.
     """
 
     def __init__(self, bins: np.ndarray, columns: int, dilation: Sequence[int], tables: int) -> None:
@@ -32,8 +33,23 @@ class Plan:
         table = np.array(keys, dtype=np.int32).reshape(-1, 4)
         table[:, 2:] *= spread[1:]
         self.table = np.ascontiguousarray(table)
+        self.span = _span(self.table, self.term)
         self.window = (dilation[0] * (bins.shape[0] - 1), dilation[1] * (bins.shape[1] - 1))
         self.columns = columns
+        self.bins = np.ascontiguousarray(bins)
+
+
+def _span(table: np.ndarray, term: np.ndarray) -> np.ndarray:
+    """Rows of each table that are read: by terms, and by later tables at the rows that are read of these."""
+    rows: list[list[int]] = [term[term[:, 0] == t, 1].tolist() for t in range(len(table) + 1)]
+    for t in range(len(table), 0, -1):
+        first, second, down, _ = table[t - 1].tolist()
+        if rows[t]:
+            ends = [min(rows[t]), max(rows[t])]
+            rows[t] = ends
+            rows[first] += ends
+            rows[second] += [row + down for row in ends]
+    return np.array([(min(r), max(r)) if r else (0, -1) for r in rows], dtype=np.int32)
 
 
 def share(groups: list[set[_Term]], most: int) -> list[_Key]:

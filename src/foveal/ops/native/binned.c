@@ -1,12 +1,16 @@
-/* Binned convolution: sums over the pixels of each bin, formed tile by tile in cache and fed to a matrix product.
+/* Binned convolution: sums over the pixels of each bin, formed row by row in cache and fed to a matrix product.
  *
  * A plan says how the sums are formed: tables, each the sum of two shifted earlier tables (table 0 is the map itself), then for
- * each column of the weight the terms (table, down, right) that it adds up. Shifts are in pixels from the window's corner. */
+ * each column of the weight the terms (table, down, right) that it adds up. Shifts are in pixels from the window's corner. The
+ * output is cut into strips; going down one, each table keeps the few rows that an output row reads, in a ring. */
+#include <unistd.h>
+
 #include "kernels.h"
 
 typedef struct {
-    map_t input, output;               /* [N, G*C, H, W] and [N, G*O, H', W'] */
-    int32_t input_type, output_type;   /* FLOAT32 or BFLOAT16 */
+    map_t input, output;                           /* [N, G*C, H, W] and [N, G*O, H', W'] */
+    int32_t input_type, output_type, weight_type;  /* FLOAT32 or BFLOAT16; bias and gradient have the weight's */
+    int32_t depthwise;                             /* one weight a column and channel: channels are all, groups 1 */
     int64_t batch, groups, channels, out_channels; /* channels of one group */
     int64_t height, width, out_height, out_width;
     int64_t stride[2], before[2], window[2]; /* window: pixels between first and last tap */
@@ -14,407 +18,471 @@ typedef struct {
     const int32_t *table; /* [tables, 4]: a, b, down and right of b */
     const int32_t *first; /* [columns + 1]: where the terms of a column start */
     const int32_t *term;  /* [terms, 3]: table, down, right */
-    const float *weight;  /* [G*O, C, columns] */
-    const float *bias;    /* [G*O] or NULL */
-    float *gradient;      /* of the weight, [G*O, C, columns] */
-    int64_t slots;        /* partial sums of that gradient, fixed whatever the threads */
+    const int32_t *span;  /* [tables + 1, 2]: first and last row of a table that output row 0 needs */
+    int64_t weight_out, weight_in; /* elements between output and input channels of the weight; its columns lie together */
+    const int64_t *map;            /* the map that the plan was made of, and its size in bytes */
+    int64_t map_size;
+    int64_t slots;                 /* partial sums of the weight's gradient, fixed whatever the threads */
+    const void *weight, *bias;     /* [G, O, C, columns]; [G*O] or NULL */
+    void *gradient;                /* of the weight */
 } binned_t;
 
-/* How the work is cut: the same for any number of threads. */
+/* How the work is cut. An output does not depend on it; the gradient of the weight does, and cuts by its slots. */
 typedef struct {
     const binned_t *job;
-    int64_t block;              /* channels at once, a multiple of LANES */
-    int64_t blocks, panels;     /* blocks of input channels, panels of COLUMNS output channels */
-    int64_t tile_h, tile_w, tiles_h, tiles_w; /* tiles of output pixels */
-    int64_t rows, cols, plane;  /* the input pixels of a tile */
-    int64_t depth;              /* columns * block */
-    const int64_t *where;       /* [terms]: offset of a term in the tile's tables */
-    float *packed;              /* [G, blocks, panels, depth, COLUMNS] */
-    float *partial;             /* [G, blocks, slots, depth, panels * COLUMNS] */
+    int64_t block, blocks;      /* input channels at once, whole vectors */
+    int64_t panels, row;        /* of COLUMNS output channels; panels * COLUMNS */
+    int64_t line;               /* floats between the sums of neighbouring pixels */
+    int64_t strip_h, strip_w, strips_h, strips_w;
+    int64_t cols, step;         /* pixels that a strip's row reads; floats of such a row */
+    int64_t rows;               /* output rows whose sums are formed together */
+    int64_t *base, ring;        /* where each table's ring lies; floats of all */
+    int direct;                 /* products go to the output itself */
+    float *packed;              /* [G, blocks, panels, columns * channels, COLUMNS] */
+    float *bias;                /* [G, row] */
+    float *partial;             /* [G, blocks, slots, columns * block, row] */
     int failed;
 } cut_t;
 
-INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t kept(const cut_t *c, int64_t b) { return least(c->block, c->job->channels - b * c->block); }
 
-static void cut(const binned_t *job, cut_t *c) {
+static int64_t ring_rows(const cut_t *c, int64_t t) { return c->job->span[2 * t + 1] - c->job->span[2 * t] + 1; }
+
+/* Floats of a quarter of the second level of cache; asked once, since the answer may take microseconds. */
+static int64_t cache(void) {
+    static long bytes = 0;
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    if (!bytes) bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    return (bytes < 1 << 18 ? 1 << 20 : bytes) / 16;
+}
+
+static void rings(cut_t *c, int64_t block, int64_t width) {
+    const binned_t *job = c->job;
+    c->block = block;
+    c->strip_w = width;
+    c->cols = (width - 1) * job->stride[1] + job->window[1] + 1;
+    c->step = c->cols * block;
+    c->ring = 0;
+    for (int64_t t = 0; t <= job->tables; t++) {
+        c->base[t] = c->ring;
+        c->ring += ring_rows(c, t) * c->step;
+    }
+}
+
+/* `pieces`: how many strips there should be, where the map is large enough. */
+static int cut(const binned_t *job, cut_t *c, int64_t pieces) {
     memset(c, 0, sizeof *c);
     c->job = job;
-    c->block = least(up(job->channels, LANES), 32);
-    if (c->block != 32 && c->block != LANES) c->block = c->block <= 2 * LANES ? 2 * LANES : 32;
-    if (c->block > 32) c->block = 32;
-    c->blocks = ceil_div(job->channels, c->block);
+    c->base = malloc((size_t)(job->tables + 1) * sizeof(int64_t));
+    if (!c->base) return 0;
     c->panels = ceil_div(job->out_channels, COLUMNS);
-    c->depth = job->columns * c->block;
-    /* a tile's tables and its output stay in the second level of cache */
-    int64_t budget = 48 * 1024; /* floats */
-    int64_t w = least(job->out_width, 32);
-    c->tiles_w = ceil_div(job->out_width, w);
-    c->tile_w = ceil_div(job->out_width, c->tiles_w);
-    int64_t h = least(job->out_height, 16);
-    for (;; h = (h + 1) / 2) {
-        c->tiles_h = ceil_div(job->out_height, h);
-        c->tile_h = ceil_div(job->out_height, c->tiles_h);
-        c->rows = (c->tile_h - 1) * job->stride[0] + job->window[0] + 1;
-        c->cols = (c->tile_w - 1) * job->stride[1] + job->window[1] + 1;
-        c->plane = c->rows * c->cols * c->block;
-        if (h <= 4 || c->plane * (1 + job->tables) <= budget) break;
+    c->row = c->panels * COLUMNS;
+    int64_t block = LANES, most_pixels = 64;
+    while (block < 32 && block < job->channels) block *= 2;
+    int64_t width = job->out_width;
+    if (width > most_pixels) width = up(ceil_div(width, ceil_div(width, most_pixels - 8)), ROWS);
+    rings(c, block, width);
+    if (c->ring > cache() && block > LANES) rings(c, LANES, width);
+    c->strips_w = ceil_div(job->out_width, width);
+    c->blocks = ceil_div(job->channels, c->block);
+    c->line = c->blocks == 1 ? up((job->columns - 1) * job->channels + c->block, LANES) : job->columns * c->block;
+    /* tall strips read few rows twice; but the outputs of a strip stay near while the blocks of channels add to them */
+    const map_t *out = &job->output;
+    c->direct = job->output_type == FLOAT32 && out->c == 1 && job->out_channels % LANES == 0;
+    int64_t tall = job->out_height;
+    if (!job->depthwise && (c->blocks > 1 || !c->direct))
+        tall = least(tall, most((160 << 10) / (width * c->row), job->tables ? 2 * job->window[0] : 8));
+    c->strips_h = ceil_div(job->out_height, tall);
+    int64_t tasks = most(1, job->batch * job->groups * c->strips_w * (job->depthwise ? c->blocks : 1));
+    if (tasks * c->strips_h < pieces) c->strips_h = least(ceil_div(pieces, tasks), ceil_div(job->out_height, 8));
+    c->strip_h = ceil_div(job->out_height, c->strips_h);
+    c->strips_h = ceil_div(job->out_height, c->strip_h);
+    /* so many rows together that the products' rows come out even */
+    int64_t best = 0;
+    for (int64_t r = 1; r <= c->strip_h && r * width <= 64; r++) {
+        int64_t even = r * width * 100 / (ceil_div(r * width, ROWS) * ROWS);
+        if (even > best) best = even, c->rows = r;
     }
+    c->rows = most(1, c->rows);
+    return 1;
 }
 
-static int64_t *places(const cut_t *c) {
-    const binned_t *job = c->job;
-    int64_t terms = job->first[job->columns];
-    int64_t *where = malloc((size_t)most(terms, 1) * sizeof(int64_t));
-    for (int64_t i = 0; where && i < terms; i++) {
-        const int32_t *t = job->term + 3 * i;
-        where[i] = t[0] * c->plane + (t[1] * c->cols + t[2]) * c->block;
-    }
-    return where;
+/* Going down a strip: where it lies, and what its tables hold. */
+typedef struct {
+    const cut_t *c;
+    int64_t n, channel, count; /* image, first channel, channels */
+    int64_t top, left;         /* input pixel of the ring's row 0 and column 0 */
+    int64_t width;             /* output pixels in a row */
+    float *ring;
+    int64_t *next;    /* [tables + 1]: the row that is made next */
+    const float **at; /* [terms]: where a term of the first pixel of the row is read */
+} strip_t;
+
+static int hold_strip(const cut_t *c, strip_t *s) {
+    memset(s, 0, sizeof *s);
+    s->c = c;
+    s->ring = floats(c->ring);
+    s->next = malloc((size_t)(c->job->tables + 1) * sizeof(int64_t));
+    s->at = malloc((size_t)most(1, c->job->first[c->job->columns]) * sizeof(float *));
+    return s->ring && s->next && s->at;
 }
 
-/* The input pixels of a tile as [rows, cols, block] floats, zeros outside the map and beyond the channels. */
-static void load_tile(const cut_t *c, int64_t n, int64_t channel, int64_t count, int64_t top, int64_t left, float *tile) {
+static void drop_strip(strip_t *s) {
+    free(s->ring);
+    free(s->next);
+    free(s->at);
+}
+
+/* Place of a strip: image, first output pixel, and its size. */
+static void place(const cut_t *c, int64_t strip, int64_t *n, int64_t *y0, int64_t *x0, int64_t *height, int64_t *width) {
+    *x0 = strip % c->strips_w * c->strip_w;
+    *y0 = strip / c->strips_w % c->strips_h * c->strip_h;
+    *n = strip / c->strips_w / c->strips_h;
+    *height = least(c->strip_h, c->job->out_height - *y0);
+    *width = least(c->strip_w, c->job->out_width - *x0);
+}
+
+static void begin_strip(strip_t *s, int64_t n, int64_t g, int64_t b, int64_t y0, int64_t x0, int64_t width) {
+    const binned_t *job = s->c->job;
+    s->n = n;
+    s->channel = g * job->channels + b * s->c->block;
+    s->count = kept(s->c, b);
+    s->top = y0 * job->stride[0] - job->before[0];
+    s->left = x0 * job->stride[1] - job->before[1];
+    s->width = width;
+    for (int64_t t = 0; t <= job->tables; t++) s->next[t] = job->span[2 * t];
+}
+
+static float *row_of(const strip_t *s, int64_t t, int64_t r) {
+    const int64_t rows = ring_rows(s->c, t);
+    return s->ring + s->c->base[t] + (r < rows ? r : r % rows) * s->c->step;
+}
+
+/* A row of the input as [cols, block] floats, zeros outside the map and beyond the channels. */
+static void read_row(const strip_t *s, int64_t r) {
+    const cut_t *c = s->c;
     const binned_t *job = c->job;
-    const int64_t block = c->block;
     const map_t *in = &job->input;
-    int64_t x0 = most(0, -left), x1 = least(c->cols, job->width - left);
-    for (int64_t r = 0; r < c->rows; r++) {
-        float *line = tile + r * c->cols * block;
-        int64_t y = top + r;
-        if (y < 0 || y >= job->height || x0 >= x1) {
-            memset(line, 0, (size_t)(c->cols * block) * 4);
-            continue;
+    float *to = row_of(s, 0, r);
+    const int64_t y = s->top + r, x0 = least(c->cols, most(0, -s->left)), x1 = most(x0, least(c->cols, job->width - s->left));
+    if (y < 0 || y >= job->height) {
+        memset(to, 0, (size_t)c->step * 4);
+        return;
+    }
+    memset(to, 0, (size_t)(x0 * c->block) * 4);
+    memset(to + x1 * c->block, 0, (size_t)((c->cols - x1) * c->block) * 4);
+    read_pixels(in->data, s->n * in->n + s->channel * in->c + y * in->h + (s->left + x0) * in->w, in->w, in->c, job->input_type,
+                x1 - x0, s->count, c->block, to + x0 * c->block, c->block);
+}
+
+/* A row of a later table, where both of its parts lie inside. */
+static void add_row(const strip_t *s, int64_t t, int64_t r) {
+    const cut_t *c = s->c;
+    const int32_t *q = c->job->table + 4 * (t - 1);
+    const float *a = row_of(s, q[0], r), *b = row_of(s, q[1], r + q[2]) + q[3] * c->block;
+    float *to = row_of(s, t, r);
+    int64_t i = most(0, -q[3]) * c->block, end = least(c->cols, c->cols - q[3]) * c->block;
+    for (; i < end; i += LANES) store(to + i, load(a + i) + load(b + i));
+}
+
+/* Make all that output row y of the strip reads, and point at it. */
+static void go_down(strip_t *s, int64_t y) {
+    const cut_t *c = s->c;
+    const binned_t *job = c->job;
+    const int64_t down = y * job->stride[0];
+    for (int64_t t = 0; t <= job->tables; t++) {
+        const int32_t *span = job->span + 2 * t;
+        int64_t r = most(s->next[t], down + span[0]);
+        for (; r <= down + span[1]; r++)
+            if (t)
+                add_row(s, t, r);
+            else
+                read_row(s, r);
+        s->next[t] = r;
+    }
+    const int64_t terms = job->first[job->columns];
+    for (int64_t i = 0; i < terms; i++) {
+        const int32_t *q = job->term + 3 * i;
+        if (y == 0 || job->stride[0] > 1) {
+            s->at[i] = row_of(s, q[0], down + q[1]) + q[2] * c->block;
+        } else {
+            const float *end = s->ring + c->base[q[0]] + ring_rows(c, q[0]) * c->step;
+            s->at[i] += c->step;
+            if (s->at[i] >= end) s->at[i] -= ring_rows(c, q[0]) * c->step;
         }
-        memset(line, 0, (size_t)(x0 * block) * 4);
-        memset(line + x1 * block, 0, (size_t)((c->cols - x1) * block) * 4);
-        int64_t at = n * in->n + channel * in->c + y * in->h + left * in->w;
-        if (count < block)
-            for (int64_t x = x0; x < x1; x++) memset(line + x * block + count, 0, (size_t)(block - count) * 4);
-        if (in->c == 1)
-            for (int64_t x = x0; x < x1; x++)
-                read_line(in->data, at + x * in->w, 1, job->input_type, line + x * block, 1, count);
-        else
-            for (int64_t k = 0; k < count; k++)
-                read_line(in->data, at + k * in->c + x0 * in->w, in->w, job->input_type, line + x0 * block + k, block, x1 - x0);
     }
 }
 
-/* The tables behind the tile: each adds two earlier ones, where both lie inside. */
-static void make_tables(const cut_t *c, float *tile) {
-    for (int64_t t = 0; t < c->job->tables; t++) {
-        const int32_t *q = c->job->table + 4 * t;
-        const float *a = tile + q[0] * c->plane, *b = tile + q[1] * c->plane;
-        float *out = tile + (t + 1) * c->plane;
-        int64_t down = q[2], right = q[3];
-        int64_t y0 = most(0, -down), y1 = least(c->rows, c->rows - down);
-        int64_t x0 = most(0, -right), x1 = least(c->cols, c->cols - right);
-        for (int64_t y = y0; y < y1; y++) {
-            int64_t at = (y * c->cols + x0) * c->block, end = (y * c->cols + x1) * c->block;
-            int64_t shift = (down * c->cols + right) * c->block;
-            for (; at < end; at += LANES) store(out + at, load(a + at) + load(b + at + shift));
-        }
+/* The sum over one column's terms, for `pixels` neighbouring positions of `wide` vectors each, `step` floats apart. */
+INLINE void add_up(const strip_t *s, int64_t r, int64_t from, int64_t step, const int pixels, const int wide, vec *sum) {
+    const int32_t *first = s->c->job->first;
+    int64_t i = first[r], end = first[r + 1];
+    if (i == end) {
+#pragma GCC unroll 8
+        for (int v = 0; v < pixels * wide; v++) sum[v] = (vec){0};
+        return;
+    }
+    const float *q = s->at[i] + from;
+#pragma GCC unroll 8
+    for (int v = 0; v < pixels * wide; v++) sum[v] = load(q + (v / wide) * step + (v % wide) * LANES);
+    for (i++; i < end; i++) {
+        q = s->at[i] + from;
+#pragma GCC unroll 8
+        for (int v = 0; v < pixels * wide; v++) sum[v] += load(q + (v / wide) * step + (v % wide) * LANES);
     }
 }
 
-/* Sums of every column for `pixels` neighbouring positions, each `wide` vectors of channels, `step` floats apart. */
-INLINE void sum_pixels(const cut_t *c, const float *base, int64_t step, const int pixels, const int wide, float *sums) {
-    const int32_t *first = c->job->first;
-    for (int64_t r = 0; r < c->job->columns; r++) {
-        vec acc[8];
-#pragma GCC unroll 8
-        for (int v = 0; v < pixels * wide; v++) acc[v] = (vec){0};
-        for (int64_t i = first[r]; i < first[r + 1]; i++) {
-            const float *q = base + c->where[i];
-#pragma GCC unroll 8
-            for (int v = 0; v < pixels * wide; v++) acc[v] += load(q + (v / wide) * step + (v % wide) * LANES);
-        }
+INLINE void sum_pixels(const strip_t *s, int64_t x, const int pixels, const int wide, float *sums) {
+    const int64_t step = s->c->job->stride[1] * s->c->block, line = s->c->line;
+    for (int64_t r = 0; r < s->c->job->columns; r++) {
+        vec sum[8];
+        add_up(s, r, x * step, step, pixels, wide, sum);
+        /* channels that are not there are overwritten by the next column */
 #pragma GCC unroll 8
         for (int v = 0; v < pixels * wide; v++)
-            store(sums + (v / wide) * c->depth + r * c->block + (v % wide) * LANES, acc[v]);
+            store(sums + (x + v / wide) * line + r * s->count + (v % wide) * LANES, sum[v]);
     }
 }
 
-static void sum_row(const cut_t *c, const float *base, int64_t step, int64_t m, float *sums) {
-    const int wide = (int)(c->block / LANES);
-    const int64_t row = c->depth;
-    int64_t i = 0;
-#define SUMS(pixels, vectors)                                                                            \
-    for (; i + pixels <= m; i += pixels) sum_pixels(c, base + i * step, step, pixels, vectors, sums + i * row); \
-    for (; i < m; i++) sum_pixels(c, base + i * step, step, 1, vectors, sums + i * row);
-    if (wide == 1) {
-        SUMS(8, 1)
-    } else if (wide == 2) {
-        SUMS(4, 2)
-    } else if (wide == 4) {
-        SUMS(2, 4)
-    } else {
-        SUMS(1, 8)
+/* Sums of all columns for the row that the strip stands at, [width, line]. */
+static void sum_row(const strip_t *s, float *sums) {
+    int64_t x = 0;
+#define SUMS(pixels, vectors)                                                                  \
+    for (; x + pixels <= s->width; x += pixels) sum_pixels(s, x, pixels, vectors, sums); \
+    for (; x < s->width; x++) sum_pixels(s, x, 1, vectors, sums);
+    switch (s->c->block / LANES) {
+    case 1: SUMS(8, 1) break;
+    case 2: SUMS(4, 2) break;
+    case 4: SUMS(2, 4) break;
+    default: SUMS(1, 8)
     }
 #undef SUMS
 }
 
-/* A weight without taps is never read, whatever it is: NaN times an empty sum would come out. */
-INLINE float used(const binned_t *job, int64_t column, float weight) {
-    return job->first[column] < job->first[column + 1] ? weight : 0;
-}
+INLINE int used(const binned_t *job, int64_t column) { return job->first[column] < job->first[column + 1]; }
 
-/* weight [G*O, C, columns] -> panels [G, blocks, panels, columns * block, COLUMNS], zeros beyond. */
+/* weight -> panels [G, blocks, panels, columns * channels, COLUMNS]. */
 static void pack(int64_t begin, int64_t end, void *context) {
-    cut_t *c = context;
+    const cut_t *c = context;
     const binned_t *job = c->job;
+    const int64_t columns = job->columns, size = job->groups * job->out_channels * job->channels * columns;
     for (int64_t task = begin; task < end; task++) {
-        int64_t panel = task % c->panels, b = task / c->panels % c->blocks, g = task / c->panels / c->blocks;
-        float *to = c->packed + task * c->depth * COLUMNS;
-        int64_t count = least(c->block, job->channels - b * c->block);
-        int64_t outs = least(COLUMNS, job->out_channels - panel * COLUMNS);
-        if (count < c->block || outs < COLUMNS) memset(to, 0, (size_t)(c->depth * COLUMNS) * 4);
-        for (int64_t o = 0; o < outs; o++) {
-            const float *from =
-                job->weight + ((g * job->out_channels + panel * COLUMNS + o) * job->channels + b * c->block) * job->columns;
-            for (int64_t k = 0; k < count; k++)
-                for (int64_t r = 0; r < job->columns; r++) to[(r * c->block + k) * COLUMNS + o] = used(job, r, from[k * job->columns + r]);
-        }
+        const int64_t panel = task % c->panels, b = task / c->panels % c->blocks, g = task / c->panels / c->blocks;
+        const int64_t count = kept(c, b), outs = least(COLUMNS, job->out_channels - panel * COLUMNS);
+        const int64_t first = g * (size / job->groups) + panel * COLUMNS * job->weight_out + b * c->block * job->weight_in;
+        float *to = c->packed + (task / c->panels * c->panels * c->block + panel * count) * columns * COLUMNS;
+        pack_panels(job->weight, job->weight_type, size, first, job->weight_out, outs, job->weight_in, count, columns, to);
+        /* a weight without taps is never read, whatever it is: NaN times an empty sum would come out */
+        for (int64_t r = 0; r < columns; r++)
+            if (!used(job, r)) memset(to + r * count * COLUMNS, 0, (size_t)(count * COLUMNS) * 4);
     }
 }
 
-static void tile_of(const cut_t *c, int64_t t, int64_t *n, int64_t *y0, int64_t *x0, int64_t *th, int64_t *tw) {
-    *x0 = t % c->tiles_w * c->tile_w;
-    *y0 = t / c->tiles_w % c->tiles_h * c->tile_h;
-    *n = t / c->tiles_w / c->tiles_h;
-    *th = least(c->tile_h, c->job->out_height - *y0);
-    *tw = least(c->tile_w, c->job->out_width - *x0);
-}
-
-static void prepare_tile(const cut_t *c, int64_t n, int64_t g, int64_t b, int64_t y0, int64_t x0, float *tile) {
+static int bring_bias(cut_t *c) {
     const binned_t *job = c->job;
-    int64_t count = least(c->block, job->channels - b * c->block);
-    load_tile(c, n, g * job->channels + b * c->block, count, y0 * job->stride[0] - job->before[0],
-              x0 * job->stride[1] - job->before[1], tile);
-    make_tables(c, tile);
+    c->bias = floats(job->groups * c->row);
+    if (!c->bias) return 0;
+    memset(c->bias, 0, (size_t)(job->groups * c->row) * 4);
+    for (int64_t i = 0; job->bias && i < job->groups * job->out_channels; i++)
+        c->bias[i / job->out_channels * c->row + i % job->out_channels] = get(job->bias, i, job->weight_type);
+    return 1;
 }
 
-/* Write a tile [pixels, panels * COLUMNS] of one group to the output, with the bias. */
-static void store_tile(const cut_t *c, int64_t n, int64_t g, int64_t y0, int64_t x0, int64_t th, int64_t tw, float *from) {
+static void forward_strips(int64_t begin, int64_t end, void *context) {
+    cut_t *c = context;
     const binned_t *job = c->job;
     const map_t *out = &job->output;
-    const int64_t row = c->panels * COLUMNS, first = g * job->out_channels;
-    for (int64_t i = 0; job->bias && i < th * tw; i++)
-        for (int64_t o = 0; o < job->out_channels; o++) from[i * row + o] += job->bias[first + o];
-    for (int64_t y = 0; y < th; y++) {
-        int64_t at = n * out->n + first * out->c + (y0 + y) * out->h + x0 * out->w;
-        const float *line = from + y * tw * row;
-        if (out->c == 1)
-            for (int64_t x = 0; x < tw; x++)
-                write_line(out->data, at + x * out->w, 1, job->output_type, line + x * row, 1, job->out_channels);
-        else
-            for (int64_t o = 0; o < job->out_channels; o++)
-                write_line(out->data, at + o * out->c, out->w, job->output_type, line + o, row, tw);
-    }
-}
-
-static void forward_tiles(int64_t begin, int64_t end, void *context) {
-    cut_t *c = context;
-    const binned_t *job = c->job;
-    const int64_t row = c->panels * COLUMNS, tiles = job->batch * c->tiles_h * c->tiles_w;
-    float *tile = floats(c->plane * (1 + job->tables)), *sums = floats(ROWS * c->depth);
-    float *out = floats(c->tile_h * c->tile_w * row);
-    if (!tile || !sums || !out) c->failed = 1;
+    const int64_t strips = job->batch * c->strips_h * c->strips_w;
+    strip_t s;
+    float *sums = floats(c->rows * c->strip_w * c->line), *made = c->direct ? 0 : floats(c->strip_h * c->strip_w * c->row);
+    if (!hold_strip(c, &s) || !sums || (!c->direct && !made)) c->failed = 1;
     for (int64_t task = begin; task < end && !c->failed; task++) {
-        int64_t g = task / tiles, n, y0, x0, th, tw;
-        tile_of(c, task % tiles, &n, &y0, &x0, &th, &tw);
-        const int64_t parts = ceil_div(tw, ROWS), m_most = ceil_div(tw, parts);
+        int64_t g = task / strips, n, y0, x0, height, width;
+        place(c, task % strips, &n, &y0, &x0, &height, &width);
+        const int64_t at = n * out->n + g * job->out_channels * out->c + y0 * out->h + x0 * out->w;
+        /* rows of the output may lie together */
+        const int64_t step = c->direct ? out->w : c->row, apart = c->direct ? out->h : width * c->row;
         for (int64_t b = 0; b < c->blocks; b++) {
-            prepare_tile(c, n, g, b, y0, x0, tile);
-            const float *weight = c->packed + (g * c->blocks + b) * c->panels * c->depth * COLUMNS;
-            for (int64_t y = 0; y < th; y++)
-                for (int64_t x = 0; x < tw; x += m_most) {
-                    int64_t m = least(m_most, tw - x);
-                    const float *base = tile + (y * job->stride[0] * c->cols + x * job->stride[1]) * c->block;
-                    sum_row(c, base, job->stride[1] * c->block, m, sums);
-                    for (int64_t panel = 0; panel < c->panels; panel++)
-                        product((int)m, sums, c->depth, weight + panel * c->depth * COLUMNS, c->depth,
-                                out + (y * tw + x) * row + panel * COLUMNS, row, b == 0);
+            const float *weight = c->packed + (g * c->blocks + b) * c->panels * job->columns * c->block * COLUMNS;
+            float *to = c->direct ? (float *)out->data + at : made;
+            begin_strip(&s, n, g, b, y0, x0, width);
+            for (int64_t y = 0; y < height; y += c->rows) {
+                const int64_t rows = least(c->rows, height - y), together = apart == width * step ? rows : 1;
+                for (int64_t r = 0; r < rows; r++) {
+                    go_down(&s, y + r);
+                    sum_row(&s, sums + r * width * c->line);
                 }
+                for (int64_t r = 0; r < rows; r += together)
+                    multiply(together * width, sums + r * width * c->line, c->line, weight, job->columns * s.count,
+                             job->out_channels, to + (y + r) * apart, step, b ? 0 : c->bias + g * c->row);
+            }
         }
-        store_tile(c, n, g, y0, x0, th, tw, out);
+        for (int64_t y = 0; made && y < height; y++)
+            write_pixels(out->data, at + y * out->h, out->w, out->c, job->output_type, width, job->out_channels,
+                         made + y * width * c->row, c->row);
     }
-    free(tile);
+    drop_strip(&s);
     free(sums);
-    free(out);
+    free(made);
 }
 
-/* One weight a column and channel (groups = channels): the sums are weighted and added up in registers. */
-INLINE void depthwise_pixels(const cut_t *c, const float *base, int64_t step, const int pixels, const int wide,
-                             const float *weight, float *out) {
-    const int32_t *first = c->job->first;
-    vec total[4];
-#pragma GCC unroll 4
+/* Vectors of sums, and as many totals, that fit the registers. */
+enum { HELD = LANES == 16 ? 8 : 4 };
+
+/* One weight a column and channel: the sums are weighted and added up in registers. */
+INLINE void depthwise_pixels(const strip_t *s, int64_t x, const int pixels, const int wide, const float *weight, float *out) {
+    const int64_t block = s->c->block, step = s->c->job->stride[1] * block;
+    vec total[8];
+#pragma GCC unroll 8
     for (int v = 0; v < pixels * wide; v++) total[v] = (vec){0};
-    for (int64_t r = 0; r < c->job->columns; r++) {
-        vec acc[4];
-#pragma GCC unroll 4
-        for (int v = 0; v < pixels * wide; v++) acc[v] = (vec){0};
-        for (int64_t i = first[r]; i < first[r + 1]; i++) {
-            const float *q = base + c->where[i];
-#pragma GCC unroll 4
-            for (int v = 0; v < pixels * wide; v++) acc[v] += load(q + (v / wide) * step + (v % wide) * LANES);
-        }
-#pragma GCC unroll 4
-        for (int v = 0; v < pixels * wide; v++) total[v] += acc[v] * load(weight + r * c->block + (v % wide) * LANES);
+    for (int64_t r = 0; r < s->c->job->columns; r++) {
+        vec sum[8];
+        add_up(s, r, x * step, step, pixels, wide, sum);
+#pragma GCC unroll 8
+        for (int v = 0; v < pixels * wide; v++) total[v] += sum[v] * load(weight + r * block + (v % wide) * LANES);
     }
-#pragma GCC unroll 4
-    for (int v = 0; v < pixels * wide; v++) store(out + (v / wide) * c->block + (v % wide) * LANES, total[v]);
+#pragma GCC unroll 8
+    for (int v = 0; v < pixels * wide; v++) store(out + (x + v / wide) * block + (v % wide) * LANES, total[v]);
 }
 
-static void depthwise_tiles(int64_t begin, int64_t end, void *context) {
+static void depthwise_strips(int64_t begin, int64_t end, void *context) {
     cut_t *c = context;
     const binned_t *job = c->job;
-    const int64_t block = c->block, step = job->stride[1] * block;
-    float *tile = floats(c->plane * (1 + job->tables)), *weight = floats(c->depth), *out = floats((c->tile_w + 8) * block);
-    if (!tile || !weight || !out) c->failed = 1;
+    const map_t *to = &job->output;
+    const int64_t block = c->block;
+    strip_t s;
+    float *weight = floats(job->columns * block), *bias = floats(block), *out = floats(c->strip_w * block);
+    if (!hold_strip(c, &s) || !weight || !bias || !out) c->failed = 1;
     for (int64_t task = begin; task < end && !c->failed; task++) {
-        int64_t b = task % c->blocks, n, y0, x0, th, tw;
-        tile_of(c, task / c->blocks, &n, &y0, &x0, &th, &tw);
-        int64_t count = least(block, job->channels - b * block);
-        prepare_tile(c, n, 0, b, y0, x0, tile);
-        memset(weight, 0, (size_t)c->depth * 4);
-        for (int64_t k = 0; k < count; k++)
+        int64_t b = task % c->blocks, n, y0, x0, height, width;
+        place(c, task / c->blocks, &n, &y0, &x0, &height, &width);
+        begin_strip(&s, n, 0, b, y0, x0, width);
+        for (int64_t k = 0; k < block; k++) {
+            bias[k] = job->bias && k < s.count ? get(job->bias, s.channel + k, job->weight_type) : 0;
             for (int64_t r = 0; r < job->columns; r++)
-                weight[r * block + k] = used(job, r, job->weight[(b * block + k) * job->columns + r]);
-        for (int64_t y = 0; y < th; y++) {
-            const float *base = tile + y * job->stride[0] * c->cols * block;
+                weight[r * block + k] =
+                    k < s.count && used(job, r) ? get(job->weight, (s.channel + k) * job->columns + r, job->weight_type) : 0;
+        }
+        for (int64_t y = 0; y < height; y++) {
+            go_down(&s, y);
             int64_t x = 0;
-#define SUMS(pixels, vectors)                                                                                       \
-    for (; x + pixels <= tw; x += pixels) depthwise_pixels(c, base + x * step, step, pixels, vectors, weight, out + x * block); \
-    for (; x < tw; x++) depthwise_pixels(c, base + x * step, step, 1, vectors, weight, out + x * block);
-            if (block == LANES) {
-                SUMS(4, 1)
-            } else if (block == 2 * LANES) {
-                SUMS(2, 2)
-            } else if (block == 4 * LANES) {
-                SUMS(1, 4)
-            } else
-                for (; x < tw; x++)
-                    for (int64_t v = 0; v < block; v += 4 * LANES)
-                        depthwise_pixels(c, base + x * step + v, step, 1, 4, weight + v, out + x * block + v);
+#define SUMS(pixels, vectors)                                                                           \
+    for (; x + pixels <= width; x += pixels) depthwise_pixels(&s, x, pixels, vectors, weight, out); \
+    for (; x < width; x++) depthwise_pixels(&s, x, 1, vectors, weight, out);
+            switch (block / LANES) {
+            case 1: SUMS(HELD, 1) break;
+            case 2: SUMS(HELD / 2, 2) break;
+            case 4: SUMS(HELD / 4, 4) break;
+            default: SUMS(1, 8)
+            }
 #undef SUMS
-            const map_t *to = &job->output;
-            int64_t at = n * to->n + b * block * to->c + (y0 + y) * to->h + x0 * to->w;
-            for (x = 0; job->bias && x < tw; x++)
-                for (int64_t k = 0; k < count; k++) out[x * block + k] += job->bias[b * block + k];
-            if (to->c == 1)
-                for (x = 0; x < tw; x++) write_line(to->data, at + x * to->w, 1, job->output_type, out + x * block, 1, count);
-            else
-                for (int64_t k = 0; k < count; k++)
-                    write_line(to->data, at + k * to->c, to->w, job->output_type, out + k, block, tw);
+            for (x = 0; job->bias && x < width; x++)
+                for (int64_t k = 0; k < block; k += LANES) store(out + x * block + k, load(out + x * block + k) + load(bias + k));
+            write_pixels(to->data, n * to->n + s.channel * to->c + (y0 + y) * to->h + x0 * to->w, to->w, to->c, job->output_type,
+                         width, s.count, out, block);
         }
     }
-    free(tile);
+    drop_strip(&s);
     free(weight);
+    free(bias);
     free(out);
 }
 
 /* The gradient of the output arrives in job->output. */
-static void weight_tiles(int64_t begin, int64_t end, void *context) {
+static void weight_strips(int64_t begin, int64_t end, void *context) {
     cut_t *c = context;
     const binned_t *job = c->job;
-    enum { STRIP = 32 };
-    const int64_t row = c->panels * COLUMNS, tiles = job->batch * c->tiles_h * c->tiles_w;
-    float *tile = floats(c->plane * (1 + job->tables)), *sums = floats(STRIP * c->depth), *grad = floats(STRIP * row);
-    if (!tile || !sums || !grad) c->failed = 1;
+    const map_t *from = &job->output;
+    const int64_t strips = job->batch * c->strips_h * c->strips_w, size = job->columns * c->block * c->row;
+    strip_t s;
+    float *sums = floats(c->rows * c->strip_w * c->line), *copy = floats(c->rows * c->strip_w * c->row);
+    const int together = c->direct && from->h == job->out_width * from->w && c->strips_w == 1; /* read where it lies */
+    if (!hold_strip(c, &s) || !sums || !copy) c->failed = 1;
     for (int64_t task = begin; task < end && !c->failed; task++) {
         int64_t slot = task % job->slots, b = task / job->slots % c->blocks, g = task / job->slots / c->blocks;
-        float *to = c->partial + task * c->depth * row;
-        memset(to, 0, (size_t)(c->depth * row) * 4);
-        for (int64_t t = tiles * slot / job->slots; t < tiles * (slot + 1) / job->slots; t++) {
-            int64_t n, y0, x0, th, tw;
-            tile_of(c, t, &n, &y0, &x0, &th, &tw);
-            prepare_tile(c, n, g, b, y0, x0, tile);
-            for (int64_t y = 0; y < th; y++)
-                for (int64_t x = 0; x < tw; x += STRIP) {
-                    int64_t m = least(STRIP, tw - x);
-                    const float *base = tile + (y * job->stride[0] * c->cols + x * job->stride[1]) * c->block;
-                    sum_row(c, base, job->stride[1] * c->block, m, sums);
-                    const map_t *from = &job->output;
-                    int64_t at = n * from->n + g * job->out_channels * from->c + (y0 + y) * from->h + (x0 + x) * from->w;
-                    if (from->c == 1)
-                        for (int64_t i = 0; i < m; i++)
-                            read_line(from->data, at + i * from->w, 1, job->output_type, grad + i * row, 1, job->out_channels);
-                    else
-                        for (int64_t o = 0; o < job->out_channels; o++)
-                            read_line(from->data, at + o * from->c, from->w, job->output_type, grad + o, row, m);
-                    for (int64_t i = 0; i < m; i++)
-                        memset(grad + i * row + job->out_channels, 0, (size_t)(row - job->out_channels) * 4);
-                    for (int64_t panel = 0; panel < c->panels; panel++)
-                        product_transposed(m, sums, c->depth, c->depth, grad + panel * COLUMNS, row, to + panel * COLUMNS, row);
+        float *to = c->partial + task * size;
+        memset(to, 0, (size_t)size * 4);
+        for (int64_t strip = strips * slot / job->slots; strip < strips * (slot + 1) / job->slots; strip++) {
+            int64_t n, y0, x0, height, width;
+            place(c, strip, &n, &y0, &x0, &height, &width);
+            begin_strip(&s, n, g, b, y0, x0, width);
+            const int64_t start = n * from->n + g * job->out_channels * from->c + y0 * from->h + x0 * from->w;
+            for (int64_t y = 0; y < height; y += c->rows) {
+                const int64_t rows = least(c->rows, height - y);
+                for (int64_t r = 0; r < rows; r++) {
+                    go_down(&s, y + r);
+                    sum_row(&s, sums + r * width * c->line);
+                    const int64_t at = start + (y + r) * from->h;
+                    if (!together) read_pixels(from->data, at, from->w, from->c, job->output_type, width, job->out_channels,
+                                up(job->out_channels, LANES), copy + r * width * c->row, c->row);
                 }
-        }
-    }
-    free(tile);
-    free(sums);
-    free(grad);
-}
-
-/* Add up the partial sums in the order of their slots. */
-static void weight_total(int64_t begin, int64_t end, void *context) {
-    cut_t *c = context;
-    const binned_t *job = c->job;
-    const int64_t row = c->panels * COLUMNS, size = c->depth * row;
-    for (int64_t task = begin; task < end; task++) {
-        int64_t o = task % job->out_channels, g = task / job->out_channels;
-        for (int64_t k = 0; k < job->channels; k++) {
-            const float *from = c->partial + (g * c->blocks + k / c->block) * job->slots * size + (k % c->block) * row + o;
-            float *to = job->gradient + (task * job->channels + k) * job->columns;
-            for (int64_t r = 0; r < job->columns; r++) {
-                float total = 0;
-                for (int64_t slot = 0; slot < job->slots; slot++) total += from[slot * size + r * c->block * row];
-                to[r] = total;
+                multiply_transposed(rows * width, sums, c->line, job->columns * s.count,
+                                    together ? (float *)from->data + start + y * from->h : copy, together ? from->w : c->row,
+                                    job->out_channels, to, c->row);
             }
         }
     }
+    drop_strip(&s);
+    free(sums);
+    free(copy);
 }
 
-/* Each returns 0, or 1 when there was no memory. */
-int FOVEAL(binned_forward)(const binned_t *job) {
-    cut_t c;
-    cut(job, &c);
-    int64_t *where = places(&c);
-    c.where = where;
-    c.packed = floats(job->groups * c.blocks * c.panels * c.depth * COLUMNS);
-    c.failed = !where || !c.packed;
-    if (!c.failed) {
-        parallel(job->groups * c.blocks * c.panels, pack, &c);
-        parallel(job->groups * job->batch * c.tiles_h * c.tiles_w, forward_tiles, &c);
+/* Add up the partial sums. */
+static void weight_total(int64_t begin, int64_t end, void *context) {
+    const cut_t *c = context;
+    const binned_t *job = c->job;
+    const int64_t size = job->columns * c->block * c->row, inputs = job->channels * job->columns;
+    for (int64_t task = begin; task < end; task++) { /* [G, blocks] */
+        const int64_t b = task % c->blocks, first = task / c->blocks * job->out_channels * inputs + b * c->block * job->columns;
+        unpack_sums(c->partial + task * job->slots * size, job->slots, size, c->row, job->out_channels, kept(c, b), job->columns,
+                    job->gradient, job->weight_type, first, inputs, job->columns);
     }
-    free(where);
+}
+
+/* Each returns 0, or 1 when there was no memory. The job may be shared by calls that run at the same time.
+ *
+ * `map`, where it is given, must still be the one that the plan was made of; 2 tells that it is not, and nothing was done. */
+int FOVEAL(binned_forward)(const binned_t *shared, void *input, const void *weight, const void *bias, void *output,
+                           const void *map, int64_t threads) {
+    if (map && memcmp(map, shared->map, (size_t)shared->map_size)) return 2;
+    binned_t job = *shared;
+    job.input.data = input, job.output.data = output, job.weight = weight, job.bias = bias;
+    cut_t c;
+    int64_t tasks = 0;
+    int failed = !cut(&job, &c, threads > 1 ? 2 * threads : 1);
+    if (!failed) {
+        tasks = job.batch * c.strips_h * c.strips_w;
+        if (!job.depthwise) {
+            c.packed = floats(job.groups * c.blocks * c.panels * job.columns * c.block * COLUMNS);
+            failed = !c.packed || !bring_bias(&c);
+        }
+    }
+    if (!failed && job.depthwise) parallel(tasks * c.blocks, depthwise_strips, &c);
+    if (!failed && !job.depthwise) {
+        parallel(job.groups * c.blocks * c.panels, pack, &c);
+        parallel(job.groups * tasks, forward_strips, &c);
+    }
+    free(c.base);
     free(c.packed);
-    return c.failed;
+    free(c.bias);
+    return failed || c.failed;
 }
 
-/* groups = channels = out_channels in torch's terms: here one group, whose channels do not mix. */
-int FOVEAL(binned_depthwise)(const binned_t *job) {
+int FOVEAL(binned_weight_gradient)(const binned_t *shared, void *input, void *grad, void *gradient) {
+    binned_t job = *shared;
+    job.input.data = input, job.output.data = grad, job.gradient = gradient;
     cut_t c;
-    cut(job, &c);
-    int64_t *where = places(&c);
-    c.where = where;
-    c.failed = !where;
-    if (!c.failed) parallel(job->batch * c.tiles_h * c.tiles_w * c.blocks, depthwise_tiles, &c);
-    free(where);
-    return c.failed;
-}
-
-int FOVEAL(binned_weight_gradient)(const binned_t *job) {
-    cut_t c;
-    cut(job, &c);
-    int64_t *where = places(&c);
-    c.where = where;
-    c.partial = floats(job->groups * c.blocks * job->slots * c.depth * c.panels * COLUMNS);
-    c.failed = !where || !c.partial;
-    if (!c.failed) {
-        parallel(job->groups * c.blocks * job->slots, weight_tiles, &c);
-        parallel(job->groups * job->out_channels, weight_total, &c);
+    int failed = !cut(&job, &c, job.slots);
+    if (!failed) {
+        c.partial = floats(job.groups * c.blocks * job.slots * job.columns * c.block * c.row);
+        failed = !c.partial;
     }
-    free(where);
+    if (!failed) {
+        parallel(job.groups * c.blocks * job.slots, weight_strips, &c);
+        parallel(job.groups * c.blocks, weight_total, &c);
+    }
+    free(c.base);
     free(c.partial);
-    return c.failed;
+    return failed || c.failed;
 }

@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 INSTRUCTION_SETS = ("base", "avx2", "avx512")  # as foveal_instruction_set numbers them
 TYPES = {torch.float32: 0, torch.bfloat16: 1}
+_pointer, _number = ctypes.c_void_p, ctypes.c_int64
+ARGUMENTS = {
+    "binned_forward": [*[_pointer] * 6, _number],
+    "binned_weight_gradient": [_pointer] * 4,
+    "sampled_forward": [_pointer] * 8,
+    "sampled_backward": [_pointer] * 10,
+}
 _chosen: list[str] = []  # set by tests to run another instruction set than the best
 
 
@@ -52,7 +58,11 @@ def instruction_sets() -> tuple[str, ...]:
 @lru_cache(maxsize=64)
 def _function(name: str, chosen: tuple[str, ...]) -> Any:
     names = chosen or instruction_sets()
-    return getattr(_library(), f"{name}_{names[-1]}") if names else None
+    if not names:
+        return None
+    kernel = getattr(_library(), f"{name}_{names[-1]}")
+    kernel.argtypes = ARGUMENTS[name]
+    return kernel
 
 
 def function(name: str) -> Any:
@@ -65,12 +75,15 @@ class Map(ctypes.Structure):
 
     _fields_ = [("data", ctypes.c_void_p), *((axis, ctypes.c_int64) for axis in "nchw")]
 
-    @classmethod
-    def of(cls, tensor: Tensor) -> "Map":
-        return cls(tensor.data_ptr(), *tensor.stride())
+
+class ChangedMapError(Exception):
+    """A map has other values than when a kernel was made ready for it; the kernel did nothing."""
 
 
-def run(kernel: Any, job: ctypes.Structure) -> None:
-    """Call a kernel; it fails only for want of memory."""
-    if kernel(ctypes.byref(job)):
+def run(kernel: Any, *given: Any) -> None:
+    """Call a kernel; it fails for want of memory, or because a map has changed."""
+    failed = kernel(*given)
+    if failed == 2:
+        raise ChangedMapError
+    if failed:
         raise MemoryError("no memory for the scratch of a convolution; use a smaller batch")

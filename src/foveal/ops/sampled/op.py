@@ -1,6 +1,7 @@
 """The whole contract of sampled convolution: arguments, schema, shapes, gradients, FLOP formula, kernel per device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from foveal.ops import arguments
+from foveal.ops.native import library
 from foveal.ops.sampled import cpu, reference
 
 FUSES = ("max", "sum", "concat")
@@ -59,6 +61,13 @@ def sampled_conv2d(
                   [6., 7., 8.],
                   [7., 8., 0.]]]])
     """
+    given = (offset,) if offset is None or isinstance(offset, Tensor) else tuple(offset)
+    direct = arguments.at_once(input, weight, taps, bias, *given) and not taps.requires_grad
+    if direct:
+        key = _key(input, weight, taps, bias, offset, given, stride, groups, fuse, output_size)
+        ready = _READY.get(key)
+        if ready is not None:
+            return ready(input, weight, taps, given, bias)
     dims = ("O", "C / groups", "T") if weight.ndim != 4 else ("S", "O", "C / groups", "T")
     arguments.check_weight(weight, dims, groups)
     if taps.ndim != 3 or taps.shape[2] != 2 or not taps.is_floating_point():
@@ -82,9 +91,88 @@ def sampled_conv2d(
             input[None], weight, taps, offset, bias, stride=stride, groups=groups, fuse=fuse, output_size=output_size
         )[0]
     operands = _operands(input, weight, taps, offset, bias, stride, groups, fuse, output_size)
+    if direct and cpu.takes(input):
+        arguments.remember(_READY, key, _at_once(input, weight, taps, operands[3], operands[5:]))
     if arguments.exporting():
         return reference.exportable(*operands)
     return (reference.sampled_conv2d if arguments.transforming() else _forward)(*operands)[0]
+
+
+# Calls that passed all checks, by all that the checks look at: the next one like them goes straight to its kernel.
+_READY: dict[tuple[Any, ...], Callable[..., Tensor]] = {}
+
+
+def _key(
+    input: Tensor,
+    weight: Tensor,
+    taps: Tensor,
+    bias: Tensor | None,
+    offset: Any,
+    given: tuple[Tensor | None, ...],
+    stride: Any,
+    groups: Any,
+    fuse: Any,
+    output_size: Any,
+) -> tuple[Any, ...]:
+    return (
+        *(input.shape, input.stride(), input.dtype, weight.shape, weight.dtype, taps.shape, taps.dtype),
+        None if bias is None else (bias.shape, bias.dtype),
+        *(None if o is None else (o.shape, o.stride(), o.dtype) for o in given),
+        isinstance(offset, Tensor),
+        tuple(stride) if type(stride) is list else stride,
+        tuple(output_size) if type(output_size) is list else output_size,
+        *(groups, fuse, cpu.takes, library.function, *library._chosen),  # tests and benchmarks replace what decides
+    )
+
+
+def _at_once(
+    input: Tensor, weight: Tensor, taps: Tensor, offset: Tensor | None, plain: tuple[Any, ...]
+) -> Callable[..., Tensor]:
+    """The call on tensors like these, without the dispatcher's way to its kernel."""
+    likes = _forward_shape(input, weight, taps, offset, None, *plain)
+    kernel = cpu.forward(input, weight, len(taps), offset, *likes, plain)
+    shape, steps, dtype = likes[0].shape, likes[0].stride(), likes[0].dtype
+    contested, nobody = likes[1].ndim == 4, likes[1]
+
+    def forward(
+        input: Tensor, weight: Tensor, taps: Tensor, offset: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        output = torch.empty_strided(shape, steps, dtype=dtype)
+        winner = torch.empty_strided(shape, steps, dtype=torch.uint8) if contested else nobody
+        kernel(input, weight, taps, offset, bias, output, winner)
+        return output, winner
+
+    def call(
+        input: Tensor, weight: Tensor, taps: Tensor, given: tuple[Tensor | None, ...], bias: Tensor | None
+    ) -> Tensor:
+        offset = _merged(input, [o for o in given if o is not None])
+        if torch.is_grad_enabled() and (
+            input.requires_grad
+            or weight.requires_grad
+            or (offset is not None and offset.requires_grad)
+            or (bias is not None and bias.requires_grad)
+        ):
+            return _AtOnce.apply(input, weight, taps, offset, bias, forward, plain)
+        return forward(input, weight, taps, offset, bias)[0]
+
+    return call
+
+
+class _AtOnce(torch.autograd.Function):
+    """Autograd of a call that goes straight to its kernel; its backward is the registered op's."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor, taps: Tensor, offset: Any, bias: Any, forward: Any, plain: Any
+    ) -> Tensor:
+        output, winner = forward(input, weight, taps, offset, bias)
+        ctx.save_for_backward(input, weight, taps, offset, winner)
+        ctx.plain = plain
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return (*_gradients(ctx, grad, None)[:5], None, None)
 
 
 def anisotropic_conv2d(
@@ -140,10 +228,8 @@ def anisotropic_conv2d(
     if padding is None:
         padding = arguments.same_size_padding(window)
     before, after = arguments.split_padding(padding, window, stride)
-    line = [torch.arange(n, dtype=torch.float64) * d - w / 2 for n, d, w in zip(sides, dilation, window, strict=True)]
-    centre = torch.tensor([w / 2 - b for w, b in zip(window, before, strict=True)], dtype=torch.float64)
-    factors = torch.tensor([float(s) for s in scales], dtype=torch.float64).reshape(-1, 1, 1)
-    taps = (factors * torch.cartesian_prod(*line).reshape(-1, 2) + centre).to(input.device, torch.float32)
+    make = _known_taps if arguments.at_once(input) else _scaled_taps
+    taps = make(tuple(float(s) for s in scales), sides, dilation, window, before, input.device)
     output_size = [
         arguments.output_side(size, b + a, w, s)
         for size, b, a, w, s in zip(input.shape[-2:], before, after, window, stride, strict=True)
@@ -151,6 +237,17 @@ def anisotropic_conv2d(
     return sampled_conv2d(
         input, weight.flatten(-2), taps, offset, bias, stride=stride, groups=groups, fuse=fuse, output_size=output_size
     )
+
+
+def _scaled_taps(scales: tuple[float, ...], sides: Any, dilation: Any, window: Any, before: Any, device: Any) -> Tensor:
+    """Taps of every scale around the sampling centre of scale 1."""
+    line = [torch.arange(n, dtype=torch.float64) * d - w / 2 for n, d, w in zip(sides, dilation, window, strict=True)]
+    centre = torch.tensor([w / 2 - b for w, b in zip(window, before, strict=True)], dtype=torch.float64)
+    factors = torch.tensor(scales, dtype=torch.float64).reshape(-1, 1, 1)
+    return (factors * torch.cartesian_prod(*line).reshape(-1, 2) + centre).to(device, torch.float32)
+
+
+_known_taps = lru_cache(maxsize=256)(_scaled_taps)  # not where a compiler or a mode would have its own tensors kept
 
 
 def winning_set(
@@ -213,10 +310,15 @@ def _offsets(
     for tensor in given:
         if tuple(tensor.shape) != want:
             raise ValueError(f"offset must have shape {want}, dy and dx of each tap; got {tuple(tensor.shape)}")
+    return _merged(input, given), deformed if given else []
+
+
+def _merged(input: Tensor, given: Sequence[Tensor]) -> Tensor | None:
+    """The offsets of all sets as one tensor, float32 or better."""
     if not given:
-        return None, []
+        return None
     wide = torch.float64 if input.dtype == torch.float64 else torch.float32
-    return torch.cat([tensor.to(wide) for tensor in given], 1) if len(given) > 1 else given[0].to(wide), deformed
+    return torch.cat([tensor.to(wide) for tensor in given], 1) if len(given) > 1 else given[0].to(wide)
 
 
 @torch.library.custom_op("foveal::sampled_conv2d", mutates_args=())
@@ -267,7 +369,7 @@ def _forward_on_cpu(
     if not cpu.takes(input):
         return _forward._init_fn(input, weight, taps, offset, bias, *plain)
     output, winner = _forward_shape(input, weight, taps, offset, bias, *plain)
-    cpu.forward(input, weight, taps, offset, bias, output, winner, plain)
+    cpu.forward(input, weight, len(taps), offset, output, winner, plain)(input, weight, taps, offset, bias, output, winner)
     return output, winner
 
 

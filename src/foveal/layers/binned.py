@@ -1,0 +1,263 @@
+"""What log-polar convolutions of 1, 2 and 3 dimensions share: a weight for each bin, the ways from and to a convolution."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foveal.geometry import bin_population, log_polar_bins
+from foveal.layers import shaped
+from foveal.layers.log_polar_pool import REDUCES, members, pool
+from foveal.ops import arguments, binned_conv2d
+
+
+class BinnedConv(shaped.ShapedConv):
+    """A convolution whose taps share weights by a map, of ``dims`` dimensions.
+
+    ``bins`` is the map, or None for the log-polar one of the arguments in ``map``.
+    """
+
+    bins: Tensor
+    population: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int],
+        padding: int | str | Sequence[int] | None,
+        dilation: int | Sequence[int],
+        groups: int,
+        bias: bool,
+        padding_mode: str,
+        map: dict[str, Any],
+        reduce: str,
+        bins: Tensor | None,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        if self.dims == 1 or not isinstance(kernel_size, int):
+            kernel_size = shaped.sides("kernel_size", kernel_size, self.dims, at_least=1)
+        if bins is None:
+            angular = map["angular_bins"]
+            if self.dims < 3:
+                shaped.check_count("angular_bins", angular)
+            bins = log_polar_bins(kernel_size, **map)
+            sectors = angular[0] * angular[1] if isinstance(angular, Sequence) else angular
+            columns = map["radial_bins"] * sectors + (map["center"] == "own")
+        else:
+            map, bins = {}, _own_map(bins, shaped.sides("kernel_size", kernel_size, self.dims, at_least=1))
+            columns = int(bins.max()) + 1
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        self.map = map
+        self.reduce = shaped.check_choice("reduce", reduce, REDUCES)
+        self.weight = nn.Parameter(
+            torch.empty(out_channels, in_channels // groups, columns, device=device, dtype=dtype)
+        )
+        self.register_parameter(
+            "bias", nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
+        )
+        self.add_map("bins", bins, self.weight.device)
+        self.add_map("population", bin_population(bins, columns).clamp(min=1), self.weight.device)
+        self.members = members(bins, columns) if reduce == "max" else ()
+        self.reset_parameters()
+
+    @property
+    def radial_bins(self) -> int | None:
+        """L_r of the paper; None for a map of one's own."""
+        return self.map.get("radial_bins")
+
+    @property
+    def angular_bins(self) -> int | tuple[int, int] | None:
+        """L_theta of the paper, in 3-D (azimuth, elevation); None for a map of one's own."""
+        return self.map.get("angular_bins")
+
+    def reset_parameters(self) -> None:
+        """Start anew: uniform within 1 / sqrt(in_channels / groups * columns)."""
+        fan_in = self.weight.shape[1] * self.weight.shape[2]
+        shaped.uniform_(self.weight, fan_in)
+        shaped.uniform_(self.bias, fan_in)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve."""
+        if input.ndim == self.dims + 1:
+            return self.forward(input[None])[0]
+        shaped.check_input(input, self.in_channels, self.dims)
+        if self.reduce == "max":
+            return self._weigh_maxima(input)
+        padding: Any = self.padding
+        if self.padding_mode != "zeros" or (self.dims == 3 and self.before != self.after):
+            input, padding = shaped.pad(input, self.before, self.after, self.padding_mode), 0
+        weight = self._tap_weight()
+        if self.dims == 2:
+            return binned_conv2d(input, weight, self.bins, self.bias, self.stride, padding, self.dilation, self.groups)
+        if self.dims == 1:  # a map of height 1
+            if not isinstance(padding, str):
+                padding = (0, *padding) if padding else 0
+            moved: Any = ((1, *self.stride), padding, (1, *self.dilation), self.groups)
+            return binned_conv2d(input[:, :, None], weight, self.bins[None], self.bias, *moved)[:, :, 0]
+        padding = padding if isinstance(padding, int) else self.before
+        return F.conv3d(input, self.kernel(), self.bias, self.stride, padding, self.dilation, self.groups)
+
+    def _weigh_maxima(self, input: Tensor) -> Tensor:
+        """Pool by the maximum, then weigh the bins: a convolution of one tap."""
+        weight: Tensor
+        input, weight, bias = arguments.autocast(input, self.weight, self.bias)  # type: ignore[assignment]
+        padded = shaped.pad(input, self.before, self.after, self.padding_mode)
+        pooled = pool(padded, self.members, self.window, "max", self.stride, self.dilation)
+        size = pooled.shape[3:]
+        flat = F.conv1d(pooled.flatten(1, 2).flatten(2), weight.flatten(1)[..., None], bias, groups=self.groups)
+        return flat.unflatten(2, size)
+
+    def not_a_conv(self) -> str:
+        """Why no convolution of torch's computes the same; empty where one does."""
+        return "a maximum over a bin is not linear" if self.reduce == "max" else ""
+
+    def _check_linear(self, what: str) -> None:
+        if self.reduce == "max":
+            raise ValueError(
+                f"{what} needs a linear layer, and a maximum over a bin is none; build it with reduce='mean' or 'sum'"
+            )
+
+    def _tap_weight(self) -> Tensor:
+        """The weight that each tap of a bin carries."""
+        if self.reduce == "sum":
+            return self.weight
+        wide = torch.promote_types(self.weight.dtype, torch.float32)  # counts above 256 are not whole in bfloat16
+        return (self.weight.to(wide) / self.population.to(wide)).to(self.weight.dtype)
+
+    def kernel(self) -> Tensor:
+        """The dense kernel that this layer stands for, Tensor[O, C / groups, kh, kw] in 2-D.
+
+        Raises:
+            ValueError: the layer is not linear (reduce="max").
+        """
+        self._check_linear("kernel()")
+        return F.pad(self._tap_weight(), (0, 1))[:, :, self.bins]
+
+    @classmethod
+    def from_conv(cls, conv: nn.Module, *, init: str = "fresh", **spec: Any) -> Self:
+        """Stand in for a convolution: its channels, stride, groups, bias, device, dtype and output size.
+
+        Its dilation is not taken over, and its kernel_size only where the spec has none.
+
+        Args:
+            conv: a plain nn.Conv1d, nn.Conv2d or nn.Conv3d, of the layer's dimensions.
+            init: "fresh" draws new weights and copies the bias; "project" also takes the kernel over, by least squares
+                on the bins (with reduce="mean" a weight is the sum of the old kernel over its bin).
+            spec: arguments of the constructor, in front of those taken.
+
+        Raises:
+            ValueError: the convolution is not plain, or its padding cannot be kept.
+
+        Example:
+            >>> from foveal import LogPolarConv2d
+            >>> conv = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+            >>> layer = LogPolarConv2d.from_conv(conv, kernel_size=9, growth_rate=3.0)
+            >>> layer.padding, layer(torch.zeros(1, 3, 32, 32)).shape
+            ((4, 4), torch.Size([1, 8, 16, 16]))
+        """
+        shaped.check_choice("init", init, shaped.INITS)
+        plain = shaped.check_plain(conv, cls.dims)
+        new = cls(**shaped.arguments_of(plain, spec))
+        if init == "project":
+            new.project(plain.weight.detach(), plain.dilation)
+        with torch.no_grad():
+            if new.bias is not None and plain.bias is not None:
+                new.bias.copy_(plain.bias)
+        shaped.take_over(new, plain, [(new.weight, plain.weight), (new.bias, plain.bias)])
+        return new
+
+    @torch.no_grad()
+    def project(self, kernel: Tensor, dilation: Sequence[int] | None = None) -> None:
+        """Set the weight to the least-squares fit of a dense kernel, Tensor[O, C / groups, h, w], centred in the window.
+
+        Raises:
+            ValueError: the layer is not linear (reduce="max").
+        """
+        self._check_linear("init='project'")
+        spaces = (1,) * self.dims if dilation is None else dilation
+        dense = shaped.embed(kernel, spaces, self.kernel_size, self.dilation).to(self.weight.device)
+        wide = torch.promote_types(dense.dtype, torch.float32)
+        sums = torch.zeros((*self.weight.shape[:2], self.weight.shape[2] + 1), dtype=wide, device=dense.device)
+        columns = torch.where(self.bins < 0, self.weight.shape[2], self.bins).flatten()
+        sums.index_add_(2, columns, dense.flatten(2).to(wide))
+        self.weight.copy_(sums[..., :-1] if self.reduce == "mean" else sums[..., :-1] / self.population)
+
+    def to_conv(self) -> Any:
+        """The nn.Conv1d, nn.Conv2d or nn.Conv3d that computes the same.
+
+        Raises:
+            ValueError: the layer is not linear (reduce="max").
+
+        Example:
+            >>> from foveal import LogPolarConv2d
+            >>> layer = LogPolarConv2d(3, 8, 9, growth_rate=3.0)
+            >>> input = torch.randn(1, 3, 16, 16)
+            >>> torch.allclose(layer(input), layer.to_conv()(input), atol=1e-6)
+            True
+        """
+        self._check_linear("to_conv()")
+        maps = {"padding": self.padding, "dilation": self.dilation}
+        return shaped.conventional(self, self.weight, self.kernel(), self.bias, **maps)
+
+    @torch.no_grad()
+    def rotated(self, sectors: int) -> Self:
+        """A copy whose kernel is turned by whole sectors, counter-clockwise; in 3-D around the axis of depth.
+
+        The paper's kernel knows its directions, so its weights can be turned without the pixels. The result is exact where
+        the turn maps taps to taps and bins to bins: a half turn where the (azimuthal) number of sectors is even, a quarter
+        turn where it is a multiple of 4 and height and width are alike (kernel_size, dilation, and an aspect_ratio of 1,
+        which is their default), both with ``center="own"`` or "none". Then, at stride 1 and a padding that keeps the size,
+        ``layer.rotated(angular_bins // 4)(rot90(x)) == rot90(layer(x))``. By any other angle the weights move to the
+        next sectors all the same, but pixels do not fall on pixels, and bins of one level differ in their taps: the copy
+        sees the turned pattern as well as the grid allows. In 1-D one sector is a reversal, which is exact; in 3-D the taps
+        on the axis have no azimuth and stand in sector 0, so all is exact but their share.
+
+        Args:
+            sectors: how many, of either sign.
+
+        Raises:
+            ValueError: the layer has a map of its own, without sectors.
+
+        Example:
+            >>> from foveal import LogPolarConv2d
+            >>> layer, image = LogPolarConv2d(1, 1, 9, angular_bins=8), torch.randn(1, 1, 12, 12)
+            >>> turned = layer.rotated(2)(torch.rot90(image, dims=(2, 3)))
+            >>> torch.allclose(turned, torch.rot90(layer(image), dims=(2, 3)), atol=1e-6)
+            True
+        """
+        if not self.map:
+            raise ValueError("rotated() needs sectors; a layer with bins=... of its own has none")
+        angular = self.map["angular_bins"]
+        azimuths = angular[0] if isinstance(angular, Sequence) else angular
+        turned = copy.deepcopy(self)
+        first = int(self.map["center"] == "own")
+        regions = self.weight[..., first:].unflatten(2, (-1, azimuths)).roll(sectors, -1)
+        turned.weight[..., first:] = regions.flatten(2)
+        return turned
+
+    def extra_repr(self) -> str:
+        """nn.Conv2d's line, then the map's arguments."""
+        text = super().extra_repr() + ("" if self.bias is not None else ", bias=False")
+        for name, value in (self.map or {"bins": f"{self.weight.shape[2]} columns"}).items():
+            if value is not None:
+                text += f", {name}={value!r}"
+        return f"{text}, reduce={self.reduce!r}"
+
+
+def _own_map(bins: Tensor, sides: tuple[int, ...]) -> Tensor:
+    """Check a user's map and take a copy of it."""
+    if not isinstance(bins, Tensor) or bins.dtype != torch.int64 or tuple(bins.shape) != sides:
+        got = f"{bins.dtype} of shape {tuple(bins.shape)}" if isinstance(bins, Tensor) else type(bins).__name__
+        raise ValueError(f"bins must be an int64 tensor of kernel_size {sides}; got {got}")
+    bins = bins.detach().cpu().clone().contiguous()
+    if int(bins.min()) < -1 or int(bins.max()) < 0:
+        raise ValueError(
+            f"bins must be -1 or a column, at least one column; got {int(bins.min())} .. {int(bins.max())}"
+        )
+    return bins

@@ -1,0 +1,256 @@
+"""Log-polar convolution of points that lie anywhere: bins of log distance and direction, found as the points come."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foveal.geometry import offset_bins, squared_limits
+from foveal.layers import shaped
+
+_PAIRS_AT_ONCE = 1 << 21  # distances held at one time, 8 MB in float32
+
+
+class Neighbors(NamedTuple):
+    """Which points fall into which bins of which queries: what the search finds and any number of layers may use."""
+
+    point: Tensor  # int64 [pairs], into the points of all sets
+    slot: Tensor  # int64 [pairs], query * columns + bin, over the queries of all sets
+    kept: Tensor  # bool [N, Q], queries that are no padding
+    points: int  # N * P
+
+
+class PointLogPolarConv(shaped.Mapped):
+    """A log-polar convolution of irregularly sampled data: 2-D or 3-D points with features.
+
+    Source: Log-Polar Space Convolution (NeurIPS 2022), "Limitations": the layer "can also be applied to irregularly sampled
+    data, provided that the relative distances and angles between data points are defined". Around each point its neighbours
+    fall into bins of log distance and direction; the mean feature of each bin has a weight, and so has the point itself. On
+    the pixels of a grid it is :class:`LogPolarConv2d` (``radius`` its R, ``spacing`` the pixel's side), whose weights load.
+
+    Coordinates are (row, column) or (depth, row, column), as indices of an image or volume; angles are counter-clockwise
+    from right with rows going down. Gradients flow to features and weights, not to coordinates: bins do not change with
+    them but in jumps. The search compares all points of a set, some rows at a time, in memory proportional to the pairs
+    that it finds; for points that stay where they are do it once (:meth:`neighbors` and :meth:`weigh`). It depends on the
+    data, so the layer is not exported to ONNX.
+
+    Args:
+        in_channels, out_channels, bias: as in nn.Conv2d.
+        radius: distance that the last level reaches, in the units of the points. None: the farthest of the ``nearest``.
+        nearest: the number of nearest neighbours that are looked at, the point itself not counted. None: all within radius.
+        radial_bins, growth_rate, rotation: as for LogPolarConv2d.
+        angular_bins: a number for 2-D points, (azimuth, elevation) for 3-D points.
+        spacing: the first squared limit is at least 2 * spacing**2, the paper's rule for a grid of that spacing; 0 for points
+            without one. The last limit then may lie beyond the radius. Needs a radius.
+        reduce: "mean" divides the sum over a bin by the number of points found in it, "sum" does not.
+        center: "own" gives the point itself (and points at the same place) a weight of its own, bin 0; "bin" counts it in the
+            innermost bin of the sector that holds the angle ``rotation``; "none" leaves it out.
+        population: numbers to divide the bins by in place of those found, Tensor[columns]. A grid's border has fewer
+            neighbours; with LogPolarConv2d's ``population`` it counts the zeros of the padding as that layer does.
+
+    Shape:
+        points [N, P, 2 or 3], features [N, P, C], mask bool [N, P], queries [N, Q, 2 or 3] -> output [N, P or Q, O]; all
+        may come without N. ``weight`` is [O, C, columns].
+
+    Raises:
+        ValueError: an argument breaks its rule; the message names argument, rule and value.
+
+    Example:
+        >>> layer = PointLogPolarConv(4, 8, radius=0.2, radial_bins=2, angular_bins=6, growth_rate=4.0)
+        >>> points, features = torch.rand(2, 100, 2), torch.randn(2, 100, 4)
+        >>> layer(points, features).shape
+        torch.Size([2, 100, 8])
+    """
+
+    bias: nn.Parameter | None
+    population: Tensor | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        radius: float | None = None,
+        nearest: int | None = None,
+        bias: bool = True,
+        *,
+        radial_bins: int = 2,
+        angular_bins: int | Sequence[int] = 6,
+        growth_rate: float = 2.0,
+        rotation: float = 0.0,
+        spacing: float = 0.0,
+        reduce: str = "mean",
+        center: str = "own",
+        population: Tensor | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
+            shaped.check_count(name, value)
+        if radius is None and nearest is None:
+            raise ValueError("give radius, the number of nearest neighbours, or both; got neither")
+        if nearest is not None:
+            shaped.check_count("nearest", nearest)
+        if radius is None and spacing:
+            raise ValueError(f"spacing needs a radius, in whose units it is; got spacing {spacing!r} without one")
+        self.map: dict[str, Any] = {
+            "radial_bins": radial_bins,
+            "angular_bins": tuple(angular_bins) if isinstance(angular_bins, Sequence) else angular_bins,
+            "growth_rate": growth_rate,
+            "rotation": rotation,
+            "spacing": spacing,
+            "center": center,
+        }
+        self.dims = 3 if isinstance(angular_bins, Sequence) else 2
+        offset_bins(torch.zeros(0, self.dims), 1.0 if radius is None else radius, **self.map)  # checks the arguments
+        if spacing < 0:
+            raise ValueError(f"spacing must be a distance, at least 0; got {spacing!r}")
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.radius, self.nearest = radius, nearest
+        self.reduce = shaped.check_choice("reduce", reduce, ("mean", "sum"))
+        sectors = angular_bins[0] * angular_bins[1] if isinstance(angular_bins, Sequence) else angular_bins
+        columns = radial_bins * sectors + (center == "own")
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, columns, device=device, dtype=dtype))
+        self.register_parameter(
+            "bias", nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
+        )
+        if population is not None:
+            if reduce != "mean":
+                raise ValueError("population is what a mean divides by; leave it out with reduce='sum'")
+            if tuple(population.shape) != (columns,) or not bool((population > 0).all()):
+                raise ValueError(f"population must be {columns} positive numbers; got shape {tuple(population.shape)}")
+            self.add_map("population", population.detach().cpu().to(torch.int64, copy=True), self.weight.device)
+        else:
+            self.population = None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start anew: uniform within 1 / sqrt(in_channels * columns)."""
+        fan_in = self.weight.shape[1] * self.weight.shape[2]
+        shaped.uniform_(self.weight, fan_in)
+        shaped.uniform_(self.bias, fan_in)
+
+    def forward(
+        self, points: Tensor, features: Tensor, mask: Tensor | None = None, queries: Tensor | None = None
+    ) -> Tensor:
+        """Convolve around each point, or around each query.
+
+        Args:
+            points: Tensor[N, P, 2 or 3]; what is not in the mask may be anything.
+            features: Tensor[N, P, C].
+            mask: bool Tensor[N, P], False for the padding of sets with fewer points; its outputs are 0.
+            queries: Tensor[N, Q, 2 or 3], where to convolve; by default at the points.
+
+        Returns:
+            Tensor[N, P or Q, O].
+        """
+        if points.ndim == 2:
+            given = (None if t is None else t[None] for t in (mask, queries))
+            return self.forward(points[None], features[None], *given)[0]
+        return self.weigh(self.neighbors(points, mask, queries), features)
+
+    @torch.no_grad()
+    def neighbors(self, points: Tensor, mask: Tensor | None = None, queries: Tensor | None = None) -> Neighbors:
+        """The search of :meth:`forward`: a neighbour's place among the points, and its bin."""
+        points, valid = self._check_points("points", points, mask)
+        if queries is None:
+            queries, kept = points, valid
+        else:
+            queries, kept = self._check_points("queries", queries, None)
+            if queries.shape[0] != points.shape[0]:
+                raise ValueError(f"queries must be of {points.shape[0]} sets, as points; got {queries.shape[0]}")
+        columns = self.weight.shape[2]
+        found_points, found_slots = [], []
+        for sets, rows, others, scale in self._pairs(points, valid, queries, kept):
+            # in float64, so that nothing but the coordinates' own rounding moves a pair over a border
+            offset = (points[sets, others].double() - queries[sets, rows].double()) / scale
+            bins = offset_bins(offset, 1.0 if self.radius is None else self.radius, **self.map)
+            inside = bins >= 0
+            found_points.append((sets * points.shape[1] + others)[inside])
+            found_slots.append(((sets * queries.shape[1] + rows) * columns + bins)[inside])
+        return Neighbors(torch.cat(found_points), torch.cat(found_slots), kept, points.shape[0] * points.shape[1])
+
+    def weigh(self, neighbors: Neighbors, features: Tensor) -> Tensor:
+        """Reduce the features of each bin and weigh them: the rest of :meth:`forward`, for neighbours found before."""
+        if features.ndim != 3 or features.shape[2] != self.in_channels:
+            raise ValueError(
+                f"features must be [N, P, {self.in_channels}] or [P, {self.in_channels}]; got shape {tuple(features.shape)}"
+            )
+        if features.shape[0] * features.shape[1] != neighbors.points or features.shape[0] != neighbors.kept.shape[0]:
+            raise ValueError(f"features must have one row a point; got shape {tuple(features.shape)}")
+        if features.dtype != self.weight.dtype and not torch.is_autocast_enabled(features.device.type):
+            raise ValueError(f"features must have the dtype of weight, {self.weight.dtype}; got {features.dtype}")
+        columns = self.weight.shape[2]
+        wide = torch.promote_types(features.dtype, torch.float32)
+        slots = neighbors.kept.numel() * columns
+        pooled = torch.zeros((slots, self.in_channels), dtype=wide, device=features.device)
+        pooled = pooled.index_add(0, neighbors.slot, features.flatten(0, 1)[neighbors.point].to(wide))
+        pooled = pooled.unflatten(0, (-1, columns))
+        if self.reduce == "mean":
+            if self.population is None:
+                counts = torch.bincount(neighbors.slot, minlength=slots).unflatten(0, (-1, columns))
+            else:
+                counts = self.population
+            pooled = pooled / counts.clamp(min=1)[..., None]
+        weight = self.weight.transpose(1, 2).flatten(1)
+        output = F.linear(pooled.to(features.dtype).flatten(1), weight, self.bias).unflatten(0, neighbors.kept.shape)
+        return torch.where(neighbors.kept[..., None], output, 0)
+
+    def _check_points(self, name: str, points: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Coordinates in float32 or better, and which of them count."""
+        if points.ndim != 3 or points.shape[2] != self.dims or 0 in points.shape:
+            raise ValueError(
+                f"{name} must be [N, P, {self.dims}] or [P, {self.dims}], and not empty; got shape {tuple(points.shape)}"
+            )
+        if mask is None:
+            valid = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device)
+        elif mask.dtype != torch.bool or mask.shape != points.shape[:2]:
+            raise ValueError(f"mask must be bool {tuple(points.shape[:2])}; got {mask.dtype} {tuple(mask.shape)}")
+        else:
+            valid = mask
+        empty = (~valid.any(1)).nonzero()
+        if len(empty):
+            raise ValueError(f"mask must leave each set at least one point; set {int(empty[0])} has none")
+        points = points.detach().to(torch.promote_types(points.dtype, torch.float32))
+        bad = (valid & ~points.isfinite().all(2)).nonzero()
+        if len(bad):
+            where = f"{name}[{int(bad[0, 0])}, {int(bad[0, 1])}]"
+            raise ValueError(f"{name} must be finite; {where} is {points[tuple(bad[0])].tolist()}")
+        return points, valid
+
+    def _pairs(
+        self, points: Tensor, valid: Tensor, queries: Tensor, kept: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Any]]:
+        """Set, query and point of pairs that may be neighbours, and what their offsets are measured in, some rows at a time."""
+        several, radius = max(1, _PAIRS_AT_ONCE // points[..., 0].numel()), self.radius
+        rule = {name: self.map[name] for name in ("radial_bins", "growth_rate", "spacing")}
+        reach = torch.inf if radius is None else squared_limits(radius, **rule)[-1] * (1 + 1e-5)
+        for start in range(0, queries.shape[1], several):
+            some = queries[:, start : start + several]
+            squares = torch.zeros((*some.shape[:2], points.shape[1]), dtype=points.dtype, device=points.device)
+            for axis in range(self.dims):
+                squares += (some[:, :, None, axis] - points[:, None, :, axis]).square_()
+            pairs = valid[:, None, :] & kept[:, start : start + several, None]
+            squares.masked_fill_(~pairs, torch.inf)
+            near = squares <= reach if radius is not None else squares < torch.inf
+            scale: Any = 1
+            if self.nearest is not None:
+                here = squares <= (0.0 if radius is None else (1e-6 * radius) ** 2)
+                count = min(self.nearest, points.shape[1])
+                distances, chosen = squares.masked_fill_(here, torch.inf).topk(count, 2, largest=False)
+                near &= here | torch.zeros_like(near).scatter_(2, chosen, distances < torch.inf)
+                if radius is None:
+                    farthest = distances.masked_fill_(distances == torch.inf, 0).amax(2).double().sqrt_()
+                    scale = torch.where(farthest > 0, farthest, 1)
+            sets, rows, others = near.nonzero().unbind(1)
+            if isinstance(scale, Tensor):
+                scale = scale[sets, rows][:, None]
+            yield sets, rows + start, others, scale
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        text = f"{self.in_channels}, {self.out_channels}, radius={self.radius}, nearest={self.nearest}"
+        text += "" if self.bias is not None else ", bias=False"
+        return text + "".join(f", {k}={v!r}" for k, v in self.map.items()) + f", reduce={self.reduce!r}"

@@ -1,0 +1,346 @@
+"""The recipes that come with foveal: how many, what their rows may differ in, their networks and parameters, two steps."""
+
+import collections
+import functools
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from foveal.training.engine import build, fit
+from foveal.training.recipe import Quoted, Recipe, find_recipes, list_recipes, load_recipe, load_row
+
+TABLES = {  # rows to train, rows that are published only
+    "quickstart": (5, 0),
+    "lpsc/table1a": (12, 0),
+    "lpsc/table1b": (10, 0),
+    "lpsc/table2": (5, 0),
+    "lpsc/table3": (4, 0),
+    "acn/table2": (28, 8),
+    "acn/table3": (3, 3),
+    "acn/table4": (8, 3),
+    "acn/table5": (6, 7),
+    "acn/table6": (4, 2),
+    "acn/control_variates": (3, 0),
+    "acn/table9": (8, 0),
+    "acn/table10": (4, 0),
+    "acn/table11": (10, 0),
+    "acn/figure7": (4, 0),
+    "acn/figure10": (6, 0),
+    "acn/figure12": (4, 0),
+    "acn/figure13": (2, 0),
+}
+ALL = [name for name in list_recipes() if not name.startswith("quickstart/")]
+TRAINED = [name for name in list_recipes() if isinstance(load_row(find_recipes(name)[0]), Recipe)]
+ROW_ONLY = {"name", "title", "note", "row", "convert", "published", "baseline"}
+"""What tells the rows of any table apart: what they are called, the plan, the published number."""
+
+VARIES = {
+    # The paper compares networks and data sets within one table.
+    "lpsc/table1a": {"model.name", "data.name", "quick"},
+    "lpsc/table1b": {"data.name", "quick"},
+    "acn/table2": {
+        "model.name", "model.batch_norm", "model.dropout", "data.name", "data.augment.pad", "quick",
+    },
+    "acn/table11": {
+        "model.name", "model.batch_norm", "model.dropout", "data.name", "data.download", "data.augment.pad",
+        "data.augment.crop", "data.size", "data.resize", "data.workers", "train.epochs", "train.batch_size",
+        "train.weight_decay", "train.milestones", "train.gamma", "quick",
+    },
+    "acn/table6": {"model.name"},
+    "acn/control_variates": {"train.alternate"},
+    # Other authors' networks and Cutout beside WRN and VGG.
+    "acn/table3": {"data.augment.cutout", "quick"},
+    "acn/table4": {"model.name", "model.batch_norm", "model.dropout", "quick"},
+    "acn/table5": {
+        "model.name", "model.dropout", "model.aux_logits", "model.init_weights", "data.augment.cutout", "quick",
+    },
+}  # fmt: skip
+CLASSES = {"cifar10": 10, "cifar100": 100, "stl10": 10, "svhn": 10, "mnist": 10, "mnist5k": 10, "folder": 1000}
+
+
+def table_of(name):
+    return name.rpartition("/")[0]
+
+
+@functools.cache
+def rows(table):
+    return [load_row(path) for path in find_recipes(table)]
+
+
+def trained(table):
+    return [row for row in rows(table) if isinstance(row, Recipe)]
+
+
+def flat(row):
+    """A row's values under dotted keys; a plan and a quick form are one value each."""
+    found = {}
+
+    def add(value, *path):
+        if isinstance(value, dict) and value and path not in {("convert",), ("quick",), ("published",), ("statistic",)}:
+            for key, inner in value.items():
+                add(inner, *path, key)
+        else:
+            found[".".join(path)] = value
+
+    add(row.model_dump())
+    return found
+
+
+def different(some):
+    values = [flat(row) for row in some]
+    return {
+        key
+        for key in {key for one in values for key in one}
+        if any(one.get(key) != values[0].get(key) for one in values)
+    }
+
+
+def network(row):
+    with torch.device("meta"):
+        return build(row, num_classes=CLASSES[row.data.name], in_channels=1 if "mnist" in row.data.name else 3)
+
+
+def test_every_recipe_is_counted():
+    found = collections.Counter(
+        (table_of(name), isinstance(load_row(find_recipes(name)[0]), Quoted)) for name in list_recipes()
+    )
+    assert {table: (found[table, False], found[table, True]) for table in dict.fromkeys(t for t, _ in found)} == TABLES
+    assert len(ALL) == sum(map(sum, TABLES.values())) - 5 == 144
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_rows_of_a_table_differ_in_what_it_compares(table):
+    assert different(trained(table)) <= ROW_ONLY | VARIES.get(table, set())
+    assert sorted(row.row for row in rows(table)) == list(range(1, len(rows(table)) + 1))
+    for key in VARIES.get(table, ()):
+        assert key in different(trained(table)), f"{key} need not be listed for {table}"
+
+
+@pytest.mark.parametrize("table", [table for table in TABLES if table != "quickstart"])
+def test_a_converted_row_is_its_baseline_but_for_the_plan(table):
+    by_name = {row.name: row for row in trained(table)}
+    compared = [row for row in by_name.values() if row.baseline]
+    assert compared
+    for row in compared:
+        allowed = ROW_ONLY
+        if row.model.name == "cifar_vgg19_bn_stem":  # the paper's added layer needs its place
+            allowed = ROW_ONLY | {"model.name"}
+        if table == "acn/control_variates":  # how it is trained is what is compared
+            allowed = ROW_ONLY | {"train.alternate"}
+        assert different([by_name[row.baseline], row]) <= allowed, row.name
+        assert row.convert != by_name[row.baseline].convert, row.name
+        assert by_name[row.baseline].baseline is None
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in list_recipes() if isinstance(load_row(find_recipes(name)[0]), Recipe)]
+)
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+def test_builds_and_keeps_the_size(name, timm):
+    row = load_recipe(find_recipes(name)[0])
+    size = row.data.size or {"stl10": [96, 96], "mnist5k": [28, 28]}.get(row.data.name, [32, 32])
+    at_once = row.train.model_copy(update={"alternate": None})
+    converted, plain = network(row), network(row.model_copy(update={"convert": {}, "train": at_once}))
+    image = torch.empty(2, 1 if "mnist" in row.data.name else 3, *size, device="meta")
+    assert converted.eval()(image).shape == (2, CLASSES[row.data.name])
+    shapes = []
+    for model in (converted, plain):
+        places = [place for place in row.convert if "*" not in place]
+        for place in places:
+            model.get_submodule(place).register_forward_hook(lambda _, __, out: shapes.append(out.shape))
+        model.eval()(image)
+    stem = any(spec["layer"] == "conv" for spec in row.convert.values())  # a stem for small images is meant to differ
+    assert stem or shapes[: len(shapes) // 2] == shapes[len(shapes) // 2 :]
+
+
+PARAMETERS = {  # theirs, and the redundant biases of the authors' layers that ours have not
+    "lpsc/table1a/alexnet_c10": (2_472_266, 0),
+    "lpsc/table1a/alexnet_c10_dilated": (2_343_242, 0),
+    "lpsc/table1a/alexnet_c10_lpsc": (2_306_634, 256),
+    "lpsc/table1a/alexnet_c100": (2_495_396, 0),
+    "lpsc/table1a/alexnet_c100_dilated": (2_366_372, 0),
+    "lpsc/table1a/alexnet_c100_lpsc": (2_329_764, 256),
+    "lpsc/table1a/vgg19_c10": (20_040_522, 0),
+    "lpsc/table1a/vgg19_c10_dilated": (20_078_922, 0),
+    "lpsc/table1a/vgg19_c10_lpsc": (20_078_410, 64),
+    "lpsc/table1a/vgg19_c100": (20_086_692, 0),
+    "lpsc/table1a/vgg19_c100_dilated": (20_125_092, 0),
+    "lpsc/table1a/vgg19_c100_lpsc": (20_124_580, 64),
+    "lpsc/table1b/resnet20_c10": (272_474, 0),
+    "lpsc/table1b/resnet20_c10_dilated": (272_810, 0),
+    "lpsc/table1b/resnet20_c10_lpsc": (272_698, 32),
+    "lpsc/table1b/resnet20_c10_lpsc_cc": (274_146, 40),
+    "lpsc/table1b/resnet20_c10_lpsc_cc_paper": (273_626, 32),
+    "lpsc/table1b/resnet20_c100": (278_324, 0),
+    "lpsc/table1b/resnet20_c100_dilated": (278_660, 0),
+    "lpsc/table1b/resnet20_c100_lpsc": (278_548, 32),
+    "lpsc/table1b/resnet20_c100_lpsc_cc": (279_996, 40),
+    "lpsc/table1b/resnet20_c100_lpsc_cc_paper": (273_626 + 5_850, 32),
+    "lpsc/table2/conv": (1_736_564, 0),
+    "lpsc/table2/dilated": (1_736_900, 0),
+    "lpsc/table2/lpsc": (1_736_788, 32),
+    "lpsc/table2/lpsc_cc": (1_746_036, 160),
+    "lpsc/table2/lpsc_cc_paper": (1_731_866 + 5_850, 32),
+    "lpsc/table3/conv": (11_689_512, 0),
+    "lpsc/table3/lpsc": (11_685_032, 128),
+    "lpsc/table3/lpsc_cc_25": (11_696_616, 64),
+    "lpsc/table3/lpsc_cc_50": (11_703_720, 128),
+    "acn/table2/vgg16_c10": (33_638_218 + 8_448, 0),
+    "acn/table2/vgg16_gap_c10": (14_728_266, 0),
+    "acn/table2/vgg16_gap_c100_plus": (14_774_436, 0),
+    "acn/table2/acn_vgg16_c100_plus": (14_774_436 + 41_490, 0),  # offsets of one scale on 256 channels
+    "acn/table2/resnet18_c10_plus": (11_173_962, 0),
+    "acn/table2/resnet18_c100": (11_220_132, 0),
+    "acn/table2/acn_resnet18_c100": (11_220_132 + 41_490, 0),
+    "acn/table2/wrn_c10": (36_479_194, 0),
+    "acn/table2/wrn_c100": (36_536_884, 0),
+    "acn/table2/acn_wrn_c10": (36_479_194 + 162 * 320 + 18, 0),
+    "acn/table3/wrn": (10_961_370, 0),
+    "acn/table3/acn_wrn": (10_961_370 + 41_490, 0),
+    "acn/table4/lenet5": (61_706, 0),
+    "acn/table6/drn_d_22": (16_393_752, 0),
+    "acn/table6/acn_drn_d_22": (16_393_752 + 3 * 82_962, 0),  # layer7 is dilated, so both its scales have offsets
+    "acn/table6/drn_c_26": (21_126_584, 0),
+    "acn/table6/acn_drn_c_26": (21_126_584 + 3 * 82_962, 0),
+    "acn/control_variates/joint": (
+        14_728_266 - 1_152 + 41_490 + 9 * 256 + 1,
+        0,
+    ),  # gray images; a scale besides offsets
+    "acn/table9/best": (14_774_436 + 41_490, 0),
+    "acn/table9/scale_1": (14_774_436, 0),
+    "acn/table9/scales_1_2_4": (14_774_436 + 2 * 41_490, 0),
+    "acn/table9/scales_1_2_3_4": (14_774_436 + 3 * 41_490, 0),
+    "acn/table9/no_offset": (14_774_436, 0),
+    "acn/table9/concat": (14_774_436 + 41_490 + 2 * 256 * 256, 0),
+    "acn/table10/dilated": (14_774_436, 0),
+    "acn/table10/deformable": (14_774_436 + 41_490, 0),
+    "acn/figure10/position_1_3": (10_961_370 + 41_490 + 82_962, 0),
+    "acn/figure12/position_1": (16_393_752 + 2 * 82_962, 0),
+    "acn/figure12/position_2": (16_393_752 + 82_962, 0),
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters(name, torchvision):
+    theirs, redundant = PARAMETERS[name]
+    found = sum(p.numel() for p in network(load_recipe(find_recipes(name)[0])).parameters())
+    assert found + redundant == theirs
+
+
+PUBLISHED = {  # accuracy and deviation, as printed in the log-polar paper
+    "table1a/alexnet_c10": (77.43, 0.25),
+    "table1a/alexnet_c10_dilated": (75.42, 0.06),
+    "table1a/alexnet_c10_lpsc": (78.44, 0.12),
+    "table1a/alexnet_c100": (43.98, 0.43),
+    "table1a/alexnet_c100_dilated": (44.43, 0.10),
+    "table1a/alexnet_c100_lpsc": (47.43, 0.20),
+    "table1a/vgg19_c10": (93.54, 0.06),
+    "table1a/vgg19_c10_dilated": (93.46, 0.14),
+    "table1a/vgg19_c10_lpsc": (93.92, 0.06),
+    "table1a/vgg19_c100": (72.41, 0.17),
+    "table1a/vgg19_c100_dilated": (73.03, 0.34),
+    "table1a/vgg19_c100_lpsc": (73.13, 0.12),
+    "table1b/resnet20_c10": (91.66, 0.13),
+    "table1b/resnet20_c10_dilated": (91.44, 0.10),
+    "table1b/resnet20_c10_lpsc": (91.81, 0.21),
+    "table1b/resnet20_c10_lpsc_cc": (92.01, 0.08),
+    "table1b/resnet20_c10_lpsc_cc_paper": (92.01, 0.08),
+    "table1b/resnet20_c100": (67.56, 0.27),
+    "table1b/resnet20_c100_dilated": (66.90, 0.25),
+    "table1b/resnet20_c100_lpsc": (67.63, 0.27),
+    "table1b/resnet20_c100_lpsc_cc": (68.09, 0.27),
+    "table1b/resnet20_c100_lpsc_cc_paper": (68.09, 0.27),
+    "table2/conv": (73.50, 0.24),
+    "table2/dilated": (73.75, 0.48),
+    "table2/lpsc": (73.54, 0.38),
+    "table2/lpsc_cc": (74.13, 0.14),
+    "table2/lpsc_cc_paper": (74.13, 0.14),
+    "table3/conv": (69.86, 0.082),
+    "table3/lpsc": (69.96, 0.081),
+    "table3/lpsc_cc_25": (69.95, 0.079),
+    "table3/lpsc_cc_50": None,  # only in the authors' repository
+}
+
+
+def test_published_numbers_of_the_log_polar_paper():
+    found = {}
+    for table in ("table1a", "table1b", "table2", "table3"):
+        for row in trained(f"lpsc/{table}"):
+            published = row.published
+            found[f"{table}/{row.name}"] = (published.accuracy, published.std) if published else None
+            assert published is None or published.source.startswith(
+                "Log-Polar Space Convolution (NeurIPS 2022), Table "
+            )
+    assert found == PUBLISHED
+
+
+def test_the_text_of_the_anisotropic_paper_has_one_number():
+    tables = [table for table in TABLES if table.startswith("acn/")]
+    found = {f"{table}/{row.name}": row.published for table in tables for row in trained(table) if row.published}
+    assert {name: published.percent for name, published in found.items()} == {"acn/table4/acn_vgg16": 99.84}
+
+
+def test_runs_are_repeated_and_measured_as_the_papers_say():
+    for table in ("lpsc/table1a", "lpsc/table1b", "lpsc/table2"):
+        assert {(row.seeds, row.statistic) for row in trained(table)} == {(5, "best")}
+    assert {(row.seeds, str(row.statistic)) for row in trained("lpsc/table3")} == {(1, "{'mean_of_last': 10}")}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_quick_form(name):
+    row = load_row(find_recipes(name)[0])
+    if isinstance(row, Quoted):
+        assert row.published.source
+        return
+    quick = load_recipe(find_recipes(name)[0], quick=True)
+    assert quick.form == "quick"
+    assert quick.comparable is None
+    assert (quick.model, quick.convert) == (row.model, row.convert)
+    assert (quick.data.root or "").startswith("$FOVEAL_DATA"), "the user says where the stand-in data is"
+    assert not quick.data.download
+    assert quick.data.limit is not None
+    assert quick.data.limit * quick.train.epochs <= 80_000
+    assert quick.train.epochs < row.train.epochs
+
+
+def test_the_page_of_the_tables_lists_them_all():
+    page = (Path(__file__).parent.parent / "docs" / "tables.md").read_text()
+    listed = re.findall(r"^\| `((?:lpsc|acn)/\w+)` \|.*\| (\d+)(?: \+ (\d+))? \|$", page, flags=re.MULTILINE)
+    assert {name: (int(own), int(quoted or 0)) for name, own, quoted in listed} | {"quickstart": (5, 0)} == TABLES
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Noise of three sizes: four images to train on, two to test, of two classes."""
+    home = tmp_path_factory.mktemp("tiny")
+    draw = np.random.default_rng(0)
+    for channels, side in ((1, 28), (3, 32), (3, 72)):
+        folder = home / f"{channels}x{side}"
+        folder.mkdir()
+        for split, count in (("train", 4), ("test", 2)):
+            images = draw.integers(0, 256, (count, side, side, channels), dtype=np.uint8)
+            np.savez(folder / f"{split}.npz", images=images, labels=np.arange(count) % 2)
+    return home
+
+
+@pytest.mark.parametrize(
+    "name", [name if name not in ALL else pytest.param(name, marks=pytest.mark.slow) for name in TRAINED]
+)
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+def test_two_steps(name, tiny, tmp_path):
+    """Every recipe trains: its own network, plan, augmentation and optimiser, on four images."""
+    path = find_recipes(name)[0]
+    kind = load_recipe(path).data.name
+    changes = ["data.name=npz", "data.download=false", "data.workers=0", "train.epochs=1", "train.batch_size=2"]
+    changes += ["train.schedule=constant", "train.milestones=[]", "statistic=last"]
+    shape = {"mnist": "1x28", "mnist5k": "1x28", "folder": "3x72"}.get(kind, "3x32")
+    if kind == "folder":
+        changes += ["data.size=64", "data.resize=72"]
+    row = load_recipe(path, [*changes, f"data.root={tiny / shape}"])
+    result = fit(row, tmp_path, device="cpu")
+    assert result["test_n"] == 2
+    assert np.isfinite([result["train_loss"], result["test_loss"]]).all()
+    assert result["params"] == sum(p.numel() for p in build(row, num_classes=2, in_channels=int(shape[0])).parameters())
