@@ -46,6 +46,7 @@ def draw_bins_on_image(
         ValueError: ``bins`` is neither, ``image`` is no image, or the position lies outside of it.
 
     Example:
+        >>> import torch
         >>> figure = draw_bins_on_image(torch.tensor([[1, 0, 1]]), torch.rand(3, 8, 8), (2, 5))
         >>> figure.axes[0].get_title()
         '1 × 3 window · 2 weights on 3 of 3 taps\nat row 2, column 5'
