@@ -315,9 +315,10 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
 
 def _measure(model: nn.Module, x: Tensor) -> tuple[int, int, float]:
     """Multiply-adds, those of convolutions, and peak memory in bytes of one forward pass."""
-    formulas = {}
+    formulas: dict[Any, Any] = {}
     if hasattr(torch.ops.torchvision, "deform_conv2d"):  # known once torchvision is imported
         formulas[torch.ops.torchvision.deform_conv2d] = _deformable_flops
+    formulas.setdefault(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, _attention_flops)
     cuda = x.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(x.device)
@@ -331,6 +332,11 @@ def _measure(model: nn.Module, x: Tensor) -> tuple[int, int, float]:
     macs = {str(op): flops // 2 for op, flops in counter.get_flop_counts()["Global"].items()}
     convolutions = sum(n for op, n in macs.items() if op in _CONVOLUTIONS or op.startswith("foveal."))
     return sum(macs.values()), convolutions, peak
+
+
+def _attention_flops(query_shape: Any, key_shape: Any, value_shape: Any, *args: Any, **kwargs: Any) -> int:
+    """Of attention on the CPU, which torch before 2.15 does not count: the two products."""
+    return 2 * prod(query_shape[:-1]) * key_shape[-2] * (query_shape[-1] + value_shape[-1])
 
 
 def _deformable_flops(input_shape: Any, weight_shape: Any, *args: Any, out_shape: Any, **kwargs: Any) -> int:

@@ -131,7 +131,7 @@ def at_once(*tensors: Tensor | None) -> bool:
         or forward_ad._current_level >= 0
     ):
         return False
-    for t in tensors:
+    for t in tensors:  # noqa: SIM110 (a generator takes half a microsecond more)
         if t is not None and (type(t) not in _PLAIN or not t.is_cpu or t.is_neg()):
             return False
     return True

@@ -85,7 +85,14 @@ _READY: dict[tuple[Any, ...], Callable[[Tensor, Tensor, Tensor, Tensor | None], 
 
 
 def _key(
-    input: Tensor, weight: Tensor, bins: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: Any
+    input: Tensor,
+    weight: Tensor,
+    bins: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
 ) -> tuple[Any, ...]:
     return (
         *(input.shape, input.stride(), input.dtype, weight.shape, weight.dtype),
@@ -94,7 +101,13 @@ def _key(
         tuple(stride) if type(stride) is list else stride,
         tuple(padding) if type(padding) is list else padding,
         tuple(dilation) if type(dilation) is list else dilation,
-        *(groups, cpu.takes, cpu.is_faster, library.function, *library._chosen),  # tests and benchmarks replace what decides
+        *(
+            groups,
+            cpu.takes,
+            cpu.is_faster,
+            library.function,
+            *library._chosen,
+        ),  # tests and benchmarks replace what decides
     )
 
 

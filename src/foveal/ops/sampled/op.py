@@ -130,7 +130,7 @@ def _at_once(
 ) -> Callable[..., Tensor]:
     """The call on tensors like these, without the dispatcher's way to its kernel."""
     likes = _forward_shape(input, weight, taps, offset, None, *plain)
-    kernel = cpu.forward(input, weight, len(taps), offset, *likes, plain)
+    kernel = cpu.forward(input, weight, len(taps), offset, likes[0], likes[1], plain)
     shape, steps, dtype = likes[0].shape, likes[0].stride(), likes[0].dtype
     contested, nobody = likes[1].ndim == 4, likes[1]
 
@@ -369,7 +369,9 @@ def _forward_on_cpu(
     if not cpu.takes(input):
         return _forward._init_fn(input, weight, taps, offset, bias, *plain)
     output, winner = _forward_shape(input, weight, taps, offset, bias, *plain)
-    cpu.forward(input, weight, len(taps), offset, output, winner, plain)(input, weight, taps, offset, bias, output, winner)
+    cpu.forward(input, weight, len(taps), offset, output, winner, plain)(
+        input, weight, taps, offset, bias, output, winner
+    )
     return output, winner
 
 
