@@ -53,7 +53,11 @@ def spread():
 
 def growth():
     found = read("field_growth")
-    lines = ["| stack | exponent of the kernel size | exponent of the depth |", "|---|---|---|", "| theory, k √n | 1 | 0.5 |"]
+    lines = [
+        "| stack | exponent of the kernel size | exponent of the depth |",
+        "|---|---|---|",
+        "| theory, k √n | 1 | 0.5 |",
+    ]
     for name, row in found["stacks"].items():
         cells = [f"{row[key]['mean']:.3f} ± {row[key]['std']:.3f}" for key in ("kernel_exponent", "depth_exponent")]
         lines.append(f"| {name} | {' | '.join(cells)} |")
