@@ -239,6 +239,13 @@ def test_the_position_of_a_pooled_picture_is_the_pixel(run: Run, image: Path, mo
         (place, pixel) = drawn.pop()
         assert pixel == (8, 12)
         assert [2 * p + 4 - padding for p in place] == [8, 12]
+    for at, place in (("19,23", (5, 7)), ("0,0", (0, 0))):  # near the border the last position there is
+        plan = LOG_POLAR.replace("stride: 2", "stride: 2, padding: 0")
+        assert run("draw", "pooled", "small_cnn", "--plan", plan, "--image", image, "--at", at)[0] == 0
+        assert drawn.pop()[0] == place
+    code, _, err = run("draw", "pooled", "small_cnn", "--plan", LOG_POLAR, "--image", image, "--at", "20,0")
+    assert code == 2
+    assert "--at must lie in the image of 20 x 24, got 20,0" in err
 
 
 def test_field(run: Run, tmp_path: Path) -> None:

@@ -463,13 +463,19 @@ def draw(
         given = {**module.map, "center": "bin" if module.map["center"] == "bin" else "none"}
         reach = (module.kernel_size, module.stride, module.padding, module.dilation)
         pool = LogPolarPool2d(*reach, reduce=module.reduce, **given)
-        # the output position whose window has its centre at, or first after, the pixel
         pixel = position or (pixels.shape[1] // 2, pixels.shape[2] // 2)
-        shift = [before - edge // 2 for before, edge in zip(pool.before, pool.window, strict=True)]
-        place = [-(-(p + d) // step) for p, d, step in zip(pixel, shift, pool.stride, strict=True)]
-        centre = [p * step - d for p, d, step in zip(place, shift, pool.stride, strict=True)]
+        if not (pixel[0] < pixels.shape[1] and pixel[1] < pixels.shape[2]):
+            raise ValueError(f"--at must lie in the image of {pixels.shape[1]} x {pixels.shape[2]}, got {at}")
         cell = (2 * given["radial_bins"], given["angular_bins"] // 2)
         pooled = pool(pixels[None].float() / 255)[0]
+        # the output position whose window has its centre at the pixel, or else next after it, as far as there are any
+        shift = [before - edge // 2 for before, edge in zip(pool.before, pool.window, strict=True)]
+        last = [side // part - 1 for side, part in zip(pooled.shape[1:], cell, strict=True)]
+        place = [
+            min(max(-(-(p + d) // step), 0), end)
+            for p, d, step, end in zip(pixel, shift, pool.stride, last, strict=True)
+        ]
+        centre = [p * step - d for p, d, step in zip(place, shift, pool.stride, strict=True)]
         figure = analysis.draw_pooled(
             pixels, pooled, cell, (place[0], place[1]), pixel=(centre[0], centre[1]), bins=module
         )

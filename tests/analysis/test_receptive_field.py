@@ -63,8 +63,8 @@ def test_padding_moves_the_field_but_does_not_change_it():
         assert (found.size, found.stride, found.offset) == ((side, side), (stride, stride), (offset, offset))
 
 
-def test_the_paper_s_circle_reaches_less_far():
-    """Only two taps of a row of 5 are cut off from the circle, none of the axes': but of 9, the tips are one tap wide."""
+def test_the_paper_s_circle_reaches_as_far_without_the_corners():
+    """Limits are inclusive, so the tips of the axes belong to the circle."""
     net = convert(simple_vgg(), log_polar((5, 9), growth_rate=3.0, support="disk", padding=0))
     found = effective_receptive_field(net, (3, 64, 64), layer="features.8", activations="identity")
     assert found.size == (22, 22)
