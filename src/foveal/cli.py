@@ -517,7 +517,7 @@ def field(
     maps = analysis.map_layers(networks[model], size)
     if not layer and not maps:
         raise ValueError(
-            f"{model} has no map of more than one position at --input-size {input_size}; take a larger one"
+            f"{model} has no map of more than one position at --input-size {input_size}; take a larger one, or its channels"
         )
     table = Table("network", "layer", "size", "pixels", "95 % within", "width", "stride", "offset", box=None)
     fields, labels = [], []
