@@ -2,7 +2,8 @@
 
 ROOT holds train.npz, as the data set "npz" reads it; without it random pixels of the same shape stand in. Both pad by 4, cut
 out a random 32x32, flip and normalise, in batches of 128. Rounds are interleaved, so that both meet the same machine; the
-figures are medians over them. torchvision's is taken with the number of workers that is best for it.
+figures are medians over them. torchvision's is taken with the number of workers that is best for it. OMP_NUM_THREADS sets
+the threads of the main process.
 """
 
 import itertools
@@ -25,7 +26,7 @@ from foveal.training.engine import environment
 BATCH, ROUNDS, BAR = 128, 3, 3.0
 PRESET = preset("cifar10")
 WORKERS = (0, 1, 2)
-NETWORKS = {"cifar_alexnet": 20, "cifar_resnet20": 5}  # training steps of each round
+NETWORKS = {"cifar_alexnet": 10, "cifar_resnet20": 3}  # training steps of each round
 
 
 class Transformed(Dataset):
@@ -94,7 +95,6 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def main(out: Path, root: str | None) -> None:
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
     if root is None:
         images = ImageSet(
             "random", "train", torch.randint(0, 256, (50_000, 3, 32, 32)).byte(), torch.randint(0, 10, (50_000,)), ()

@@ -397,7 +397,9 @@ def test_a_changed_table_is_another_experiment(
     monkeypatch.chdir(tmp_path)
     code, out, _ = run("train", paper / "conv.yaml", paper / "theirs.yaml", "--set", "train.epochs=1", "--seeds", 1)
     assert code == 0
-    assert "Not the published experiment (conv-changed): train.epochs 1 instead of 2." in out
+    assert "Differs from the table's own experiment (conv-changed): train.epochs 1 instead of 2." in " ".join(
+        out.split()
+    )
     assert "77.43" not in out
     assert (tmp_path / "runs/conv-changed/conv-changed/seed0/result.json").exists()
     assert not (tmp_path / "runs/conv-changed/theirs").exists()

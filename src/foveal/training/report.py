@@ -245,7 +245,7 @@ def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         notes.append("Quick rows see a part of the data or of the epochs: not comparable with published numbers.")
     for differs in dict.fromkeys(tuple(row["differs"]) for row in rows if row["differs"]):
         names = ", ".join(row["name"] for row in rows if tuple(row["differs"]) == differs)
-        notes.append(f"Not the published experiment ({names}): {'; '.join(differs)}.")
+        notes.append(f"Differs from the table's own experiment ({names}): {'; '.join(differs)}.")
     if any(row["pace"]["accuracy"] for row in rows):
         below = "the training loss stays below the value, and until " if any(r["pace"]["loss"] for r in rows) else ""
         near = "the test accuracy is within one point of its last value"
