@@ -85,6 +85,7 @@ def test_tests_mirror_the_sources():
     for path in tests.rglob("test_*.py"):
         if path.name in {
             "test_architecture.py",
+            "test_benchmarks.py",
             "test_doctests.py",
             "test_examples.py",
             "test_export.py",

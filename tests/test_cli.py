@@ -25,7 +25,7 @@ from rich.console import Console
 from foveal import cli
 from foveal.training import engine
 
-COMMANDS = ["train", "evaluate", "report", "list", "cost", "bench", "doctor"]
+COMMANDS = ["train", "evaluate", "report", "list", "cost", "draw", "field", "bench", "doctor"]
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -137,6 +137,27 @@ def test_no_arguments_show_the_help(run: Run) -> None:
         (["cost", "small_cnn", "--plan", "conv3"], "must look like {conv3: {layer: dilated, dilation: 2}}"),
         (["cost", "small_cnn", "--plan", "nowhere.yaml"], "nowhere.yaml: No such file or directory"),
         (["cost", "small_cnn", "--plan", "{conv9: {layer: dilated}}"], "conv9"),
+        (["draw", "bins"], "Missing argument"),
+        (["draw", "bin", "small_cnn"], "bin"),
+        (["draw", "bins", "small_cnn"], "the network is not, and has not, a log-polar layer; --layer picks another"),
+        (["draw", "bins", "small_cn"], "small_cnn"),
+        (["draw", "bins", "runs/nowhere/seed0"], "runs/nowhere/seed0 is not the folder of a run"),
+        (["draw", "kernels", "small_cnn", "--layer", "conv9"], "--layer must name a layer of the network; got conv9"),
+        (["draw", "kernels", "small_cnn", "--layer", "fc"], "fc is not, and has not, a convolution"),
+        (["draw", "kernels", "small_cnn", "--out", "a.jpg"], "path must end in .svg or .png; got a.jpg"),
+        (["draw", "kernels", "small_cnn", "--out", "no/a.png"], "no/a.png: No such file or directory"),
+        (["draw", "pooled", "small_cnn", "--plan", "{conv1: {layer: log_polar}}"], "pooled needs --image"),
+        (["draw", "bins", "small_cnn", "--plan", "{conv1: {layer: log_polar}}", "--at", "1,2"], "give --image, too"),
+        (
+            ["draw", "bins", "small_cnn", "--plan", "{conv1: {layer: log_polar}}", "--at", "1"],
+            "--at must be row,column",
+        ),
+        (["draw", "bins", "small_cnn", "--plan", "{conv1: {layer: log_polar}}", "--image", "no.png"], "no.png"),
+        (["field", "small_cn"], "small_cnn"),
+        (["field", "small_cnn", "--layer", "conv9"], "layer must name a submodule; got 'conv9'"),
+        (["field", "small_cnn", "--input-size", "3,a,b"], "--input-size must be channels,height,width"),
+        (["field", "small_cnn", "--input-size", "3,1,1"], "has no map of more than one position at --input-size 3,1,1"),
+        (["field", "small_cnn", "--activations", "linear"], "activations must be one of 'as_is', 'identity'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -148,6 +169,109 @@ def test_wrong_arguments(
     assert code == 2
     assert message in re.sub(r"\s+", " ", err)
     assert not list(tmp_path.glob("**/*.pt")), "nothing was trained"
+
+
+LOG_POLAR = "{conv1: {layer: log_polar, kernel_size: 9, radial_bins: 2, angular_bins: 6, rotation: 0.5, stride: 2}}"
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    from PIL import Image
+
+    path = tmp_path / "image.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "caption"),
+    [
+        (
+            ["bins", "--out", "a.svg"],
+            "a.svg: conv1, 9 × 9 window · 2 radial × 6 angular bins · growth rate 2 · rotation 0.5",
+        ),
+        (["bins", "--image", "image.png", "--at", "3,7"], "bins.png: conv1, 9 × 9 window"),
+        (["kernels"], "kernels.png: conv1, 9 × 9 kernels: 16 of 32 output and 3 of 3 input channels"),
+        (
+            ["kernels", "--layer", "conv2"],
+            "kernels.png: conv2, 3 × 3 kernels: 16 of 32 output and 3 of 32 input channels",
+        ),
+        (["pooled", "--image", "image.png", "--at", "3,7"], "pooled.png: conv1, 9 × 9 window"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_draw(run: Run, image: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], caption: str) -> None:
+    monkeypatch.chdir(image.parent)
+    what, *others = arguments
+    code, out, err = run("draw", what, "small_cnn", "--plan", LOG_POLAR, *others)
+    assert (code, err) == (0, "")
+    assert out.startswith(caption)
+    assert len(out.splitlines()) == 1
+    if "--at" in arguments and what == "bins":
+        assert "at row 3, column 7" in out
+    path = Path(out.partition(":")[0])
+    assert path.read_bytes().startswith(b"<?xml" if path.suffix == ".svg" else b"\x89PNG")
+    before = path.read_bytes()
+    assert run("draw", what, "small_cnn", "--plan", LOG_POLAR, *others)[0] == 0
+    assert path.read_bytes() == before, "the same command draws the same picture"
+
+
+def test_draw_a_trained_network(run: Run, trained: Path, tmp_path: Path) -> None:
+    for what, start in (("bins", "conv3, 5 × 5 window"), ("kernels", "conv3, 5 × 5 kernels")):
+        out = tmp_path / f"{what}.png"
+        code, text, err = run("draw", what, trained / "alpha" / "seed0", "--out", out)
+        assert (code, err) == (0, "")
+        assert text.startswith(f"{out}: {start}")
+        assert out.stat().st_size > 1000
+
+
+def test_the_position_of_a_pooled_picture_is_the_pixel(run: Run, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At stride 2 and with the paddings of a same-size layer, without any, and with more than half a window."""
+    from foveal import analysis
+
+    monkeypatch.chdir(image.parent)
+    drawn = []
+    real = analysis.draw_pooled
+    monkeypatch.setattr(analysis, "draw_pooled", lambda *a, **k: drawn.append((a[3], k["pixel"])) or real(*a, **k))
+    for padding in (4, 0, 6):
+        plan = LOG_POLAR.replace("stride: 2", f"stride: 2, padding: {padding}")
+        assert run("draw", "pooled", "small_cnn", "--plan", plan, "--image", image, "--at", "8,12")[0] == 0
+        (place, pixel) = drawn.pop()
+        assert pixel == (8, 12)
+        assert [2 * p + 4 - padding for p in place] == [8, 12]
+    for at, place in (("19,23", (5, 7)), ("0,0", (0, 0))):  # near the border the last position there is
+        plan = LOG_POLAR.replace("stride: 2", "stride: 2, padding: 0")
+        assert run("draw", "pooled", "small_cnn", "--plan", plan, "--image", image, "--at", at)[0] == 0
+        assert drawn.pop()[0] == place
+    code, _, err = run("draw", "pooled", "small_cnn", "--plan", LOG_POLAR, "--image", image, "--at", "20,0")
+    assert code == 2
+    assert "--at must lie in the image of 20 x 24, got 20,0" in err
+
+
+def test_field(run: Run, tmp_path: Path) -> None:
+    plan = "{features.0: {layer: log_polar, kernel_size: 7, growth_rate: 9.0, support: square}, " + (
+        "features.2: {layer: log_polar, kernel_size: 7, growth_rate: 9.0, support: square}}"
+    )
+    out = tmp_path / "field.png"
+    layers = ["--layer", "features.8", "--layer", "features.13"]
+    code, text, err = run("field", "simple_vgg", "--plan", plan, *layers, "--input-size", "3,72,72", "--out", out)
+    assert (code, err) == (0, "")
+    rows = [re.split(r"  +", line.strip()) for line in text.splitlines()]
+    found = {(row[0], row[1]): (row[2], row[3], row[6], row[7]) for row in rows[1:5]}
+    assert found == {
+        ("simple_vgg", "features.8"): ("14 x 14", "196", "2, 2", "7, 7"),
+        ("simple_vgg", "features.13"): ("32 x 32", "1,024", "4, 4", "16, 16"),
+        ("converted", "features.8"): ("22 x 22", "484", "2, 2", "7, 7"),
+        ("converted", "features.13"): ("40 x 40", "1,600", "4, 4", "16, 16"),
+    }
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_field_looks_at_the_last_map(run: Run, tmp_path: Path) -> None:
+    code, text, _ = run("field", "small_cnn", "--input-size", "3,28,28", "--out", tmp_path / "field.svg")
+    assert code == 0
+    assert "pool2" in text
+    assert (tmp_path / "field.svg").read_bytes().startswith(b"<?xml")
 
 
 def test_mistakes_of_all_recipes_come_together(run: Run, tmp_path: Path, table: Path) -> None:

@@ -51,3 +51,19 @@ def test_what_it_links_to_is_there():
     assert len(links) >= 4
     for link in links:
         assert (ROOT / link).exists(), link
+
+
+def test_the_pages_of_the_analyses_are_those_of_the_json_files():
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "analyses" / "tables.py")
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    pages = sorted((ROOT / "docs" / "analyses").glob("*.md"))
+    assert len(pages) >= 5
+    made = 0
+    for page in pages:
+        text = page.read_text()
+        assert tables.written(page) == text
+        made += text.count("<!-- end -->")
+        for link in re.findall(r"\]\(([^)#]+)\)", text):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+    assert made == len(tables.TABLES)

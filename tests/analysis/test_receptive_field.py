@@ -7,44 +7,68 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from foveal import convert
-from foveal.analysis import effective_receptive_field
-
-
-def simple_vgg(first=3, second=3):
-    """The example network of the estimate in Figure 5 of the log-polar paper: no padding, average pooling."""
-    return nn.Sequential(
-        *(nn.Conv2d(3, 64, first), nn.ReLU(), nn.Conv2d(64, 64, second), nn.ReLU(), nn.AvgPool2d(2, 2)),
-        *(nn.Conv2d(64, 128, 3), nn.ReLU(), nn.Conv2d(128, 128, 3), nn.ReLU(), nn.AvgPool2d(2, 2)),
-        *(nn.Conv2d(128, 256, 3), nn.ReLU(), nn.Conv2d(256, 256, 3), nn.ReLU()),
-    )
+from foveal import LogPolarConv2d, convert
+from foveal.analysis import effective_receptive_field, field_growth, map_layers
+from foveal.models import simple_vgg
 
 
 @pytest.mark.parametrize(
-    ("network", "layer", "size", "stride", "offset"),
+    ("sizes", "layer", "size", "stride", "offset"),
     [
-        ((3, 3), "8", 14, 2, 7),
-        ((3, 3), "13", 32, 4, 16),
-        ((7, 7), "8", 22, 2, 11),
-        ((5, 9), "8", 22, 2, 11),
-        ((7, 7), "13", 40, 4, 20),
+        ((3, 3), "features.8", 14, 2, 7),
+        ((3, 3), "features.13", 32, 4, 16),
+        ((7, 7), "features.8", 22, 2, 11),
+        ((5, 9), "features.8", 22, 2, 11),
+        ((7, 7), "features.13", 40, 4, 20),
     ],
 )
-def test_published_estimates(network, layer, size, stride, offset):
-    found = effective_receptive_field(simple_vgg(*network), (3, 96, 96), layer=layer, activations="identity")
+def test_published_estimates(sizes, layer, size, stride, offset):
+    net = simple_vgg()
+    if sizes != (3, 3):
+        convert(
+            net,
+            {
+                f"features.{k}": {"layer": "conv", "kernel_size": n, "padding": 0}
+                for k, n in zip((0, 2), sizes, strict=True)
+            },
+        )
+    found = effective_receptive_field(net, (3, 96, 96), layer=layer, activations="identity")
     assert (found.size, found.stride, found.offset) == ((size, size), (stride, stride), (offset, offset))
     assert found.pixels == size * size
     assert found.map.shape == (96, 96)
     assert found.map.max() == 1
 
 
-@pytest.mark.parametrize(("sizes", "side"), [((5, 9), 22), ((9, 5), 22), ((7, 7), 22), ((5, 5), 18), ((9, 9), 26)])
+def log_polar(sizes, **more):
+    """The authors' layers in the first two places: squared limits grow by the square of g = 3, the corners belong."""
+    spec = {"layer": "log_polar", "growth_rate": 9.0, "support": "square", **more}
+    return {f"features.{k}": {**spec, "kernel_size": n} for k, n in zip((0, 2), sizes, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "side"),
+    [((5, 9), 22), ((9, 5), 22), ((7, 7), 22), ((11, 3), 22), ((5, 5), 18), ((9, 9), 26), ((11, 9), 28)],
+)
 def test_log_polar_layers_of_the_authors_in_the_first_two_places(sizes, side):
-    net = simple_vgg()
-    for index, size in zip((0, 2), sizes, strict=True):
-        plan = {"layer": "log_polar", "kernel_size": size, "growth_rate": 9.0, "support": "square", "padding": 0}
-        convert(net, {str(index): plan})
-    assert effective_receptive_field(net, (3, 64, 64), layer="8", activations="identity").size == (side, side)
+    net = convert(simple_vgg(), log_polar(sizes, padding=0))
+    found = effective_receptive_field(net, (3, 64, 64), layer="features.8", activations="identity")
+    assert (found.size, found.stride) == ((side, side), (2, 2))
+    assert found.pixels == side * side
+
+
+def test_padding_moves_the_field_but_does_not_change_it():
+    net = convert(simple_vgg(), log_polar((7, 7)))
+    for layer, side, stride, offset in (("features.8", 22, 2, 7), ("features.13", 40, 4, 16)):
+        found = effective_receptive_field(net, (3, 96, 96), layer=layer, activations="identity")
+        assert (found.size, found.stride, found.offset) == ((side, side), (stride, stride), (offset, offset))
+
+
+def test_the_paper_s_circle_reaches_as_far_without_the_corners():
+    """Limits are inclusive, so the tips of the axes belong to the circle."""
+    net = convert(simple_vgg(), log_polar((5, 9), growth_rate=3.0, support="disk", padding=0))
+    found = effective_receptive_field(net, (3, 64, 64), layer="features.8", activations="identity")
+    assert found.size == (22, 22)
+    assert found.pixels < 22 * 22  # the corners lie outside
 
 
 def test_the_centre_is_the_upper_left_of_four():
@@ -198,3 +222,98 @@ def test_nan_weights_are_told():
 def test_maximum_pooling_with_dilation_is_refused_under_identity():
     with pytest.raises(ValueError, match="without dilation"):
         effective_receptive_field(nn.MaxPool2d(3, dilation=2), (3, 8, 8), activations="identity")
+
+
+def test_maps_are_named_in_the_order_of_the_forward_pass():
+    net = simple_vgg().train()
+    maps = map_layers(net, (3, 40, 40))
+    assert maps == [*(f"features.{k}" for k in range(14)), "features"]
+    assert "features.13" not in map_layers(net, (3, 32, 32))  # one position is no map
+    assert net.training
+    assert not any(m._forward_hooks for m in net.modules())
+    broken = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(7, 2))
+    assert map_layers(broken, (3, 9, 9)) == ["0"]
+    with pytest.raises(ValueError, match="input must be images"):
+        map_layers(net, (3, 40))
+
+
+# ---- growth ----
+
+
+def conventional(kernel_size, depth):
+    return nn.Sequential(*(nn.Conv2d(8, 8, kernel_size, padding="same") for _ in range(depth)))
+
+
+def test_the_width_is_that_of_equal_weights():
+    net = nn.Conv2d(1, 1, 7, bias=False)
+    nn.init.ones_(net.weight)
+    found = effective_receptive_field(net, (1, 9, 9))
+    assert found.width == pytest.approx(2 * ((7 * 7 - 1) / 12) ** 0.5)
+    with torch.no_grad():
+        net.weight[0, 0, :, 1:] = 0  # one column: no width across
+    assert effective_receptive_field(net, (1, 9, 9)).width == pytest.approx(((7 * 7 - 1) / 12) ** 0.5)
+
+
+def test_conventional_stacks_follow_the_theory():
+    found = field_growth(conventional, kernel_sizes=(3, 5, 7), depths=(1, 2, 4), seeds=3)
+    assert found.kernel_exponent[0] == pytest.approx(1.08, abs=0.08)  # that of sqrt(k * k - 1) over these k
+    assert found.depth_exponent[0] == pytest.approx(0.5, abs=0.04)
+    assert 0 < found.kernel_exponent[1] < 0.1
+    expected = torch.tensor([[(n * (k * k - 1) / 3) ** 0.5 for n in (1, 2, 4)] for k in (3, 5, 7)], dtype=torch.float64)
+    torch.testing.assert_close(found.widths.mean(0), expected, rtol=0.08, atol=0)
+    assert found.widths.shape == (3, 3, 3)
+
+
+def test_the_fit_of_an_exact_law():
+    class Law(nn.Module):
+        """A field of two pixels, `distance` apart in each direction."""
+
+        def __init__(self, distance):
+            super().__init__()
+            self.weight, self.distance = nn.Parameter(torch.ones(())), distance
+
+        def forward(self, x):
+            return self.weight * (x + x.roll((self.distance, self.distance), (2, 3)))
+
+    found = field_growth(lambda k, n: Law(k * n // 4), kernel_sizes=(4, 8), depths=(2, 4), seeds=2, in_channels=1)
+    assert found.kernel_exponent == pytest.approx((1, 0), abs=1e-9)
+    assert found.depth_exponent == pytest.approx((1, 0), abs=1e-9)
+
+
+def test_log_polar_means_grow_slower_with_the_kernel():
+    """Far bins weigh less for each of their pixels, which the mean's 1 / N does."""
+
+    def build(reduce):
+        def stack(kernel_size, depth):
+            layers = (LogPolarConv2d(8, 8, kernel_size, growth_rate=3.0, reduce=reduce) for _ in range(depth))
+            return nn.Sequential(*layers)
+
+        return stack
+
+    mean, total = (
+        field_growth(build(reduce), kernel_sizes=(5, 9, 13), depths=(1, 2), seeds=3).kernel_exponent[0]
+        for reduce in ("mean", "sum")
+    )
+    assert mean < total - 0.1
+
+
+def test_the_generator_is_left_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    one = field_growth(conventional, kernel_sizes=(3, 5), depths=(1, 2), seeds=2)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(one.widths, field_growth(conventional, kernel_sizes=(3, 5), depths=(1, 2), seeds=2).widths)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kernel_sizes": (3, 3)}, "kernel_sizes must be at least two different numbers"),
+        ({"depths": (0, 1)}, "depths must be at least two different numbers from 1 on"),
+        ({"seeds": 1}, "seeds must be at least 2"),
+    ],
+)
+def test_arguments_of_the_growth_are_checked(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        field_growth(conventional, **arguments)

@@ -1,5 +1,6 @@
 """Analyses: what a network costs, what it sees, and pictures of what its layers are."""
 
+from foveal.analysis.card import save, to_data_uri
 from foveal.analysis.cost import Cost, LayerCount, MultiplyAdds, cost, latencies, multiply_adds, paper_counts
 from foveal.analysis.draw import (
     draw_bins,
@@ -7,10 +8,22 @@ from foveal.analysis.draw import (
     draw_receptive_field,
     draw_taps,
     draw_winning_scale,
-    to_data_uri,
+)
+from foveal.analysis.draw_fields import (
+    draw_bins_on_image,
+    draw_correlation,
+    draw_field_growth,
+    draw_pooled,
+    draw_weight_spread,
 )
 from foveal.analysis.feature_maps import draw_feature_maps, feature_maps
-from foveal.analysis.receptive_field import ReceptiveField, effective_receptive_field
+from foveal.analysis.receptive_field import (
+    FieldGrowth,
+    ReceptiveField,
+    effective_receptive_field,
+    field_growth,
+    map_layers,
+)
 from foveal.analysis.scales import (
     SharesBySize,
     draw_shares_by_size,
@@ -18,28 +31,42 @@ from foveal.analysis.scales import (
     shares_by_size,
     winning_shares,
 )
+from foveal.analysis.statistics import BinCorrelation, WeightSpread, bin_correlation, weight_spread
 
 __all__ = [
+    "BinCorrelation",
     "Cost",
+    "FieldGrowth",
     "LayerCount",
     "MultiplyAdds",
     "ReceptiveField",
     "SharesBySize",
+    "WeightSpread",
+    "bin_correlation",
     "cost",
     "draw_bins",
+    "draw_bins_on_image",
+    "draw_correlation",
     "draw_feature_maps",
+    "draw_field_growth",
     "draw_kernels",
+    "draw_pooled",
     "draw_receptive_field",
     "draw_shares_by_size",
     "draw_taps",
+    "draw_weight_spread",
     "draw_winning_scale",
     "draw_winning_shares",
     "effective_receptive_field",
     "feature_maps",
+    "field_growth",
     "latencies",
+    "map_layers",
     "multiply_adds",
     "paper_counts",
+    "save",
     "shares_by_size",
     "to_data_uri",
+    "weight_spread",
     "winning_shares",
 ]

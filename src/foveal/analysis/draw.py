@@ -6,8 +6,6 @@ colour-blind eyes, and shape or text says the same again.
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,25 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from foveal.analysis import card
+
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from foveal.analysis.receptive_field import ReceptiveField
 
-_INK = "#1f2328"
-_MUTED = "#59636e"
-_FAINT = "#d1d9e0"
-# Paul Tol's "light" scheme, made for cells with black text
-_CELLS = ("#77AADD", "#EEDD88", "#FFAABB", "#99DDFF", "#BBCC33", "#EE8866", "#44BB99", "#AAAA00")
 # green, purple and pink for scales 1, 2 and 4 as in Figure 4 of the anisotropic paper, then others
 _SCALES = {1.0: ("#1a9850", "o"), 2.0: ("#5e3c99", "s"), 4.0: ("#f768a1", "^")}
 _OTHERS = (("#0072B2", "D"), ("#E69F00", "v"), ("#56B4E9", "P"), ("#8c510a", "X"))
-_DIVERGING = "RdBu_r"
 
 
 def draw_bins(bins: Tensor | nn.Module, *, title: str | None = None) -> Figure:
-    """Draw the bins of a kernel's window, as Figure 1(b) of Log-Polar Space Convolution (NeurIPS 2022).
+    r"""Draw the bins of a kernel's window, as Figure 1(b) of Log-Polar Space Convolution (NeurIPS 2022).
 
     Each bin has its colour and its index; taps without weight (-1) stay blank; a ring marks the centre tap.
 
@@ -51,33 +44,33 @@ def draw_bins(bins: Tensor | nn.Module, *, title: str | None = None) -> Figure:
     Example:
         >>> figure = draw_bins(torch.tensor([[-1, 1, -1], [2, 0, 2], [-1, 1, -1]]))
         >>> figure.axes[0].get_title()
-        '3 × 3 window · 3 weights on 5 of 9 taps'
+        '3 × 3 window\n3 weights on 5 of 9 taps'
     """
-    grid = _bins(bins)
+    grid = card.grid_of(bins)
     height, width = grid.shape
     scale = min(0.34, 4.6 / max(height, width))
-    figure, axes = _card(width * scale + 0.3, height * scale + 0.75)
-    colours = _apart(grid)
+    figure, axes = card.single(width * scale + 0.3, height * scale + 0.75)
+    colours = card.apart(grid)
     picture = np.ones((height, width, 3))
     for index, colour in colours.items():
-        picture[grid == index] = _rgb(colour)
+        picture[grid == index] = card.rgb(colour)
     axes.imshow(picture, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():  # the window, whose taps without weight stay blank
-        spine.set_color(_FAINT)
-    _borders(axes, grid)
+        spine.set_color(card.FAINT)
+    card.borders(axes, grid)
 
     size = 72 * scale * (0.42 if height * width <= 15 * 15 else 0.0)
     for index in colours:
         rows, columns = np.nonzero(grid == index)
         if size:
             for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-                axes.text(column, row, str(index), ha="center", va="center", color=_INK, fontsize=size)
+                axes.text(column, row, str(index), ha="center", va="center", color=card.INK, fontsize=size)
         elif math.sqrt(len(rows)) * 72 * scale > 14:  # one number a bin, where it fits
             middle = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
-            axes.text(columns[middle], rows[middle], str(index), ha="center", va="center", color=_INK, fontsize=7)
-    axes.plot((width - 1) / 2, (height - 1) / 2, "o", markersize=72 * scale * 0.78, mfc="none", mec=_INK, mew=1.3)
-    axes.set_title(_bins_caption(bins, grid) if title is None else title, fontsize=8, color=_INK)
+            axes.text(columns[middle], rows[middle], str(index), ha="center", va="center", color=card.INK, fontsize=7)
+    axes.plot((width - 1) / 2, (height - 1) / 2, "o", markersize=72 * scale * 0.78, mfc="none", mec=card.INK, mew=1.3)
+    card.caption(figure, axes, card.bins_caption(bins, grid) if title is None else title)
     return figure
 
 
@@ -109,7 +102,7 @@ def draw_kernels(layer: nn.Module, *, outputs: int = 16, inputs: int = 3, title:
     dense = _kernel(layer)
     kernels = dense[:outputs, :inputs].double()
     shown_outputs, shown_inputs, height, width = kernels.shape
-    grid = _bins(layer) if hasattr(layer, "bins") else np.zeros((height, width), dtype=int)
+    grid = card.grid_of(layer) if hasattr(layer, "bins") else np.zeros((height, width), dtype=int)
     inside = grid >= 0
 
     finite = kernels[kernels.isfinite() & torch.from_numpy(inside)]
@@ -118,20 +111,20 @@ def draw_kernels(layer: nn.Module, *, outputs: int = 16, inputs: int = 3, title:
     gap = 1
     mosaic = np.full((shown_inputs * (height + gap) - gap, shown_outputs * (width + gap) - gap), np.nan)
     scale = min(0.16, 6.4 / mosaic.shape[1])
-    figure, axes = _card(mosaic.shape[1] * scale + 0.8, max(mosaic.shape[0] * scale, 0.9) + 0.75)
+    figure, axes = card.single(mosaic.shape[1] * scale + 0.8, max(mosaic.shape[0] * scale, 0.9) + 0.75)
     crosses = []
     for (o, c), tile in zip(np.ndindex(shown_outputs, shown_inputs), kernels.flatten(0, 1).numpy(), strict=True):
         top, left = c * (height + gap), o * (width + gap)
         mosaic[top : top + height, left : left + width] = np.where(inside & np.isfinite(tile), tile, np.nan)
         crosses += [(top + row, left + column) for row, column in np.argwhere(inside & ~np.isfinite(tile))]
-        _borders(axes, inside.astype(int) - 1, top, left, color=_MUTED, inner=False)
-    picture = axes.imshow(mosaic, cmap=_DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
+        card.borders(axes, inside.astype(int) - 1, top, left, color=card.MUTED, inner=False)
+    picture = axes.imshow(mosaic, cmap=card.DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
     if crosses:
         rows, columns = zip(*crosses, strict=True)
-        axes.plot(columns, rows, "x", color=_INK, markersize=72 * scale * 0.6, mew=1)
+        axes.plot(columns, rows, "x", color=card.INK, markersize=72 * scale * 0.6, mew=1)
     axes.set_axis_off()
     bar = figure.colorbar(picture, ax=axes, shrink=0.9, pad=0.02, aspect=12, extend="both", ticks=[-limit, 0, limit])
-    bar.ax.set_yticklabels([f"{-limit:.2g}", "0", f"{limit:.2g}"], fontsize=7, color=_INK)
+    bar.ax.set_yticklabels([f"{-limit:.2g}", "0", f"{limit:.2g}"], fontsize=7, color=card.INK)
     bar.outline.set_visible(False)
     if title is None:
         title = (
@@ -140,7 +133,7 @@ def draw_kernels(layer: nn.Module, *, outputs: int = 16, inputs: int = 3, title:
         )
         if crosses:
             title += f" · {len(crosses)} weights × are not finite"
-    axes.set_title(title, fontsize=8, color=_INK)
+    axes.set_title(title, fontsize=8, color=card.INK)
     return figure
 
 
@@ -190,15 +183,15 @@ def draw_taps(
         positions = [(int(at * rows), int(at * columns)) for at in ((0.3, 0.7) if min(rows, columns) >= 8 else (0.5,))]
     if any(not (0 <= r < rows and 0 <= c < columns) for r, c in positions):
         raise ValueError(f"positions must lie in the output map of {rows} x {columns}; got {list(positions)!r}")
-    backdrops = _backdrops(input if image is None else image[:4])
+    backdrops = card.backdrops(input if image is None else image[:4])
     # pixel centres of the layer's input, in pixels of the image
     zoom = torch.tensor([big / small for big, small in zip(backdrops[0].shape[:2], input.shape[2:], strict=True)])
     points, centres = (points + 0.5) * zoom - 0.5, (centres + 0.5) * zoom - 0.5
     styles = _scale_styles(layer.scales)
 
-    figure, panels = _panels(backdrops, bottom=0.35, top=0.0 if title is None else 0.3)
+    figure, panels = card.row(backdrops, bottom=0.35, top=0.0 if title is None else 0.3)
     for panel, backdrop, places, middles in zip(panels, backdrops, points, centres, strict=True):
-        panel.imshow(_pale(backdrop), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        panel.imshow(card.pale(backdrop), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         for row, column in positions:
             y, x = middles[row, column].tolist()
             for (colour, marker), taps in zip(styles, places[:, row, column], strict=True):
@@ -207,13 +200,19 @@ def draw_taps(
                 panel.add_collection(LineCollection(spokes, colors=colour, linewidths=0.6, alpha=0.6))
                 panel.plot(taps[:, 1], taps[:, 0], marker, color=colour, markersize=4.2, mec="white", mew=0.5, ls="")
             panel.plot(
-                x, y, "+", color=_INK, markersize=6, mew=1.2, path_effects=[withStroke(linewidth=3, foreground="white")]
+                x,
+                y,
+                "+",
+                color=card.INK,
+                markersize=6,
+                mew=1.2,
+                path_effects=[withStroke(linewidth=3, foreground="white")],
             )
         panel.set_xlim(-0.5, backdrop.shape[1] - 0.5)
         panel.set_ylim(backdrop.shape[0] - 0.5, -0.5)
     _legend(figure, styles, layer.scales)
     if title is not None:
-        figure.suptitle(title, fontsize=8, color=_INK)
+        figure.suptitle(title, fontsize=8, color=card.INK)
     return figure
 
 
@@ -243,21 +242,21 @@ def draw_winning_scale(layer: Any, input: Tensor, *, image: Tensor | None = None
     styles = _scale_styles(layer.scales)
     shares = torch.stack([(winners == k).double().mean(1) for k in range(len(styles))], -1)  # [N, H', W', S]
     most, winner = shares.max(-1)
-    colours = torch.tensor([_rgb(colour) for colour, _ in styles], dtype=torch.float64)
+    colours = torch.tensor([card.rgb(colour) for colour, _ in styles], dtype=torch.float64)
     least = 1 / len(styles)
     strength = 0.25 + 0.55 * ((most - least) / max(1 - least, 1e-9)).clamp(0, 1)
     overlay = torch.cat([colours[winner], strength[..., None]], -1).numpy()
 
-    backdrops = _backdrops(input if image is None else image[:4])
-    figure, panels = _panels(backdrops, bottom=0.35, top=0.0 if title is None else 0.3)
+    backdrops = card.backdrops(input if image is None else image[:4])
+    figure, panels = card.row(backdrops, bottom=0.35, top=0.0 if title is None else 0.3)
     for panel, backdrop, layer_over in zip(panels, backdrops, overlay, strict=True):
         extent = (-0.5, backdrop.shape[1] - 0.5, backdrop.shape[0] - 0.5, -0.5)
         grey = backdrop.mean(-1) if backdrop.ndim == 3 else backdrop
-        panel.imshow(_pale(grey), cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+        panel.imshow(card.pale(grey), cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
         panel.imshow(layer_over, extent=extent, interpolation="nearest")
     _legend(figure, styles, layer.scales, shares.mean((0, 1, 2)).tolist(), squares=True)
     if title is not None:
-        figure.suptitle(title, fontsize=8, color=_INK)
+        figure.suptitle(title, fontsize=8, color=card.INK)
     return figure
 
 
@@ -296,7 +295,7 @@ def draw_receptive_field(
     lines = math.ceil(len(fields) / columns)
     shape = fields[0].map.shape
     wide = min(2.2, 9.0 / columns)
-    figure = _figure(columns * wide + (0.8 if colorbar else 0.1), lines * (wide * shape[0] / shape[1] + 0.55))
+    figure = card.blank(columns * wide + (0.8 if colorbar else 0.1), lines * (wide * shape[0] / shape[1] + 0.55))
     panels = figure.subplots(lines, columns, squeeze=False).flat
     for k, panel in enumerate(panels):
         panel.set_axis_off()
@@ -310,134 +309,19 @@ def draw_receptive_field(
         panel.set_axis_on()
         panel.set(xticks=[], yticks=[])
         for spine in panel.spines.values():
-            spine.set_color(_FAINT)
+            spine.set_color(card.FAINT)
         row, column = found.corner
         panel.add_patch(
-            Rectangle((column - 0.5, row - 0.5), found.side, found.side, fill=False, ec=_INK, ls=(0, (3, 2)), lw=1)
+            Rectangle((column - 0.5, row - 0.5), found.side, found.side, fill=False, ec=card.INK, ls=(0, (3, 2)), lw=1)
         )
         text = f"{found.size[0]} × {found.size[1]} pixels, {found.share:.0%} in {found.side} × {found.side}"
-        panel.set_title(f"{labels[k]}\n{text}" if labels else text, fontsize=8, color=_INK)
+        panel.set_title(f"{labels[k]}\n{text}" if labels else text, fontsize=8, color=card.INK)
     if colorbar:
         ticks = [0, 0.01, 0.1, 0.5, 1]
         bar = figure.colorbar(picture, ax=figure.axes, shrink=0.8, pad=0.015, aspect=18, ticks=ticks)
-        bar.ax.set_yticklabels([f"{tick:g}" for tick in ticks], fontsize=7, color=_INK)
+        bar.ax.set_yticklabels([f"{tick:g}" for tick in ticks], fontsize=7, color=card.INK)
         bar.outline.set_visible(False)
     return figure
-
-
-def to_data_uri(figure: Figure, format: str = "svg") -> str:
-    """Write a figure as a data URI, for HTML pages that stand alone.
-
-    Args:
-        figure: what to write.
-        format: "svg", or "png" at twice the size for sharp screens.
-
-    Returns:
-        ``data:image/...;base64,...``, the same for the same figure.
-
-    Raises:
-        ValueError: another format.
-    """
-    if format not in ("svg", "png"):
-        raise ValueError(f"format must be 'svg' or 'png'; got {format!r}")
-    from matplotlib import rc_context
-
-    kinds = {"svg": "image/svg+xml", "png": "image/png"}
-    target = io.BytesIO()
-    with rc_context({"svg.hashsalt": "foveal"}):
-        figure.savefig(target, format=format, dpi=200, metadata={"Date": None} if format == "svg" else None)
-    return f"data:{kinds[format]};base64,{base64.b64encode(target.getvalue()).decode()}"
-
-
-def _figure(width: float, height: float) -> Figure:
-    """A white card of some inches, outside of pyplot's state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure((width, height), dpi=150, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _card(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = _figure(width, height)
-    return figure, figure.subplots()
-
-
-def _panels(backdrops: Sequence[np.ndarray], *, bottom: float, top: float) -> tuple[Figure, list[Axes]]:
-    """One axes for each picture in a row, without frames."""
-    count = len(backdrops)
-    height, width = backdrops[0].shape[:2]
-    side = 1.8 if count > 1 else 2.6
-    figure = _figure(count * side + 0.1, side * height / width + bottom + top)
-    panels = list(figure.subplots(1, count, squeeze=False)[0])
-    for panel in panels:
-        panel.set_axis_off()
-    return figure, panels
-
-
-def _rgb(colour: str) -> tuple[float, float, float]:
-    return tuple(int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5))  # type: ignore[return-value]
-
-
-def _bins(bins: Tensor | nn.Module) -> np.ndarray:
-    grid = bins if isinstance(bins, Tensor) else getattr(bins, "bins", None)
-    if not isinstance(grid, Tensor) or grid.ndim != 2 or grid.is_floating_point():
-        what = f"shape {tuple(grid.shape)}" if isinstance(grid, Tensor) else type(bins).__name__
-        raise ValueError(f"bins must be an integer tensor [kh, kw] or a layer with one as .bins; got {what}")
-    return grid.detach().cpu().numpy()
-
-
-def _bins_caption(bins: Tensor | nn.Module, grid: np.ndarray) -> str:
-    """What the picture shows, from the layer's own arguments."""
-    window = f"{grid.shape[0]} × {grid.shape[1]} window"
-    weights = f"{len(np.unique(grid[grid >= 0]))} weights on {(grid >= 0).sum()} of {grid.size} taps"
-    arguments = dict(getattr(bins, "map", None) or {})
-    if not arguments:
-        return f"{window} · {weights}"
-    parts = [window, f"{arguments['radial_bins']} radial × {arguments['angular_bins']} angular bins"]
-    for name in ("growth_rate", "rotation", "aspect_ratio"):
-        if arguments.get(name):
-            parts.append(f"{name.replace('_', ' ')} {arguments[name]:.3g}")
-    return " · ".join(parts) + f"\n{arguments['support']}, {getattr(bins, 'reduce', 'sum')} · {weights}"
-
-
-def _apart(grid: np.ndarray) -> dict[int, str]:
-    """A colour for each bin that no bin next to it has, corners included, as far as the colours reach."""
-    neighbours: dict[int, set[int]] = {int(index): set() for index in np.unique(grid[grid >= 0])}
-    padded = np.pad(grid, 1, constant_values=-1)
-    for step in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        pairs = np.stack([padded, np.roll(padded, step, (0, 1))]).reshape(2, -1)
-        for a, b in np.unique(pairs[:, (pairs >= 0).all(0)], axis=1).T.tolist():
-            neighbours[a].add(b)
-            neighbours[b].add(a)
-    colours: dict[int, str] = {}
-    for index, near in neighbours.items():
-        taken = {colours.get(other) for other in near - {index}}
-        order = [_CELLS[(index + k) % len(_CELLS)] for k in range(len(_CELLS))]
-        colours[index] = next((colour for colour in order if colour not in taken), order[0])
-    return colours
-
-
-def _borders(
-    axes: Axes, grid: np.ndarray, top: int = 0, left: int = 0, *, color: str = _INK, inner: bool = True
-) -> None:
-    """Lines between taps of different bins; the field's edge is drawn stronger."""
-    from matplotlib.collections import LineCollection
-
-    padded = np.pad(grid, 1, constant_values=-1)
-    segments, widths = [], []
-    for row, column in np.argwhere(padded[1:] != padded[:-1]):
-        segments.append([(column - 1.5, row - 0.5), (column - 0.5, row - 0.5)])
-        widths.append(min(padded[row, column], padded[row + 1, column]) < 0)
-    for row, column in np.argwhere(padded[:, 1:] != padded[:, :-1]):
-        segments.append([(column - 0.5, row - 1.5), (column - 0.5, row - 0.5)])
-        widths.append(min(padded[row, column], padded[row, column + 1]) < 0)
-    if not inner:
-        segments = [s for s, edge in zip(segments, widths, strict=True) if edge]
-    moved = [[(x + left, y + top) for x, y in segment] for segment in segments]
-    lines = [1.1 if edge else 0.6 for edge in widths] if inner else 0.5
-    axes.add_collection(LineCollection(moved, colors=color, linewidths=lines, capstyle="round", clip_on=False))
 
 
 def _kernel(layer: Any) -> Tensor:
@@ -455,21 +339,6 @@ def _kernel(layer: Any) -> Tensor:
             f"Name the part of it that has one"
         )
     return weight.detach().float().cpu()
-
-
-def _backdrops(images: Tensor) -> list[np.ndarray]:
-    """Images [h, w, 3] or [h, w] between 0 and 1."""
-    images = images.detach().float().cpu()
-    if images.shape[1] not in (1, 3):
-        images = images.mean(1, keepdim=True)
-    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
-    images = ((images - low) / (high - low).clamp_min(1e-12)).nan_to_num(0.5)
-    return [image.permute(1, 2, 0).squeeze(-1).numpy() for image in images]
-
-
-def _pale(backdrop: np.ndarray) -> np.ndarray:
-    """Without black, so that colours on it can be told apart."""
-    return 0.4 + 0.6 * backdrop
 
 
 def _scale_styles(scales: Any) -> list[tuple[str, str]]:
@@ -495,6 +364,6 @@ def _legend(
         names = [f"{name}: {share:.0%}" for name, share in zip(names, shares, strict=True)]
     handles = [Line2D([], [], color=c, marker="s" if squares else m, markersize=6, ls="") for c, m in styles]
     figure.legend(
-        handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=8, labelcolor=_INK,
+        handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=8, labelcolor=card.INK,
         handletextpad=0.2, columnspacing=1.2,
     )  # fmt: skip

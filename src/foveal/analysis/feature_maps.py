@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from foveal.analysis.scales import _INK, _figure, _pictures
+from foveal.analysis import card
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,19 +82,21 @@ def draw_feature_maps(
     if image.ndim != 3:
         raise ValueError(f"image must be [C, H, W]; got shape {tuple(image.shape)}")
     found = feature_maps(model, image[None], layers)
-    figure = _figure(1.4 * (1 + channels), 1.62 * len(found) + (0.3 if title else 0.05))
+    figure = card.blank(1.4 * (1 + channels), 1.62 * len(found) + (0.3 if title else 0.05))
     panels = figure.subplots(len(found), 1 + channels, squeeze=False)
     for panel in panels.flat:
         panel.set_axis_off()
-    panels[0, 0].imshow(_pictures(image[None])[0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    panels[0, 0].set_title(f"image, {image.shape[1]} × {image.shape[2]}", fontsize=7, color=_INK)
+    panels[0, 0].imshow(card.backdrops(image[None])[0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    panels[0, 0].set_title(f"image, {image.shape[1]} × {image.shape[2]}", fontsize=7, color=card.INK)
     for row, (name, output) in zip(panels, found.items(), strict=True):
         maps = output[0].float().cpu()
         most = maps.flatten(1).std(1).nan_to_num(0.0).argsort(descending=True)[:channels]
-        for panel, picture, channel in zip(row[1:], _pictures(maps[most, None]), most.tolist(), strict=False):
+        for panel, picture, channel in zip(row[1:], card.backdrops(maps[most, None]), most.tolist(), strict=False):
             panel.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            panel.set_title(f"channel {channel}", fontsize=7, color=_INK)
-        row[1].set_title(f"{name}, {maps.shape[1]} × {maps.shape[2]}\nchannel {int(most[0])}", fontsize=7, color=_INK)
+            panel.set_title(f"channel {channel}", fontsize=7, color=card.INK)
+        row[1].set_title(
+            f"{name}, {maps.shape[1]} × {maps.shape[2]}\nchannel {int(most[0])}", fontsize=7, color=card.INK
+        )
     if title is not None:
-        figure.suptitle(title, fontsize=8, color=_INK)
+        figure.suptitle(title, fontsize=8, color=card.INK)
     return figure

@@ -1,11 +1,12 @@
 """Which input pixels an output position really sees: effective receptive fields from gradients."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,6 +37,9 @@ class ReceptiveField:
             extrapolated from ``position``.
         position: (row, column) in the output map.
         layer: module name, "" for the whole network.
+        width: twice the standard deviation of the squared map along an axis, in pixels, the mean of both axes. Unlike
+            ``size`` it tells fields apart that reach equally far with other weights. Squared, because variances of
+            random weights add up from layer to layer: n convolutions of k x k have sqrt(n (k * k - 1) / 3).
     """
 
     map: Tensor = field(repr=False)
@@ -48,6 +52,85 @@ class ReceptiveField:
     offset: tuple[float, float]
     position: tuple[int, int]
     layer: str
+
+    @property
+    def width(self) -> float:
+        energy = self.map.double().square()
+        return (_deviation(energy.sum(1)) + _deviation(energy.sum(0))).item()
+
+
+@dataclass(frozen=True)
+class FieldGrowth:
+    """How the width of effective receptive fields grows with the kernel and with the number of layers.
+
+    The exponents p and q are those of ``width = a * kernel_size**p * depth**q``, by least squares on the logarithms,
+    fitted for each seed. Theory says p = 1 and q = 1/2 for equal convolutions with random weights one after another.
+
+    Attributes:
+        kernel_sizes, depths: what was built.
+        widths: float64 Tensor[seeds, kernel sizes, depths] of ``ReceptiveField.width``.
+        kernel_exponent, depth_exponent: (mean, standard deviation) of p and of q over the seeds.
+    """
+
+    kernel_sizes: tuple[int, ...]
+    depths: tuple[int, ...]
+    widths: Tensor = field(repr=False)
+    kernel_exponent: tuple[float, float]
+    depth_exponent: tuple[float, float]
+
+
+def field_growth(
+    build: Callable[[int, int], nn.Module],
+    *,
+    kernel_sizes: Sequence[int] = (3, 5, 7, 9, 11),
+    depths: Sequence[int] = (1, 2, 4, 8),
+    seeds: int = 5,
+    in_channels: int = 8,
+) -> FieldGrowth:
+    """Fit a power law to the width of effective receptive fields of stacks with random weights.
+
+    Source: Understanding the Effective Receptive Field (NIPS 2016), whose theory gives a width of the order of
+    k * sqrt(n) for n convolutions of k x k; the log-polar paper argues with the size of its first layers' fields.
+
+    Args:
+        build: called with (kernel_size, depth), gives a network of that many layers at stride 1, each with half its
+            window of padding. The generator is seeded before; it is left as it was.
+        kernel_sizes: sides of the kernels, at least two different ones.
+        depths: numbers of layers, at least two different ones.
+        seeds: networks for each pair.
+        in_channels: of the networks; the map is averaged over them, so more of them give less noise.
+
+    Returns:
+        The widths and the exponents.
+
+    Raises:
+        ValueError: fewer than two kernel sizes or depths, or fewer than two seeds.
+
+    Example:
+        >>> def build(kernel_size, depth):
+        ...     return nn.Sequential(*(nn.Conv2d(8, 8, kernel_size, padding="same") for _ in range(depth)))
+        >>> found = field_growth(build, kernel_sizes=(3, 5), depths=(2, 4), seeds=2)
+        >>> 0.8 < found.kernel_exponent[0] < 1.4
+        True
+    """
+    for name, values in (("kernel_sizes", kernel_sizes), ("depths", depths)):
+        if len(set(values)) < 2 or min(values) < 1:
+            raise ValueError(f"{name} must be at least two different numbers from 1 on; got {tuple(values)!r}")
+    if seeds < 2:
+        raise ValueError(f"seeds must be at least 2, since a deviation is told; got {seeds!r}")
+    widths = torch.empty(seeds, len(kernel_sizes), len(depths), dtype=torch.float64)
+    for seed, row, column in np.ndindex(*widths.shape):
+        kernel_size, depth = kernel_sizes[row], depths[column]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            network = build(kernel_size, depth)
+        side = depth * (kernel_size - 1) + 1  # all that the middle position can see
+        found = effective_receptive_field(network, (in_channels, side, side), activations="identity")
+        widths[seed, row, column] = found.width
+    terms = np.array([[1, np.log(k), np.log(n)] for k in kernel_sizes for n in depths])
+    fits = np.linalg.lstsq(terms, widths.log().flatten(1).T.numpy(), rcond=None)[0]
+    (_, p, q), (_, p_off, q_off) = fits.mean(1), fits.std(1, ddof=1)
+    return FieldGrowth(tuple(kernel_sizes), tuple(depths), widths, (float(p), float(p_off)), (float(q), float(q_off)))
 
 
 def effective_receptive_field(
@@ -145,6 +228,49 @@ def effective_receptive_field(
     )
 
 
+def map_layers(model: nn.Module, input_size: Sequence[int]) -> list[str]:
+    """Name the modules whose output is a map [N, C, H, W] of more than one position, in the order of the forward pass.
+
+    Args:
+        model: any network that takes one tensor. Where it does not fit the size, the part that does is told.
+        input_size: (C, H, W) of one image.
+
+    Returns:
+        Names of submodules, the whole network left out.
+
+    Raises:
+        ValueError: ``input_size`` is not made of three positive whole numbers.
+
+    Example:
+        >>> map_layers(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten()), (3, 8, 8))
+        ['0', '1']
+    """
+    parameter = next(model.parameters(), torch.empty(0))
+    image = _images(input_size, zeros=True).to(parameter.device, parameter.dtype)
+    found: dict[str, None] = {}
+
+    def note(name: str, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and output[0, 0].numel() > 1:
+            found[name] = None
+
+    training = [(module, module.training) for module in model.modules()]
+    hooks = [
+        module.register_forward_hook(lambda _, __, output, name=name: note(name, output))
+        for name, module in model.named_modules()
+        if name
+    ]
+    model.eval()
+    try:
+        with torch.no_grad(), suppress(RuntimeError):
+            model(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in training:
+            module.training = mode
+    return list(found)
+
+
 class _Reached(Exception):
     """Ends a forward pass at the layer that is looked at."""
 
@@ -228,6 +354,13 @@ def _centre(heat: Tensor) -> tuple[float, float]:
     """Middle of the bounding box of positive entries, in pixels from the upper left corner."""
     row, column = heat.any(1).nonzero(), heat.any(0).nonzero()
     return float(row[0] + row[-1] + 1) / 2, float(column[0] + column[-1] + 1) / 2
+
+
+def _deviation(profile: Tensor) -> Tensor:
+    """Root mean square distance from the centre of mass of a sum over rows or columns, float64."""
+    share = profile / profile.sum()
+    place = torch.arange(len(share), dtype=torch.float64)
+    return (share * (place - share @ place).square()).sum().sqrt()
 
 
 def _square(heat: Tensor, share: float) -> tuple[int, tuple[int, int]]:

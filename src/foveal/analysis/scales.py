@@ -10,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foveal.analysis import draw
+from foveal.analysis import card, draw
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_IMAGES = 4  # rows of a picture
-_INK = "#1f2328"
 
 
 @dataclass(frozen=True)
@@ -117,9 +116,9 @@ def draw_winning_shares(layer: Any, input: Tensor, *, image: Tensor | None = Non
         ValueError: the layer has no winning scale.
     """
     shares = winning_shares(layer, input[:_MOST_IMAGES]).cpu()
-    pictures = _pictures(input if image is None else image)[: len(shares)]
+    pictures = card.backdrops(input if image is None else image)[: len(shares)]
     scales = list(layer.scales)
-    figure = _figure(1.75 * (1 + len(scales)) + 0.9, 1.75 * len(shares) + 0.35)
+    figure = card.blank(1.75 * (1 + len(scales)) + 0.9, 1.75 * len(shares) + 0.35)
     panels = figure.subplots(len(shares), 1 + len(scales), squeeze=False)
     top = float(shares.max())
     for row, picture, each in zip(panels, pictures, shares, strict=True):
@@ -128,13 +127,13 @@ def draw_winning_shares(layer: Any, input: Tensor, *, image: Tensor | None = Non
             heat = panel.imshow(share.numpy(), cmap="viridis", vmin=0, vmax=top, interpolation="nearest")
     for panel in panels.flat:
         panel.set_axis_off()
-    panels[0, 0].set_title("image", fontsize=8, color=_INK)
+    panels[0, 0].set_title("image", fontsize=8, color=card.INK)
     for panel, scale, share in zip(panels[0, 1:], scales, shares.mean((0, 2, 3)), strict=True):
-        panel.set_title(f"scale {scale:g} wins: {share:.0%}", fontsize=8, color=_INK)
+        panel.set_title(f"scale {scale:g} wins: {share:.0%}", fontsize=8, color=card.INK)
     bar = figure.colorbar(heat, ax=panels, shrink=0.8, pad=0.015, aspect=22)
-    bar.set_label("share of output channels", fontsize=8, color=_INK)
+    bar.set_label("share of output channels", fontsize=8, color=card.INK)
     bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    bar.ax.tick_params(labelsize=7, labelcolor=_INK)
+    bar.ax.tick_params(labelsize=7, labelcolor=card.INK)
     bar.outline.set_visible(False)
     return figure
 
@@ -153,7 +152,7 @@ def draw_shares_by_size(found: Mapping[str, SharesBySize], scales: Sequence[floa
     """
     if not found or any(each.inside.shape[1] != len(scales) for each in found.values()):
         raise ValueError(f"found must hold at least one network, with {len(scales)} scales; got {list(found)}")
-    figure = _figure(2.9 * len(found) + 0.5, 2.9)
+    figure = card.blank(2.9 * len(found) + 0.5, 2.9)
     panels = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
     styles = draw._scale_styles(tuple(scales))
     for panel, (name, each) in zip(panels, found.items(), strict=True):
@@ -161,38 +160,18 @@ def draw_shares_by_size(found: Mapping[str, SharesBySize], scales: Sequence[floa
             label = f"scale {scales[k]:g}"
             panel.plot(each.diameters.numpy(), each.inside[:, k].numpy(), marker + "-", color=colour, ms=5, label=label)
             panel.plot(each.diameters.numpy(), each.outside[:, k].numpy(), ":", color=colour, lw=1.2)
-        panel.set_title(name, fontsize=9, color=_INK)
-        panel.set_xlabel("diameter of the object, pixels", fontsize=8, color=_INK)
-        panel.tick_params(labelsize=7, labelcolor=_INK)
+        panel.set_title(name, fontsize=9, color=card.INK)
+        panel.set_xlabel("diameter of the object, pixels", fontsize=8, color=card.INK)
+        panel.tick_params(labelsize=7, labelcolor=card.INK)
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(color="#d1d9e0", lw=0.5)
-    panels[0].set_ylabel("share of channels that it wins", fontsize=8, color=_INK)
+    panels[0].set_ylabel("share of channels that it wins", fontsize=8, color=card.INK)
     panels[0].set_ylim(bottom=0)
     panels[0].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     from matplotlib.lines import Line2D
 
     handles, names = panels[0].get_legend_handles_labels()
-    handles += [Line2D([], [], color=_INK, ls="-"), Line2D([], [], color=_INK, ls=":")]
+    handles += [Line2D([], [], color=card.INK, ls="-"), Line2D([], [], color=card.INK, ls=":")]
     names += ["on the object", "elsewhere"]
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=8)
     return figure
-
-
-def _figure(width: float, height: float) -> Figure:
-    """A white card of some inches, outside of pyplot's state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure((width, height), dpi=150, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _pictures(images: Tensor) -> list[Any]:
-    """Images [h, w, 3] or [h, w] between 0 and 1."""
-    images = images.detach().float().cpu()
-    if images.shape[1] not in (1, 3):
-        images = images.mean(1, keepdim=True)
-    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
-    images = ((images - low) / (high - low).clamp_min(1e-12)).nan_to_num(0.5)
-    return [image.permute(1, 2, 0).squeeze(-1).numpy() for image in images]

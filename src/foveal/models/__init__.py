@@ -17,6 +17,7 @@ from foveal.models.cifar import (
 from foveal.models.digits import lenet5, maxout
 from foveal.models.drn import drn_c_26, drn_d_22
 from foveal.models.factory import create_model, list_models
+from foveal.models.simple_vgg import simple_vgg
 from foveal.models.wrn import wrn_16_8, wrn_28_10, wrn_40_4
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "lenet5",
     "list_models",
     "maxout",
+    "simple_vgg",
     "small_cnn",
     "wrn_16_8",
     "wrn_28_10",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from foveal.models import cifar, digits, drn, wrn
+from foveal.models import cifar, digits, drn, simple_vgg, wrn
 
 _OURS: dict[str, Callable[..., nn.Module]] = {
     build.__name__: build
@@ -32,6 +32,7 @@ _OURS: dict[str, Callable[..., nn.Module]] = {
         digits.maxout,
         drn.drn_c_26,
         drn.drn_d_22,
+        simple_vgg.simple_vgg,
         wrn.wrn_16_8,
         wrn.wrn_28_10,
         wrn.wrn_40_4,

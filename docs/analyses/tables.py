@@ -1,0 +1,118 @@
+"""Make the tables of the pages beside this file from docs/results: python docs/analyses/tables.py."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "results"
+ABLATIONS = ("reduce", "radius", "radial_bins", "angular_bins", "growth")
+
+
+def read(name):
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def machine(environment):
+    return f"{environment['cpu']}, {environment['threads']} thread(s), PyTorch {environment['torch']}"
+
+
+def correlation():
+    """Mean correlation of each level, with the range over its directions."""
+    found = read("bin_statistics_quick")
+    lines = ["| map | sets | level 1 | level 2 | level 3 | falls in every direction |", "|---|---|---|---|---|---|"]
+    names = {"all": "all images together", "image": "within each image"}
+    for title, entry in found["correlation"].items():
+        for sets, name in names.items():
+            rows = zip(entry[sets]["level_means"], entry[sets]["scores"], strict=True)
+            cells = [f"{mean:.3f} ({min(row):.3f} to {max(row):.3f})" for mean, row in rows]
+            falls = "yes" if entry[sets]["falls_in_every_direction"] else "no"
+            lines.append(f"| {title} | {name} | {' | '.join(cells)} | {falls} |")
+    return "\n".join(lines)
+
+
+def spread():
+    weights = read("bin_statistics_quick")["weights"]
+    lines = [
+        f"{weights['network']}, `{weights['layer']}`, {weights['epochs']} epochs (quick), test accuracy "
+        f"{100 * weights['test_accuracy']:.1f} %, seed {weights['seed']}:",
+        "",
+        "| weights | random partitions | spread in log-polar bins | in random parts, mean ± std | partitions with less spread |",
+        "|---|---|---|---|---|",
+    ]
+    names = {"taps": "taps dealt out, equal sizes", "cells": "parts that hang together"}
+    for state in ("trained", "before training"):
+        for rivals, row in weights[state].items():
+            lines.append(
+                f"| {state} | {row['partitions']:,}, {names[rivals]} | {row['spread']:.3f} "
+                f"| {row['random_mean']:.3f} ± {row['random_std']:.3f} | {row['percentile']:.1f} % |"
+            )
+    return "\n".join(lines)
+
+
+def growth():
+    found = read("field_growth")
+    lines = [
+        "| stack | exponent of the kernel size | exponent of the depth |",
+        "|---|---|---|",
+        "| theory, k √n | 1 | 0.5 |",
+    ]
+    for name, row in found["stacks"].items():
+        cells = [f"{row[key]['mean']:.3f} ± {row[key]['std']:.3f}" for key in ("kernel_exponent", "depth_exponent")]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"{len(found['seeds'])} seeds, {machine(found['environment'])}."])
+
+
+def robustness():
+    path = HERE.parent.parent / "benchmarks" / "robustness.py"
+    spec = importlib.util.spec_from_file_location("robustness", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = read("robustness")
+    setting = found["setting"]
+    about = (
+        f"{setting['train_images']:,} training and {setting['test_images']:,} test digits, {setting['epochs']} epochs, "
+        f"{len(setting['seeds'])} seeds (mean ± standard deviation), {machine(found['environment'])}."
+    )
+    return f"{module.table(found)}\n\n{about}"
+
+
+def ablation(name):
+    """The rows of an ablation that was run, from the file that `foveal report --json` wrote."""
+    path = RESULTS / f"ablation_{name}_quick.json"
+    if not path.exists():
+        return "not run yet"
+    lines = ["| row (quick) | test accuracy (95 % interval) | parameters | conv multiply-adds |", "|---|---|---|---|"]
+    for row in json.loads(path.read_text())["rows"]:
+        accuracy = row["test_accuracy"]
+        low, high = (f"{100 * end:.1f}" for end in accuracy["interval"])
+        lines.append(
+            f"| {row['title']} | {100 * accuracy['mean']:.1f} % ({low} to {high}) | {row['params']:,} "
+            f"| {row['conv_macs'] / 1e6:.2f} M |"
+        )
+    return "\n".join(lines)
+
+
+TABLES = {
+    "correlation": correlation,
+    "spread": spread,
+    "growth": growth,
+    "robustness": robustness,
+    **{f"ablation_{name}": lambda name=name: ablation(name) for name in ABLATIONS},
+}
+
+
+def written(page):
+    """The text of a page with its tables made anew."""
+    return re.sub(
+        r"(<!-- (\w+) -->\n).*?(<!-- end -->)",
+        lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}",
+        page.read_text(),
+        flags=re.DOTALL,
+    )
+
+
+if __name__ == "__main__":
+    for page in sorted(HERE.glob("*.md")):
+        page.write_text(written(page))

@@ -1,0 +1,119 @@
+"""The measurements of the analyses' pages run on a tiny scale, and what they do to digits is what they say."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from foveal.training import fit, load_recipe
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def digits(tmp_path):
+    """Twenty small pictures of 28 x 28 in two classes, as an npz set."""
+    draw = np.random.default_rng(0)
+    for split in ("train", "test"):
+        labels = np.arange(20) % 2
+        images = draw.integers(0, 60, (20, 28, 28)) + 150 * labels[:, None, None]
+        np.savez(tmp_path / f"{split}.npz", images=images.astype(np.uint8), labels=labels)
+    return tmp_path
+
+
+def test_robustness(digits, capsys):
+    robustness = script("robustness")
+    out, picture = digits / "found.json", digits / "found.png"
+    arguments = ["--data", "npz", "--root", str(digits), "--seeds", "2", "--limit", "20", "--epochs", "1"]
+    robustness.main([*arguments, "--json", str(out), "--picture", str(picture)])
+    found = json.loads(out.read_text())
+    assert set(found["accuracy"]) == set(robustness.LAYERS)
+    for curves in found["accuracy"].values():
+        for test, values in robustness.TESTS.items():
+            assert np.array(curves[test]).shape == (2, len(values))
+    weights = found["first_layer_weights"]
+    equal = {weights[name] for name in robustness.GROUPS["9 weights a kernel"]}
+    assert equal == {9 * robustness.CHANNELS}
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out.count("\n| ") >= len(weights)
+
+
+def test_first_layers_of_equal_field_and_all_else_equal():
+    robustness = script("robustness")
+    nets = {}
+    for name in robustness.LAYERS:
+        torch.manual_seed(0)
+        nets[name] = robustness.network(name)
+    for name in robustness.GROUPS["9x9 field"]:
+        layer = nets[name][0]
+        reach = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        assert reach == [9, 9], name
+    rests = [torch.cat([p.flatten() for p in net[1:].parameters()]) for net in nets.values()]
+    assert all(torch.equal(rest, rests[0]) for rest in rests)
+    assert {net(torch.zeros(2, 1, 44, 44)).shape for net in nets.values()} == {(2, 10)}
+
+
+def test_digits_on_their_canvas():
+    on_canvas = script("robustness").on_canvas
+    image = torch.zeros(4, 1, 28, 28)
+    image[:, :, 14:16, 10:18] = 1.0
+    plain = on_canvas(image)
+    assert plain.shape == (4, 1, 44, 44)
+    assert torch.equal(plain[:, :, 8:36, 8:36], image)
+    for size in (0.5, 2.0):
+        changed = on_canvas(image, size=size)
+        assert changed.shape == plain.shape
+        assert changed.sum() == pytest.approx(float(plain.sum()) * size**2, rel=0.05)
+    moved = on_canvas(image, shift=3)
+    for k, (down, right) in enumerate(((3, 0), (-3, 0), (0, 3), (0, -3))):
+        assert torch.equal(moved[k, 0, 20 + down : 24 + down, 10 + right : 30 + right], plain[k, 0, 20:24, 10:30])
+    noisy = on_canvas(image, noise=0.5)
+    assert torch.equal(noisy, on_canvas(image, noise=0.5))
+    assert (noisy - plain).std() == pytest.approx(0.5, rel=0.05)
+
+
+def test_field_growth(tmp_path):
+    growth = script("field_growth")
+    out, picture = tmp_path / "found.json", tmp_path / "found.svg"
+    small = ["--kernel-sizes", "5", "7", "--depths", "1", "2", "--seeds", "2"]
+    growth.main([*small, "--json", str(out), "--picture", str(picture)])
+    found = json.loads(out.read_text())
+    assert list(found["stacks"]) == list(growth.STACKS)
+    plain = found["stacks"]["conventional"]
+    assert plain["depth_exponent"]["mean"] == pytest.approx(0.5, abs=0.1)
+    assert np.array(plain["width_mean"]).shape == (2, 2)
+    assert picture.read_bytes().startswith(b"<?xml")
+
+
+def test_bin_statistics(digits):
+    statistics = script("bin_statistics")
+    recipe = digits / "tiny.yaml"
+    recipe.write_text(
+        "model: {name: cifar_alexnet}\n"
+        f"data: {{name: npz, root: '{digits}', size: 32}}\ntrain: {{epochs: 1, batch_size: 10, lr: 0.01}}\n"
+    )
+    fit(load_recipe(recipe), digits / "runs", device="cpu")
+    out = digits / "found.json"
+    arguments = ["--images", f"npz:{digits}", "--run", str(digits / "runs" / "tiny" / "seed0"), "--partitions", "20"]
+    statistics.main([*arguments, "--json", str(out), "--pictures", str(digits)])
+    found = json.loads(out.read_text())
+    for title in statistics.MAPS:
+        for sets in ("all", "image"):
+            entry = found["correlation"][title][sets]
+            assert np.array(entry["scores"]).shape == (3, 8)
+            assert entry["level_means"] == pytest.approx(np.mean(entry["scores"], 1).tolist(), abs=1e-5)
+            assert entry["images"] == 20
+    assert found["weights"]["quick"] is True
+    assert found["weights"]["trained"]["taps"]["kernels"] == 64
+    for name in ("bin_correlation.png", "weight_spread.png"):
+        assert (digits / name).read_bytes().startswith(b"\x89PNG")
