@@ -686,6 +686,8 @@ def _quickstart(watch: _Watch) -> Iterator[Row]:
         decay = float(settings["weight_decay"])  # YAML reads 5e-4 as text
         optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=settings["momentum"], weight_decay=decay)
         images, labels = torch.randn(batch, 1, 28, 28), torch.randint(10, (batch,))
+        if settings.get("channels_last"):
+            network = network.to(memory_format=torch.channels_last)
         step = functools.partial(_train_step, network, optimizer, images, labels)
 
         def plain(step: Call = step) -> object:

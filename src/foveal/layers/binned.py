@@ -127,7 +127,9 @@ class BinnedConv(shaped.ShapedConv):
         """The weight that each tap of a bin carries."""
         if self.reduce == "sum":
             return self.weight
-        wide = torch.promote_types(self.weight.dtype, torch.float32)  # counts above 256 are not whole in bfloat16
+        if self.weight.dtype in (torch.float32, torch.float64):
+            return self.weight / self.population
+        wide = torch.float32  # counts above 256 are not whole in bfloat16
         return (self.weight.to(wide) / self.population.to(wide)).to(self.weight.dtype)
 
     def kernel(self) -> Tensor:

@@ -284,14 +284,22 @@ SHARED void product(int64_t m, int64_t vectors, const float *a, int64_t a_row, c
  * `in_step` apart, columns side by side, as panels [ceil(outs / COLUMNS), columns * count, COLUMNS]; a last vector is filled up with zeros. */
 SHARED void pack_panels(const void *weight, int dtype, int64_t size, int64_t first, int64_t out_step, int64_t outs,
                         int64_t in_step, int64_t count, int64_t columns, float *to) {
+    /* columns of neighbouring channels may lie side by side, too */
+    const int64_t run = in_step == columns ? count : 1;
     for (int64_t o = 0; o < up(outs, LANES); o += LANES) { /* a vector behind the last is not read */
         float *panel = to + o / COLUMNS * count * columns * COLUMNS + o % COLUMNS;
-        for (int64_t k = 0; k < count; k++)
-            for (int64_t r = 0; r < columns; r += LANES) {
+        for (int64_t first_k = 0; first_k < count; first_k += run) {
+            int64_t k = first_k, r = 0;
+            for (int64_t q = 0; q < run * columns; q += LANES) {
                 vec line[LANES];
-                load_square(weight, dtype, size, first + o * out_step + k * in_step + r, out_step, outs - o, columns - r, line);
-                for (int64_t l = 0; l < least(LANES, columns - r); l++) store(panel + ((r + l) * count + k) * COLUMNS, line[l]);
+                load_square(weight, dtype, size, first + o * out_step + first_k * in_step + q, out_step, outs - o, run * columns - q,
+                            line);
+                for (int64_t l = 0; l < least(LANES, run * columns - q); l++) {
+                    store(panel + (r * count + k) * COLUMNS, line[l]);
+                    if (++r == columns) r = 0, k++;
+                }
             }
+        }
     }
 }
 

@@ -64,7 +64,8 @@ def forward(
         output: Tensor,
         winner: Tensor,
     ) -> None:
-        rows, weight, taps = _rows(input), weight.contiguous(), taps.float().contiguous()
+        rows, weight = _rows(input), weight.contiguous()
+        taps = (taps if taps.dtype is torch.float32 else taps.float()).contiguous()
         bias_at = offset_at = None
         if bias is not None:
             bias = bias.contiguous()
