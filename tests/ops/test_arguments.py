@@ -163,6 +163,33 @@ def test_a_map_seen_from_elsewhere_is_another():
     assert torch.equal(turned, binned_conv2d(input, weight, bins.t().contiguous(), padding=4))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(("per", "groups"), [(16, 1), (8, 2), (1, 16)])
+def test_means_are_the_weight_divided(dtype, per, groups):
+    population = torch.arange(1, 14)
+    input, weight = torch.randn(2, 16, 12, 12).to(dtype), torch.randn(16, per, 13).to(dtype).requires_grad_()
+    divided = binned_op.mean_weight(weight, population)
+    torch.testing.assert_close(divided.double(), weight.double() / population, rtol=4e-3, atol=0)
+    for _ in range(2):
+        mine = binned_conv2d(input, weight, BINS, padding=4, groups=groups, population=population)
+        theirs = binned_conv2d(input, divided, BINS, padding=4, groups=groups)
+        assert torch.equal(mine, theirs)
+        grads = [
+            torch.autograd.grad(out.float().square().sum(), weight, retain_graph=True)[0] for out in (mine, theirs)
+        ]
+        assert torch.equal(*grads)
+        with torch.no_grad():
+            for counts in (population, population.repeat_interleave(2)[::2]):
+                kept = binned_conv2d(input, weight, BINS, padding=4, groups=groups, population=counts)
+                assert torch.equal(kept, theirs)
+
+
+@pytest.mark.parametrize("population", [torch.ones(12, dtype=torch.int64), torch.ones(13)])
+def test_a_population_that_does_not_fit(population):
+    with pytest.raises(ValueError, match="population must be int64, one number a column"):
+        binned_conv2d(torch.randn(1, 16, 9, 9), torch.randn(4, 16, 13), BINS, population=population)
+
+
 def test_taps_are_read_at_every_call():
     taps = scaled_taps(3, (1,))
     input, weight = torch.randn(1, 16, 12, 12), torch.randn(16, 16, 9)

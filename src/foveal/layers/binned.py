@@ -12,6 +12,7 @@ from foveal.geometry import bin_population, log_polar_bins
 from foveal.layers import shaped
 from foveal.layers.log_polar_pool import REDUCES, members, pool
 from foveal.ops import arguments, binned_conv2d
+from foveal.ops.binned.op import mean_weight
 
 
 class BinnedConv(shaped.ShapedConv):
@@ -92,14 +93,18 @@ class BinnedConv(shaped.ShapedConv):
         padding: Any = self.padding
         if self.padding_mode != "zeros" or (self.dims == 3 and self.before != self.after):
             input, padding = shaped.pad(input, self.before, self.after, self.padding_mode), 0
-        weight = self._tap_weight()
+        population = self.population if self.reduce == "mean" else None
         if self.dims == 2:
-            return binned_conv2d(input, weight, self.bins, self.bias, self.stride, padding, self.dilation, self.groups)
+            moved: Any = (self.stride, padding, self.dilation, self.groups)
+            return binned_conv2d(input, self.weight, self.bins, self.bias, *moved, population=population)
         if self.dims == 1:  # a map of height 1
             if not isinstance(padding, str):
                 padding = (0, *padding) if padding else 0
-            moved: Any = ((1, *self.stride), padding, (1, *self.dilation), self.groups)
-            return binned_conv2d(input[:, :, None], weight, self.bins[None], self.bias, *moved)[:, :, 0]
+            moved = ((1, *self.stride), padding, (1, *self.dilation), self.groups)
+            lines = binned_conv2d(
+                input[:, :, None], self.weight, self.bins[None], self.bias, *moved, population=population
+            )
+            return lines[:, :, 0]
         padding = padding if isinstance(padding, int) else self.before
         return F.conv3d(input, self.kernel(), self.bias, self.stride, padding, self.dilation, self.groups)
 
@@ -127,10 +132,7 @@ class BinnedConv(shaped.ShapedConv):
         """The weight that each tap of a bin carries."""
         if self.reduce == "sum":
             return self.weight
-        if self.weight.dtype in (torch.float32, torch.float64):
-            return self.weight / self.population
-        wide = torch.float32  # counts above 256 are not whole in bfloat16
-        return (self.weight.to(wide) / self.population.to(wide)).to(self.weight.dtype)
+        return mean_weight(self.weight, self.population)
 
     def kernel(self) -> Tensor:
         """The dense kernel that this layer stands for, Tensor[O, C / groups, kh, kw] in 2-D.

@@ -30,7 +30,7 @@ class _Job(ctypes.Structure):
         ("map", ctypes.c_void_p),
         ("map_size", _int64),
         ("slots", _int64),
-        *((name, ctypes.c_void_p) for name in ("weight", "bias", "gradient")),
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "population", "gradient")),
     ]
     how: Plan
 
@@ -104,7 +104,12 @@ def at_once(
     shape, steps, dtype = output.shape, output.stride(), output.dtype
 
     def call(
-        input: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor | None = None, bins: Tensor | None = None
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        output: Tensor | None = None,
+        bins: Tensor | None = None,
+        population: Tensor | None = None,
     ) -> Tensor:
         if output is None:
             output = torch.empty_strided(shape, steps, dtype=dtype)
@@ -114,8 +119,9 @@ def at_once(
             bias = bias.contiguous()
             at = bias.data_ptr()
         map = None if bins is None else bins.data_ptr()
+        among = None if population is None else population.data_ptr()
         threads = torch.get_num_threads()
-        library.run(kernel, job, input.data_ptr(), weight.data_ptr(), at, output.data_ptr(), map, threads)
+        library.run(kernel, job, input.data_ptr(), weight.data_ptr(), at, output.data_ptr(), map, among, threads)
         return output
 
     return call

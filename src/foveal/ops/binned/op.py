@@ -22,6 +22,8 @@ def binned_conv2d(
     padding: int | str | Sequence[int] = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
+    *,
+    population: Tensor | None = None,
 ) -> Tensor:
     """Convolve with a kernel whose taps share weights: exactly ``F.conv2d(input, weight[:, :, bins])``, bin -1 being zero.
 
@@ -34,6 +36,8 @@ def binned_conv2d(
         bins: int64 Tensor[kh, kw] with values -1 .. columns - 1.
         bias: Tensor[O] or None.
         stride, padding, dilation, groups: as in ``F.conv2d``; padding may be "same" or "valid".
+        population: int64 Tensor[columns], at least 1, or None: the weight is first divided by it, column by column, which
+            is the mean over a bin of Eq. (3). Half types divide in float32.
 
     Returns:
         Tensor[N, O, H', W'] in the input's dtype and memory format (under autocast in its dtype).
@@ -49,18 +53,20 @@ def binned_conv2d(
                   [2.5000, 3.0000, 2.5000],
                   [2.0000, 2.5000, 2.0000]]]])
     """
-    direct = arguments.at_once(input, weight, bins, bias)
+    direct = arguments.at_once(input, weight, bins, bias, population)
     if direct:
-        key = _key(input, weight, bins, bias, stride, padding, dilation, groups)
+        key = _key(input, weight, bins, bias, stride, padding, dilation, groups, population)
         ready = _READY.get(key)
         if ready is not None:
             try:
-                return ready(input, weight, bins, bias)
+                return ready(input, weight, bins, bias, population)
             except library.ChangedMapError:
                 del _READY[key]
+    if population is not None:
+        weight = mean_weight(weight, population)
     arguments.check_weight(weight, ("O", "C / groups", "columns"), groups)
     if input.ndim == 3:
-        return binned_conv2d(input[None], weight, bins, bias, stride, padding, dilation, groups)[0]
+        return binned_conv2d(input[None], weight, bins, bias, stride, padding, dilation, groups)[0]  # divided already
     input, weight, bias = arguments.autocast(input, weight, bias)  # type: ignore[assignment]
     arguments.check_input(input, weight.shape[1] * groups, weight)
     arguments.check_bias(bias, weight.shape[0], input)
@@ -75,13 +81,27 @@ def binned_conv2d(
         arguments.output_side(size, 2 * pad, reach, step)
     plain = (list(stride), list(before), list(dilation), groups)
     if direct and before == after and bins.is_contiguous():
-        arguments.remember(_READY, key, _at_once(input, weight, bins, plain))
+        arguments.remember(
+            _READY, key, _at_once(input, weight, bins, plain)
+        )  # alike in shape and dtype, divided or not
     op = reference.binned_conv2d if arguments.exporting() or arguments.transforming() else _forward
     return op(input, weight, bins, bias, *plain)
 
 
+def mean_weight(weight: Tensor, population: Tensor) -> Tensor:
+    """The weight that each tap carries where each bin is a mean: Tensor[O, C / groups, columns] over int64 [columns]."""
+    if weight.ndim != 3 or population.shape != weight.shape[2:] or population.dtype != torch.int64:
+        raise ValueError(
+            f"population must be int64, one number a column of weight {tuple(weight.shape)}; "
+            f"got {population.dtype} of shape {tuple(population.shape)}"
+        )
+    if weight.dtype in (torch.float32, torch.float64):
+        return weight / population
+    return (weight.float() / population.float()).to(weight.dtype)  # counts above 256 are not whole in bfloat16
+
+
 # Calls that passed all checks, by all that the checks look at: the next one like them goes straight to its kernel.
-_READY: dict[tuple[Any, ...], Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {}
+_READY: dict[tuple[Any, ...], Callable[..., Tensor]] = {}
 
 
 def _key(
@@ -93,11 +113,13 @@ def _key(
     padding: Any,
     dilation: Any,
     groups: Any,
+    population: Tensor | None,
 ) -> tuple[Any, ...]:
     return (
         *(input.shape, input.stride(), input.dtype, weight.shape, weight.dtype),
         *(bins.shape, bins.stride(), bins.dtype, bins.data_ptr()),
         None if bias is None else (bias.shape, bias.dtype),
+        None if population is None else (population.shape, population.stride(), population.dtype),
         tuple(stride) if type(stride) is list else stride,
         tuple(padding) if type(padding) is list else padding,
         tuple(dilation) if type(dilation) is list else dilation,
@@ -111,10 +133,8 @@ def _key(
     )
 
 
-def _at_once(
-    input: Tensor, weight: Tensor, bins: Tensor, plain: tuple[Any, ...]
-) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]:
-    """The forward pass on tensors like these, without the dispatcher's way to it."""
+def _at_once(input: Tensor, weight: Tensor, bins: Tensor, plain: tuple[Any, ...]) -> Callable[..., Tensor]:
+    """The call on tensors like these, without the dispatcher's way to its kernel."""
     how = plan(bins, weight.shape[2], plain[2], strided=max(plain[0]) > 1)  # checks the values of bins, too
     keep = arguments.layout(input)
     kernel = None
@@ -122,16 +142,25 @@ def _at_once(
         like = _forward_shape(input, weight, bins, None, *plain)
         kernel = cpu.at_once(input, weight, like, how, plain[0], plain[1], plain[3])
 
-    def call(input: Tensor, weight: Tensor, bins: Tensor, bias: Tensor | None) -> Tensor:
+    def call(
+        input: Tensor, weight: Tensor, bins: Tensor, bias: Tensor | None, population: Tensor | None = None
+    ) -> Tensor:
         if torch.is_grad_enabled() and (
             input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
         ):
+            weight = weight if population is None else mean_weight(weight, population)
             return _AtOnce.apply(input, weight, bins, bias, forward, plain)
-        return forward(input, weight, bins, bias)
+        return forward(input, weight, bins, bias, population)
 
-    def forward(input: Tensor, weight: Tensor, bins: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(
+        input: Tensor, weight: Tensor, bins: Tensor, bias: Tensor | None, population: Tensor | None = None
+    ) -> Tensor:
+        # the kernel divides what it packs, but not in halves, and not where it has one weight a channel
+        divides = kernel is not None and weight.dtype == torch.float32 and weight.shape[1] > 1
+        if population is not None and not (divides and population.is_contiguous()):
+            weight, population = mean_weight(weight, population), None
         if kernel is not None:
-            return kernel(input, weight, bias, None, bins)
+            return kernel(input, weight, bias, None, bins, population)
         return reference.binned_conv2d(input, weight, bins, bias, *plain).contiguous(memory_format=keep)
 
     return call

@@ -24,6 +24,7 @@ typedef struct {
     int64_t map_size;
     int64_t slots;                 /* partial sums of the weight's gradient, fixed whatever the threads */
     const void *weight, *bias;     /* [G, O, C, columns]; [G*O] or NULL */
+    const int64_t *population;     /* [columns]: what each column is divided by, or NULL */
     void *gradient;                /* of the weight */
 } binned_t;
 
@@ -289,8 +290,12 @@ static void pack(int64_t begin, int64_t end, void *context) {
         float *to = c->packed + (task / c->panels * c->panels * c->block + panel * count) * columns * COLUMNS;
         pack_panels(job->weight, job->weight_type, size, first, job->weight_out, outs, job->weight_in, count, columns, to);
         /* a weight without taps is never read, whatever it is: NaN times an empty sum would come out */
-        for (int64_t r = 0; r < columns; r++)
-            if (!used(job, r)) memset(to + r * count * COLUMNS, 0, (size_t)(count * COLUMNS) * 4);
+        for (int64_t r = 0; r < columns; r++) {
+            float *rows = to + r * count * COLUMNS;
+            if (!used(job, r)) memset(rows, 0, (size_t)(count * COLUMNS) * 4);
+            vec among = splat(job->population ? (float)job->population[r] : 1);
+            for (int64_t i = 0; job->population && i < count * COLUMNS; i += LANES) store(rows + i, load(rows + i) / among);
+        }
     }
 }
 
@@ -495,17 +500,18 @@ static void weight_total(int64_t begin, int64_t end, void *context) {
  *
  * `map`, where it is given, must still be the one that the plan was made of; 2 tells that it is not, and nothing was done. */
 int FOVEAL(binned_forward)(const binned_t *shared, void *input, const void *weight, const void *bias, void *output,
-                           const void *map, int64_t threads) {
+                           const void *map, const int64_t *population, int64_t threads) {
     if (map && memcmp(map, shared->map, (size_t)shared->map_size)) return 2;
     binned_t job = *shared;
     job.input.data = input, job.output.data = output, job.weight = weight, job.bias = bias;
+    job.population = population;
     cut_t c;
     int64_t tasks = 0;
     int failed = !cut(&job, &c, threads > 1 ? 2 * threads : 1);
     if (!failed) {
         tasks = job.batch * c.strips_h * c.strips_w;
         if (!job.depthwise) {
-            c.packed = floats(job.groups * c.blocks * c.panels * job.columns * c.block * COLUMNS);
+            c.packed = borrow(job.groups * c.blocks * c.panels * job.columns * c.block * COLUMNS);
             failed = !c.packed || !bring_bias(&c);
         }
     }
@@ -524,7 +530,7 @@ int FOVEAL(binned_forward)(const binned_t *shared, void *input, const void *weig
         parallel(job.groups * tasks, forward_strips, &c);
     }
     free(c.base);
-    free(c.packed);
+    give_back(c.packed);
     free(c.tiles);
     free(c.bias);
     return failed || c.failed;

@@ -239,6 +239,32 @@ INLINE void parallel(int64_t end, body_t body, void *context) {
 /* 64 bytes aligned; one line behind the end may be read. NULL when there is no memory. */
 INLINE float *floats(int64_t count) { return aligned_alloc(64, (size_t)up(count * 4 + 256, 64)); }
 
+/* Room for a packed weight, kept from one call for the next: the system gives fresh memory page by page, which takes as long
+ * as packing. A call that finds it taken by another, or too small, gets its own. What is large is not kept. */
+enum { HEAD = 16, MOST_KEPT = 4 << 20 }; /* floats */
+static float *spare;
+
+SHARED float *borrow(int64_t count) {
+    float *room = __atomic_exchange_n(&spare, (float *)0, __ATOMIC_ACQ_REL);
+    int64_t size = 0;
+    if (room) memcpy(&size, room, sizeof size);
+    if (size < count) {
+        free(room);
+        room = floats(HEAD + count);
+        if (!room) return 0;
+        memcpy(room, &count, sizeof count);
+    }
+    return room + HEAD;
+}
+
+SHARED void give_back(float *room) {
+    if (!room) return;
+    room -= HEAD;
+    int64_t size;
+    memcpy(&size, room, sizeof size);
+    free(size <= MOST_KEPT ? __atomic_exchange_n(&spare, room, __ATOMIC_ACQ_REL) : room);
+}
+
 /* Products are added up in pieces, so that rounding does not grow with the depth, and a piece of the weight stays near. */
 enum { PIECE = 512 };
 

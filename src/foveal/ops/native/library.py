@@ -13,7 +13,7 @@ INSTRUCTION_SETS = ("base", "avx2", "avx512", "amx")  # as foveal_instruction_se
 TYPES = {torch.float32: 0, torch.bfloat16: 1}
 _pointer, _number = ctypes.c_void_p, ctypes.c_int64
 ARGUMENTS = {
-    "binned_forward": [*[_pointer] * 6, _number],
+    "binned_forward": [*[_pointer] * 7, _number],
     "binned_weight_gradient": [_pointer] * 4,
     "sampled_forward": [_pointer] * 8,
     "sampled_backward": [_pointer] * 10,

@@ -452,14 +452,14 @@ int FOVEAL(sampled_forward)(const sampled_t *shared, void *input, const void *we
     work_t w;
     begin_work(&job, &w);
     const int64_t packs = (job.own_weights ? job.sets : 1) * job.groups * w.blocks;
-    w.packed = floats(packs * w.panels * job.taps * w.block * COLUMNS);
+    w.packed = borrow(packs * w.panels * job.taps * w.block * COLUMNS);
     w.zeros = calloc((size_t)w.row, 4);
     int failed = !w.packed || !w.zeros || !bring_bias(&w);
     if (!failed) {
         parallel(packs, pack_weight, &w);
         parallel(job.batch * strips(&w), forward_strips, &w);
     }
-    free(w.packed);
+    give_back(w.packed);
     free(w.zeros);
     free(w.bias);
     return failed || w.failed;
@@ -475,7 +475,7 @@ int FOVEAL(sampled_backward)(const sampled_t *shared, void *input, const void *w
     work_t w;
     begin_work(&job, &w);
     const int64_t gbs = job.groups * w.blocks, weights = job.own_weights ? job.sets : 1, packs = weights * gbs;
-    w.packed_turned = floats(packs * w.depth * job.out_channels);
+    w.packed_turned = borrow(packs * w.depth * job.out_channels);
     w.zeros = calloc((size_t)w.depth, 4);
     if (gradient) w.partial = floats(job.slots * gbs * weights * w.depth * w.row);
     if (offset_gradient) w.offset_partial = floats(gbs * job.batch * w.moving * 2 * job.taps * w.positions);
@@ -486,7 +486,7 @@ int FOVEAL(sampled_backward)(const sampled_t *shared, void *input, const void *w
         if (w.partial) parallel(packs, weight_total, &w);
         if (w.offset_partial) parallel(job.batch * w.moving * 2 * job.taps, offset_total, &w);
     }
-    free(w.packed_turned);
+    give_back(w.packed_turned);
     free(w.zeros);
     free(w.partial);
     free(w.offset_partial);
