@@ -90,7 +90,7 @@ def bench_tables():
         first = {key: row for row in found["rows"] if (key := (row["case"], row["what"])) in HEADLINES}
         about = f"{where['cpu']}, {where['instruction_set']}, {where['threads']} thread(s), PyTorch {where['torch']}"
         parts += [
-            f"On {about}, by `foveal bench`; x is our time as a multiple, goals were set on another machine (AVX-512):",
+            f"On {about}, by `foveal bench`; x is our time as a multiple of the other, goals were set before the kernels were written:",
             table_of([first[key] for key in HEADLINES if key in first]),
             f"<details><summary>All figures of benchmarks/results/{path.name}</summary>\n\n{table_of(found['rows'])}\n\n</details>",
         ]
