@@ -36,6 +36,25 @@ def test_every_tap_is_added_once(seed, height, width, columns, tables, dilation)
         assert found == sorted(tuple(map(int, tap * dilation)) for tap in np.argwhere(bins == column))
 
 
+@given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 9), st.integers(1, 5), st.integers(0, 6))
+def test_spans_are_the_rows_that_are_read(seed, height, width, columns, tables):
+    """Read the terms of output row 0, and what the tables are made of, row by row."""
+    bins = np.random.default_rng(seed).integers(-1, columns, (height, width))
+    made = Plan(bins, columns, (1, 1), tables)
+    read, queue = [set() for _ in range(len(made.table) + 1)], [(int(t), int(y)) for t, y, _ in made.term]
+    while queue:
+        table, row = queue.pop()
+        if row in read[table]:
+            continue
+        read[table].add(row)
+        if table:
+            first, second, down, _ = (int(v) for v in made.table[table - 1])
+            queue += [(first, row), (second, row + down)]
+    for (low, high), rows in zip(made.span.tolist(), read, strict=True):
+        assert (low, high) == ((min(rows), max(rows)) if rows else (0, -1))
+        assert not rows or 0 <= low <= high < height
+
+
 def test_tables_save_most_additions_of_large_windows():
     bins = log_polar_bins(31, 3, 8, 2.0).numpy()
     direct, shared = Plan(bins, 25, (1, 1), 0), Plan(bins, 25, (1, 1), 4)
