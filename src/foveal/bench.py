@@ -299,7 +299,7 @@ class _Watch:
     def _first(self, call: Call) -> float:
         """The best of three calls: one alone may meet a disturbance, and a way be given up for it."""
         call()
-        times = []
+        times: list[float] = []
         while len(times) < 3 and sum(times) < 2.0:  # seconds
             start = self.clock()
             call()
