@@ -625,7 +625,8 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        # no path of this machine
+        "command": [Path(word).name if Path(word).is_absolute() else word for word in sys.argv],
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
