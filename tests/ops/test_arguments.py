@@ -130,7 +130,7 @@ def test_who_watches_sees_the_op(case):
     with FlopCounterMode(display=False) as counter:
         call(*tensors)
     assert counter.get_total_flops() > 0
-    with profile(activities=[ProfilerActivity.CPU]) as watched:
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as watched:
         call(*tensors)
     assert any(event.key.startswith("foveal::") for event in watched.key_averages())
 
