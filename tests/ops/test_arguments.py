@@ -219,6 +219,29 @@ def test_checks_are_not_passed_over(change, words):
             binned_conv2d(**{**given, **change})
 
 
+@pytest.mark.parametrize("stride", [{}, [[1, 1]]])
+def test_what_cannot_be_a_key_is_told_as_before(stride):
+    with pytest.raises(ValueError, match="stride must be a whole number"):
+        binned_conv2d(torch.randn(1, 16, 9, 9), torch.randn(4, 16, 13), BINS, stride=stride)
+    with pytest.raises(ValueError, match="stride must be a whole number"):
+        sampled_conv2d(torch.randn(1, 16, 9, 9), torch.randn(4, 16, 9), scaled_taps(3, (1, 2)), stride=stride)
+
+
+@NEEDS_KERNELS
+@pytest.mark.parametrize("case", [binned, sampled, with_a_list])
+def test_remembered_calls_hold_no_maps(case):
+    call, tensors, _ = case()
+    calls = binned_op._READY if case is binned else sampled_op._READY
+    calls.clear()
+    call(*tensors)
+    (ready,) = calls.values()
+    held, queue = [], [ready]
+    while queue:
+        for cell in getattr(queue.pop(), "__closure__", None) or ():
+            (held if isinstance(cell.cell_contents, torch.Tensor) else queue).append(cell.cell_contents)
+    assert sum(t.numel() for t in held) == 0
+
+
 def test_what_is_not_plain_is_not_direct():
     plain = torch.randn(3)
     assert arguments.at_once(plain, None, torch.nn.Parameter(plain))

@@ -65,7 +65,10 @@ def sampled_conv2d(
     direct = arguments.at_once(input, weight, taps, bias, *given) and not taps.requires_grad
     if direct:
         key = _key(input, weight, taps, bias, offset, given, stride, groups, fuse, output_size)
-        ready = _READY.get(key)
+        try:
+            ready = _READY.get(key)
+        except TypeError:  # what cannot be a key breaks a rule, and the checks say which
+            direct, ready = False, None
         if ready is not None:
             return ready(input, weight, taps, given, bias)
     dims = ("O", "C / groups", "T") if weight.ndim != 4 else ("S", "O", "C / groups", "T")
@@ -132,7 +135,8 @@ def _at_once(
     likes = _forward_shape(input, weight, taps, offset, None, *plain)
     kernel = cpu.forward(input, weight, len(taps), offset, likes[0], likes[1], plain)
     shape, steps, dtype = likes[0].shape, likes[0].stride(), likes[0].dtype
-    contested, nobody = likes[1].ndim == 4, likes[1]
+    contested = likes[1].ndim == 4
+    nobody = torch.empty(0, dtype=torch.uint8)  # and not likes[1], which would live as long as this call is remembered
 
     def forward(
         input: Tensor, weight: Tensor, taps: Tensor, offset: Tensor | None, bias: Tensor | None
