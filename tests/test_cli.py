@@ -361,7 +361,7 @@ def test_a_table_with_one_command(run: Run, paper: Path, tmp_path: Path, monkeyp
     assert "| theirs | – | – | 77.22 (their README · printed as error 22.78) |" in out
     written = json.loads(Path("results.json").read_text())
     assert (written["table"], written["seeds"], written["quick"]) == ("table1", [0, 1], False)
-    assert written["commands"][0] == "foveal train .../table1"
+    assert written["commands"][0] == "foveal train table1"
     assert written["rows"][0]["runs"][0]["environment"]["cpu"]
     code, out, _ = run("train", paper)
     assert out.count("(trained before)") == 4
