@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from foveal.models import cifar, digits, drn, simple_vgg, wrn
+from foveal.models import cifar, detection, digits, drn, simple_vgg, wrn
 
 _OURS: dict[str, Callable[..., nn.Module]] = {
     build.__name__: build
@@ -38,6 +38,7 @@ _OURS: dict[str, Callable[..., nn.Module]] = {
         wrn.wrn_40_4,
     )
 }
+_OURS.update(detection.DETECTORS)
 
 
 def create_model(name: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:

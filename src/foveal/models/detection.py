@@ -1,0 +1,509 @@
+"""Detectors on torchvision's detection code: Faster R-CNN, Fast R-CNN and R-FCN with ResNets, none of its deformable ops."""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foveal.models.pretrained import load_backbone
+
+DEPTHS = (18, 34, 50, 101)
+POOLS = ("max", "align")
+_STRIDE = 16  # of the map that proposals and boxes are read from, in pixels
+_PARTS = 7  # a box is pooled to 7x7 parts
+
+
+class Detector(nn.Module):
+    """A two-stage detector: images to boxes, labels and scores.
+
+    The parts are torchvision's: ``transform`` (normalise, resize, batch), ``backbone``, ``rpn`` (none in Fast R-CNN) and
+    ``roi_heads``. Labels index the classes from 0; there is no background among them.
+
+    Args:
+        backbone: images to a dict of maps, those for proposals in ``backbone.proposal_maps``.
+        rpn: torchvision's RegionProposalNetwork, or None where proposals are given.
+        roi_heads: torchvision's RoIHeads, with one class more for the background.
+        transform: torchvision's GeneralizedRCNNTransform.
+        anchors: torchvision's AnchorGenerator, whose boxes stand in for proposals where there are neither an rpn nor given ones.
+    """
+
+    def __init__(
+        self,
+        backbone: Trunk,
+        rpn: nn.Module | None,
+        roi_heads: nn.Module,
+        transform: nn.Module,
+        anchors: nn.Module | None,
+    ) -> None:
+        super().__init__()
+        self.transform: Any = transform
+        self.backbone = backbone
+        self.rpn: Any = rpn
+        self.anchors: Any = anchors
+        self.roi_heads: Any = roi_heads
+
+    def forward(
+        self,
+        images: Sequence[Tensor] | Tensor,
+        targets: Sequence[dict[str, Tensor]] | None = None,
+        proposals: Sequence[Tensor] | None = None,
+    ) -> Any:
+        """Losses while training, detections else.
+
+        Args:
+            images: a list of float Tensor[3, H, W] from 0 to 1, of any sizes, or Tensor[N, 3, H, W].
+            targets: for training, one dict an image: ``boxes`` Tensor[n, 4] (left, top, right, bottom in pixels), and
+                ``labels`` int64 Tensor[n] from 0. An image may have none (n = 0).
+            proposals: boxes to look at, Tensor[m, 4] an image, for a detector without an rpn.
+
+        Returns:
+            While training a dict of scalar losses. Else a list with one dict an image: ``boxes`` Tensor[k, 4] in pixels
+            of the image given, ``labels`` int64 Tensor[k] and ``scores`` Tensor[k], best first.
+
+        Raises:
+            ValueError: training without targets, boxes that are not [n, 4] with right > left and bottom > top, labels
+                beyond the classes, proposals for a detector that makes its own.
+        """
+        images = list(images)
+        sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
+        if self.training:
+            targets = self._checked(images, targets)
+        if proposals is not None and self.rpn is not None:
+            raise ValueError("proposals are for a detector without a region proposal network; this one makes its own")
+        batch, targets = self.transform(images, targets)
+        maps = self.backbone(batch.tensors)
+        sources = OrderedDict((name, maps[name]) for name in self.backbone.proposal_maps)
+        losses: dict[str, Tensor] = {}
+        if self.rpn is not None:
+            found, losses = self.rpn(batch, sources, targets)
+        elif proposals is not None:
+            found = [
+                _resized(boxes, old, new) for boxes, old, new in zip(proposals, sizes, batch.image_sizes, strict=True)
+            ]
+        else:
+            found = [
+                _clipped(boxes, size)
+                for boxes, size in zip(self.anchors(batch, list(sources.values())), batch.image_sizes, strict=True)
+            ]
+        detections, head_losses = self.roi_heads(maps, found, batch.image_sizes, targets)
+        if self.training:
+            return {**head_losses, **losses}
+        detections = self.transform.postprocess(detections, batch.image_sizes, sizes)
+        return [{**detection, "labels": detection["labels"] - 1} for detection in detections]
+
+    def _checked(
+        self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None
+    ) -> list[dict[str, Tensor]]:
+        """Targets in torchvision's numbering, where 0 is the background."""
+        if targets is None or len(targets) != len(images):
+            raise ValueError(f"targets must hold one dict an image while training, {len(images)}; got {targets!r}")
+        classes = self.roi_heads.num_classes
+        for index, target in enumerate(targets):
+            boxes, labels = target["boxes"], target["labels"]
+            if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
+                raise ValueError(
+                    f"targets[{index}] must have boxes [n, 4] and labels [n]; got {list(boxes.shape)} and {list(labels.shape)}"
+                )
+            if bool((boxes[:, 2:] <= boxes[:, :2]).any()):
+                raise ValueError(f"targets[{index}]: a box must have right > left and bottom > top; leave others out")
+            if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+                raise ValueError(f"targets[{index}]: labels must be 0 to {classes - 1}; got up to {int(labels.max())}")
+        return [{"boxes": target["boxes"], "labels": target["labels"] + 1} for target in targets]
+
+
+class Trunk(nn.Module):
+    """A ResNet without its classifier, and what makes the maps that boxes are pooled from.
+
+    Submodules as in torchvision's ResNet (``conv1``, ``bn1``, ``layer1`` .. ``layer4``), then ``neck``: a feature pyramid
+    over all stages, or layers on ``layer4`` alone. With a pyramid proposals come from all its maps, else from ``layer3``.
+    """
+
+    def __init__(self, resnet: Any, neck: nn.Module, pyramid: bool) -> None:
+        super().__init__()
+        for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"):
+            self.add_module(name, getattr(resnet, name))
+        self.neck = neck
+        self.pyramid = pyramid
+        self.proposal_maps = ("0", "1", "2", "3", "pool") if pyramid else ("c4",)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Maps by name: ``0`` to ``3`` and ``pool`` of a pyramid, else ``c4`` and, for boxes, ``roi``."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))  # type: ignore[operator]
+        stages: OrderedDict[str, Tensor] = OrderedDict()
+        for index in range(4):
+            x = getattr(self, f"layer{index + 1}")(x)
+            stages[str(index)] = x
+        return self.neck(stages) if self.pyramid else {"c4": stages["2"], "roi": self.neck(x)}
+
+
+class ProposalHead(nn.Module):
+    """3x3 convolution, then objectness and box of each anchor: torchvision's RPNHead with a width of its own."""
+
+    def __init__(self, in_channels: int, width: int, anchors: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, width, 3, padding=1)
+        self.cls_logits = nn.Conv2d(width, anchors, 1)
+        self.bbox_pred = nn.Conv2d(width, 4 * anchors, 1)
+        for layer in (self.conv, self.cls_logits, self.bbox_pred):
+            _small_start(layer, 0.01)
+
+    def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Logits and deltas of each map."""
+        hidden = [torch.relu(self.conv(x)) for x in maps]
+        return [self.cls_logits(x) for x in hidden], [self.bbox_pred(x) for x in hidden]
+
+
+class BoxPool(nn.Module):
+    """Pool each box from one map; ``pool`` is a module of torchvision's kind, ``pool(map, boxes)``, that a plan may replace."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], image_sizes: object) -> Tensor:
+        """Tensor[boxes, C, 7, 7]."""
+        return self.pool(maps["roi"], boxes)
+
+
+class BoxHead(nn.Sequential):
+    """Two fully connected layers on what was pooled from a box."""
+
+    def __init__(self, in_features: int, width: int) -> None:
+        layers: OrderedDict[str, nn.Module] = OrderedDict(
+            flatten=nn.Flatten(),
+            fc6=nn.Linear(in_features, width),
+            relu6=nn.ReLU(inplace=True),
+            fc7=nn.Linear(width, width),
+            relu7=nn.ReLU(inplace=True),
+        )
+        super().__init__(layers)
+
+
+class BoxPredictor(nn.Module):
+    """Class logits, the background first, and a box for each class."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.cls_score = nn.Linear(width, classes)
+        self.bbox_pred = nn.Linear(width, 4 * classes)
+        _small_start(self.cls_score, 0.01)
+        _small_start(self.bbox_pred, 0.001)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Tensor[boxes, classes] and Tensor[boxes, 4 * classes]."""
+        return self.cls_score(x), self.bbox_pred(x)
+
+
+class Vote(nn.Module):
+    """R-FCN's head: the mean over the parts of a box, read as class logits and one box for all classes."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Tensor[boxes, classes + 4, 7, 7] to Tensor[boxes, classes] and Tensor[boxes, 4 * classes]."""
+        logits, box = x.mean((2, 3)).split([self.classes, 4], dim=1)
+        return logits, box.repeat(1, self.classes)
+
+
+def faster_rcnn(
+    depth: int, num_classes: int = 80, *, pyramid: bool = False, pool: str = "max", **options: Any
+) -> Detector:
+    """Faster R-CNN with a ResNet.
+
+    Source: Faster R-CNN (NeurIPS 2015) in the form of Deformable Convolutional Networks (ICCV 2017), the baseline of
+    Table VIII of Anisotropic Convolution (TIP 2020): the last stage at stride 1 and dilation 2, a 1x1 convolution to 256
+    channels, pooling to 7x7, two fully connected layers of 1024, boxes for each class; proposals from the stage before,
+    12 anchors. With ``pyramid`` the form of Feature Pyramid Networks (CVPR 2017): 256 channels, boxes aligned, the last
+    stage as in the classifier. The 3x3 convolutions of the last stage are ``backbone.layer4.*.conv2`` (18 and 34:
+    ``backbone.layer4.*.conv?``), the pooling is ``roi_heads.box_roi_pool.pool``.
+
+    Args:
+        depth: 18, 34, 50 or 101.
+        num_classes: classes, without the background.
+        pyramid: a feature pyramid.
+        pool: "max", the RoI pooling of the paper, or "align"; a pyramid aligns.
+        options: of ``options_of``.
+
+    Returns:
+        the detector, in training mode.
+
+    Raises:
+        ValueError: an argument breaks its rule; the weights cannot be had.
+
+    Example:
+        >>> with torch.device("meta"):
+        ...     detector = faster_rcnn(101)
+        >>> detector.backbone.layer4[0].conv2.dilation, detector.roi_heads.box_roi_pool.pool
+        ((2, 2), RoIPool(output_size=7, spatial_scale=0.0625))
+    """
+    given = options_of(**options)
+    resnet = _resnet(depth, given)
+    if pyramid:
+        return _pyramid(resnet, num_classes, given)
+    channels = 256
+    neck = nn.Sequential(nn.Conv2d(_channels(resnet.layer4), channels, 1), nn.ReLU(inplace=True))
+    _small_start(neck[0], 0.01)
+    trunk = Trunk(_dilated(resnet), neck, pyramid=False)
+    rpn = _rpn(_channels(trunk.layer3), given)
+    return _assemble(trunk, rpn, *_two_layers(channels, num_classes, pool, given), num_classes, given)
+
+
+def fast_rcnn(depth: int, num_classes: int = 80, *, pool: str = "max", **options: Any) -> Detector:
+    """Fast R-CNN with a ResNet: Faster R-CNN whose proposals are given, or else the anchors at every position.
+
+    Source: Fast R-CNN (ICCV 2015); dense boxes instead of proposals are its section 5.5.
+
+    Args:
+        depth, num_classes, pool, options: as in ``faster_rcnn``.
+    """
+    given = options_of(**options)
+    resnet = _resnet(depth, given)
+    channels = 256
+    neck = nn.Sequential(nn.Conv2d(_channels(resnet.layer4), channels, 1), nn.ReLU(inplace=True))
+    _small_start(neck[0], 0.01)
+    trunk = Trunk(_dilated(resnet), neck, pyramid=False)
+    return _assemble(trunk, None, *_two_layers(channels, num_classes, pool, given), num_classes, given)
+
+
+def rfcn(depth: int, num_classes: int = 80, **options: Any) -> Detector:
+    """R-FCN with a ResNet: position-sensitive maps, pooled to 7x7 and averaged, no layer after pooling.
+
+    Source: R-FCN (NeurIPS 2016): the last stage at stride 1 and dilation 2, a 1x1 convolution to 1024 channels, then one
+    map for each part and class, and one for each part and side of a box that all classes share.
+
+    Args:
+        depth, num_classes, options: as in ``faster_rcnn``.
+    """
+    from torchvision.ops import PSRoIPool
+
+    given = options_of(**options)
+    resnet = _resnet(depth, given)
+    maps = (num_classes + 1 + 4) * _PARTS**2
+    neck = nn.Sequential(nn.Conv2d(_channels(resnet.layer4), 1024, 1), nn.ReLU(inplace=True), nn.Conv2d(1024, maps, 1))
+    _small_start(neck[0], 0.01)
+    _small_start(neck[2], 0.01)
+    trunk = Trunk(_dilated(resnet), neck, pyramid=False)
+    rpn = _rpn(_channels(trunk.layer3), given)
+    pool = BoxPool(PSRoIPool(_PARTS, 1 / _STRIDE))
+    return _assemble(trunk, rpn, pool, nn.Identity(), Vote(num_classes + 1), num_classes, given)
+
+
+def options_of(
+    *,
+    in_channels: int = 3,
+    backbone_weights: str | Path | None = None,
+    min_size: int | Sequence[int] = 600,
+    max_size: int = 1000,
+    anchor_sizes: Sequence[int] = (64, 128, 256, 512),
+    proposals: int = 300,
+    boxes_per_image: int = 128,
+    head_width: int = 1024,
+    score_threshold: float = 0.001,
+    nms_threshold: float = 0.3,
+    detections_per_image: int = 100,
+) -> dict[str, Any]:
+    """Check the options that all detectors share and give them with their defaults.
+
+    Args:
+        in_channels: of the images, 3.
+        backbone_weights: a file, or a name of torchvision's weights (``"IMAGENET1K_V1"``). With weights, batch normalisation
+            and the first two stages stay as they are; without, everything is trained.
+        min_size: the shorter side that images are resized to, in pixels; of several one is drawn for each image while
+            training (multi-scale), and the last one serves for tests.
+        max_size: the longest that the longer side may get, which goes before ``min_size``.
+        anchor_sizes: square roots of the anchors' areas, in pixels, each at ratios 0.5, 1 and 2; a pyramid takes 32 to 512.
+        proposals: boxes that the proposal network hands on.
+        boxes_per_image: boxes that the head is trained on, at most a quarter of them objects.
+        head_width: of the two fully connected layers.
+        score_threshold: detections below it are dropped.
+        nms_threshold: intersection over union above which the worse of two boxes of a class is dropped.
+        detections_per_image: at most so many.
+
+    Raises:
+        ValueError: an option breaks its rule.
+    """
+    given = dict(locals())
+    if in_channels != 3:
+        raise ValueError(f"in_channels must be 3 for a detector; got {in_channels!r}")
+    sides = [min_size] if isinstance(min_size, int) else list(min_size)
+    counts = {
+        "max_size": [max_size],
+        "min_size": sides,
+        "anchor_sizes": list(anchor_sizes),
+        "proposals": [proposals],
+        "boxes_per_image": [boxes_per_image],
+        "head_width": [head_width],
+        "detections_per_image": [detections_per_image],
+    }
+    for name, values in counts.items():
+        if not values or not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values):
+            raise ValueError(f"{name} must be a whole number of at least 1, or several; got {given[name]!r}")
+    if max(sides) > max_size:
+        raise ValueError(f"min_size must be at most max_size, {max_size}; got {min_size!r}")
+    for name in ("score_threshold", "nms_threshold"):
+        if not 0 <= given[name] <= 1:
+            raise ValueError(f"{name} must be between 0 and 1; got {given[name]!r}")
+    return given
+
+
+def _resnet(depth: int, given: dict[str, Any]) -> Any:
+    import torchvision
+    from torchvision.ops import FrozenBatchNorm2d
+
+    if depth not in DEPTHS:
+        raise ValueError(f"depth must be one of {', '.join(map(str, DEPTHS))}; got {depth!r}")
+    weights = given["backbone_weights"]
+    name = f"resnet{depth}"
+    resnet = getattr(torchvision.models, name)(norm_layer=nn.BatchNorm2d if weights is None else FrozenBatchNorm2d)
+    if weights is not None:
+        load_backbone(resnet, name, weights)
+        for stage in (resnet.conv1, resnet.layer1):
+            stage.requires_grad_(False)
+    return resnet
+
+
+def _dilated(resnet: Any) -> Any:
+    """The last stage at the resolution of the one before, its 3x3 convolutions dilated by 2, all three blocks alike."""
+    for module in resnet.layer4.modules():
+        if isinstance(module, nn.Conv2d):
+            module.stride = (1, 1)
+            if module.kernel_size == (3, 3):
+                module.dilation = module.padding = (2, 2)
+    return resnet
+
+
+def _channels(stage: Any) -> int:
+    """Channels of a stage's output."""
+    return [module for module in stage.modules() if isinstance(module, nn.Conv2d)][-1].out_channels
+
+
+def _anchors(sizes: Sequence[Sequence[int]]) -> Any:
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+    each = tuple(map(tuple, sizes))
+    return AnchorGenerator(each, ((0.5, 1.0, 2.0),) * len(each))
+
+
+def _rpn(in_channels: int, given: dict[str, Any], pyramid: bool = False) -> Any:
+    from torchvision.models.detection.rpn import RegionProposalNetwork
+
+    anchors = _anchors([(32,), (64,), (128,), (256,), (512,)] if pyramid else [given["anchor_sizes"]])
+    width = in_channels if pyramid else 512
+    head = ProposalHead(in_channels, width, anchors.num_anchors_per_location()[0])
+    before = 1000 if pyramid else 6000  # of each map
+    kept = {"training": given["proposals"], "testing": given["proposals"]}
+    return RegionProposalNetwork(
+        anchors, head, 0.7, 0.3, 256, 0.5, {"training": before, "testing": before}, kept, nms_thresh=0.7
+    )
+
+
+def _two_layers(
+    channels: int, num_classes: int, pool: str, given: dict[str, Any]
+) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """RoI pooling and the two fully connected layers."""
+    from torchvision.ops import RoIAlign, RoIPool
+
+    if pool not in POOLS:
+        raise ValueError(f"pool must be one of {', '.join(map(repr, POOLS))}; got {pool!r}")
+    pools: dict[str, Callable[[], nn.Module]] = {
+        "max": partial(RoIPool, _PARTS, 1 / _STRIDE),
+        "align": partial(RoIAlign, _PARTS, 1 / _STRIDE, sampling_ratio=2, aligned=True),
+    }
+    width = given["head_width"]
+    return BoxPool(pools[pool]()), BoxHead(channels * _PARTS**2, width), BoxPredictor(width, num_classes + 1)
+
+
+def _pyramid(resnet: Any, num_classes: int, given: dict[str, Any]) -> Detector:
+    from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+    from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+    channels, width = 256, given["head_width"]
+    stages = [_channels(getattr(resnet, f"layer{index}")) for index in (1, 2, 3, 4)]
+    trunk = Trunk(resnet, FeaturePyramidNetwork(stages, channels, LastLevelMaxPool()), pyramid=True)
+    pool = MultiScaleRoIAlign(["0", "1", "2", "3"], _PARTS, sampling_ratio=2)
+    head, predictor = BoxHead(channels * _PARTS**2, width), BoxPredictor(width, num_classes + 1)
+    return _assemble(trunk, _rpn(channels, given, pyramid=True), pool, head, predictor, num_classes, given)
+
+
+def _assemble(
+    trunk: Trunk,
+    rpn: nn.Module | None,
+    pool: nn.Module,
+    head: nn.Module,
+    predictor: nn.Module,
+    num_classes: int,
+    given: dict[str, Any],
+) -> Detector:
+    from torchvision.models.detection.roi_heads import RoIHeads
+    from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+    heads = RoIHeads(
+        pool,
+        head,
+        predictor,
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        batch_size_per_image=given["boxes_per_image"],
+        positive_fraction=0.25,
+        bbox_reg_weights=None,
+        score_thresh=given["score_threshold"],
+        nms_thresh=given["nms_threshold"],
+        detections_per_img=given["detections_per_image"],
+    )
+    heads.num_classes = num_classes
+    transform = GeneralizedRCNNTransform(
+        given["min_size"], given["max_size"], [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    )
+    anchors = _anchors([given["anchor_sizes"]]) if rpn is None else None
+    return Detector(trunk, rpn, heads, transform, anchors)
+
+
+def _small_start(layer: Any, deviation: float) -> None:
+    nn.init.normal_(layer.weight, std=deviation)
+    nn.init.zeros_(layer.bias)
+
+
+def _resized(boxes: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Boxes of an image after its resizing."""
+    down, right = (n / o for n, o in zip(new, old, strict=True))
+    return boxes * boxes.new_tensor([right, down, right, down])
+
+
+def _clipped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes cut at the image's border; those that keep no pixel are left out."""
+    height, width = size
+    limit = boxes.new_tensor([width, height, width, height])
+    boxes = boxes.clamp(min=0).minimum(limit)
+    return boxes[((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)]
+
+
+def _named() -> dict[str, Callable[..., Detector]]:
+    forms: dict[str, Callable[..., Detector]] = {
+        "faster_rcnn_resnet{}": faster_rcnn,
+        "faster_rcnn_resnet{}_fpn": partial(faster_rcnn, pyramid=True),
+        "fast_rcnn_resnet{}": fast_rcnn,
+        "rfcn_resnet{}": rfcn,
+    }
+    shared = list(inspect.signature(options_of).parameters.values())
+    found: dict[str, Callable[..., Detector]] = {}
+    for form, build in forms.items():
+        for depth in DEPTHS:
+            name = form.format(depth)
+            found[name] = partial(build, depth)
+            # all keywords by name, so that a wrong one is told with the nearest
+            own = [p for p in inspect.signature(found[name]).parameters.values() if p.kind != p.VAR_KEYWORD]
+            found[name].__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+    return found
+
+
+DETECTORS = _named()
+"""Detectors by name: ``faster_rcnn_resnet101``, ``faster_rcnn_resnet101_fpn``, ``fast_rcnn_resnet101``, ``rfcn_resnet101``, ..."""
