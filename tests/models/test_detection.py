@@ -103,7 +103,7 @@ def test_the_last_stage_keeps_the_resolution_and_dilates(depth):
 
 @pytest.mark.parametrize("name", ["faster_rcnn", "fast_rcnn", "rfcn", "faster_rcnn_fpn", "deformable", "anisotropic"])
 def test_training_and_detecting(name):
-    form, _, pyramid = name.partition("_fpn")
+    form = name.removesuffix("_fpn")
     form = form if "rcnn" in form or form == "rfcn" else "faster_rcnn"
     model = create_model(f"{form}_resnet18{'_fpn' if name.endswith('fpn') else ''}", **SMALL)
     if name == "deformable":

@@ -27,7 +27,9 @@ def test_a_file(resnet, tmp_path, suffix):
 
 def test_a_file_of_another_network(resnet, tmp_path, torchvision):
     torch.save(torchvision.models.resnet34().state_dict(), tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match=r"does not hold the weights of resnet18: layer1.2.bn1.bias is unknown; .*more"):
+    with pytest.raises(
+        ValueError, match=r"does not hold the weights of resnet18: layer1.2.bn1.bias is unknown; .*more"
+    ):
         load_backbone(resnet(), "resnet18", tmp_path / "weights.pth")
 
 
@@ -42,7 +44,9 @@ def test_damaged_files(resnet, tmp_path):
 
 
 def test_no_such_name(resnet):
-    with pytest.raises(ValueError, match="weights must be a file, or one of IMAGENET1K_V1 for resnet18; got 'imagenet'"):
+    with pytest.raises(
+        ValueError, match="weights must be a file, or one of IMAGENET1K_V1 for resnet18; got 'imagenet'"
+    ):
         load_backbone(resnet(), "resnet18", "imagenet")
 
 
@@ -52,7 +56,9 @@ def test_without_a_network(resnet, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(socket, "create_connection", refuse)
-    with pytest.raises(ValueError, match=r"cannot be downloaded here \(no route to host\); .*get https://.*resnet18-.*pth"):
+    with pytest.raises(
+        ValueError, match=r"cannot be downloaded here \(no route to host\); .*get https://.*resnet18-.*pth"
+    ):
         load_backbone(resnet(), "resnet18", "IMAGENET1K_V1")
 
 

@@ -202,7 +202,9 @@ def read_voc(root: str | Path, split: str, *, year: str = "2012", name: str = "v
     base = Path(root) / "VOCdevkit" / f"VOC{year}"
     listed = base / "ImageSets" / "Main" / f"{split}.txt"
     if not listed.is_file():
-        raise ValueError(f"{listed} is missing: the layout must be that of PASCAL VOC, VOCdevkit/VOC{year}/ImageSets/Main")
+        raise ValueError(
+            f"{listed} is missing: the layout must be that of PASCAL VOC, VOCdevkit/VOC{year}/ImageSets/Main"
+        )
     stems = [line.split()[0] for line in listed.read_text().splitlines() if line.strip()]
     sheets = [base / "Annotations" / f"{stem}.xml" for stem in stems]
     files = tuple(base / "JPEGImages" / f"{stem}.jpg" for stem in stems)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from foveal.data import FolderSet, ImageSet, Preset, batches, create_dataset, preset
 from foveal.training.contract import Metric, Task
+from foveal.training.detection import Detection
 
 if TYPE_CHECKING:
     from foveal.training.recipe import Data
@@ -98,7 +99,7 @@ class Classification:
         return {"loss": loss / max(n, 1), "accuracy": correct / max(n, 1), "correct": int(correct), "n": int(n)}
 
 
-TASKS: dict[str, Callable[..., Task]] = {"classification": Classification}
+TASKS: dict[str, Callable[..., Task]] = {"classification": Classification, "detection": Detection}
 """Tasks by the name that a recipe gives."""
 
 
