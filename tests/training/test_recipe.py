@@ -371,11 +371,11 @@ def test_the_quick_form(tmp_path: Path) -> None:
     assert (quick.seeds, quick.statistic) == (2, "last")
     assert quick.model.model_dump() == full.model.model_dump() | {"width": 0.25}
     assert quick.differs == [
-        "model.width 0.25 instead of nothing",
         "data.augment.pad 1 instead of 2",
         "data.limit 100 instead of nothing",
         "train.epochs 3 instead of 10",
         "train.milestones [1, 2] instead of [4, 8]",
+        "model.width 0.25 instead of nothing",
     ]
     assert (quick.comparable, quick.published) == (None, full.published)
     assert load_recipe(write(tmp_path, quick.dump(), "run.yaml")) == quick
