@@ -174,7 +174,7 @@ def test_given_proposals_are_in_pixels_of_the_image():
 
 
 def test_with_weights_the_first_stages_stay(tmp_path, torchvision):
-    state = torchvision.models.resnet18(num_classes=7).state_dict()
+    state = torchvision.models.resnet18().state_dict()
     torch.save(state, tmp_path / "weights.pth")
     model = create_model("faster_rcnn_resnet18", **SMALL, backbone_weights=str(tmp_path / "weights.pth"))
     assert torch.equal(model.backbone.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])

@@ -315,8 +315,8 @@ def options_of(
 
     Args:
         in_channels: of the images, 3.
-        backbone_weights: a file, or a name of torchvision's weights (``"IMAGENET1K_V1"``). With weights, batch normalisation
-            and the first two stages stay as they are; without, everything is trained.
+        backbone_weights: a file, or a name of torchvision's weights (``"IMAGENET1K_V1"``), which must be there already. With
+            weights, batch normalisation and the first two stages stay as they are; without, everything is trained.
         min_size: the shorter side that images are resized to, in pixels; of several one is drawn for each image while
             training (multi-scale), and the last one serves for tests.
         max_size: the longest that the longer side may get, which goes before ``min_size``.
@@ -362,10 +362,11 @@ def _resnet(depth: int, given: dict[str, Any]) -> Any:
     if depth not in DEPTHS:
         raise ValueError(f"depth must be one of {', '.join(map(str, DEPTHS))}; got {depth!r}")
     weights = given["backbone_weights"]
-    name = f"resnet{depth}"
-    resnet = getattr(torchvision.models, name)(norm_layer=nn.BatchNorm2d if weights is None else FrozenBatchNorm2d)
+    resnet = getattr(torchvision.models, f"resnet{depth}")(
+        norm_layer=nn.BatchNorm2d if weights is None else FrozenBatchNorm2d
+    )
     if weights is not None:
-        load_backbone(resnet, name, weights)
+        load_backbone(resnet, f"ResNet{depth}_Weights", str(weights))
         for stage in (resnet.conv1, resnet.layer1):
             stage.requires_grad_(False)
     return resnet

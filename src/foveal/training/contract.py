@@ -107,3 +107,16 @@ class Task(Protocol):
 
     def summary(self, totals: Any) -> dict[str, Any]:
         """``loss`` (None where it is not known), the metrics (None: not defined, or not counted) and what else is told."""
+
+
+def augmentation(data: Data, takes: Sequence[str]) -> dict[str, Any]:
+    """What a recipe's `data.augment` says, of the keys that a task takes.
+
+    Raises:
+        ValueError: another key is set.
+    """
+    said = data.augment.model_dump()
+    for key, field in type(data.augment).model_fields.items():
+        if key not in takes and said[key] != field.default:
+            raise ValueError(f"data.augment.{key} is not for this task, which takes {', '.join(takes)}; leave it out")
+    return {key: said[key] for key in takes}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SETS = ("coco", "voc", "shape_scenes")
 _SCENES = {"train": 1200, "test": 200}  # as many as are drawn
 _SCENE_SEEDS = {"train": 1, "test": 2}
+_SCENE_LOOKS = {"classes": ("ring", "triangle", "cross"), "diameters": (20.0, 64.0)}
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Detection:
     """Objects as boxes with classes: the detector's own losses, and mean average precision by COCO's rules.
 
     Data by name: ``coco`` (ROOT/annotations/instances_train2017.json and ROOT/train2017, likewise val2017 for tests), ``voc``
-    (ROOT/VOCdevkit/VOC2012, train and val), ``shape_scenes`` (drawn, without files).
+    (ROOT/VOCdevkit/VOC2012, train and val), ``shape_scenes`` (drawn, without files: rings, triangles and crosses of 20 to 64 pixels).
 
     Args:
         proposals: for a detector without a proposal network, the file of each split's proposals under the root, with
@@ -92,7 +93,7 @@ class Detection:
         if data.name == "shape_scenes":
             size = 96 if data.size is None else max(data.size)
             count = _SCENES[split] if data.limit is None else min(data.limit, _SCENES[split])
-            return shape_scenes(count, split=split, size=size, seed=_SCENE_SEEDS[split])
+            return shape_scenes(count, split=split, size=size, seed=_SCENE_SEEDS[split], **_SCENE_LOOKS)
         if data.name not in SETS:
             raise ValueError(f"data.name must be one of {', '.join(SETS)} for detection; got {data.name!r}")
         if root is None:

@@ -95,6 +95,12 @@ class Augment(_Section):
     """How `data.size` is cut out of a training image: see `foveal.data.Preset`."""
     flip: bool = False
     cutout: int = Field(default=0, ge=0)
+    scale: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] | None = None
+    """For masks, as all that follows (see `foveal.data.JointPreset`): random factor of an image's size."""
+    flip_vertical: bool = False
+    quarter_turns: bool = False
+    affine: float = Field(default=0.0, ge=0, lt=1)
+    colour: float = Field(default=0.0, ge=0, le=1)
 
 
 class File(_Section):
@@ -249,6 +255,7 @@ class Quick(_Section):
     """What `--quick` changes in a row, key by key, so that it takes minutes on a CPU."""
 
     model: dict[str, Any] = {}
+    """Arguments of the same network, such as ``{width: 0.25}``."""
     data: dict[str, Any] = {}
     train: dict[str, Any] = {}
     seeds: int | None = Field(default=None, ge=1)

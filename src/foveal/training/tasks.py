@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveal.data import FolderSet, ImageSet, Preset, batches, create_dataset, preset
-from foveal.training.contract import Metric, Task
+from foveal.training.contract import Metric, Task, augmentation
 from foveal.training.detection import Detection
+from foveal.training.segmentation import Segmentation, Vessels
 
 if TYPE_CHECKING:
     from foveal.training.recipe import Data
@@ -50,7 +51,7 @@ class Classification:
         if limit is not None and limit < len(dataset):
             dataset = _subset(dataset, limit)
         given = {key: value for key in ("size", "resize") if (value := getattr(data, key)) is not None}
-        return dataset, preset(data.name, **given, **data.augment.model_dump())
+        return dataset, preset(data.name, **given, **augmentation(data, ("pad", "crop", "flip", "cutout")))
 
     def batches(
         self,
@@ -99,7 +100,12 @@ class Classification:
         return {"loss": loss / max(n, 1), "accuracy": correct / max(n, 1), "correct": int(correct), "n": int(n)}
 
 
-TASKS: dict[str, Callable[..., Task]] = {"classification": Classification, "detection": Detection}
+TASKS: dict[str, Callable[..., Task]] = {
+    "classification": Classification,
+    "detection": Detection,
+    "segmentation": Segmentation,
+    "vessels": Vessels,
+}
 """Tasks by the name that a recipe gives."""
 
 
