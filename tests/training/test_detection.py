@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from foveal.training.detection import Detection, Found
-from foveal.training.engine import Interrupted, evaluate, fit, load_data, load_run
-from foveal.training.recipe import Data, Recipe
+from foveal.training.engine import build, evaluate, fit, load_data, load_run
+from foveal.training.recipe import Data, Recipe, find_recipes, load_recipe, load_row
+from foveal.training.stopping import Interrupted
 
 pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed")
 pytestmark = pytest.mark.usefixtures("torchvision")
@@ -165,3 +166,57 @@ def test_no_object_at_all(coco):
     path.write_text(json.dumps({**content, "annotations": []}))
     with pytest.raises(ValueError, match="no training image has an object"):
         Detection().load(Data(name="coco"), "train", str(coco))
+
+
+def rows(table):
+    return [row for row in map(load_row, find_recipes(table)) if isinstance(row, Recipe)]
+
+
+PLAIN = {"faster_rcnn": 62_085_393, "fast_rcnn": 57_335_509, "rfcn": 53_617_345}
+OFFSETS = 3 * 82_962  # an offset convolution of 512 channels for each of three 3x3 convolutions
+TABLE_8 = {
+    **PLAIN,
+    "deformable_conv": PLAIN["faster_rcnn"] + OFFSETS,
+    "deformable": PLAIN["faster_rcnn"] + OFFSETS + (256 * 49 + 1) * 98,
+    "acn": PLAIN["faster_rcnn"] + 2 * OFFSETS,  # the last stage is dilated, so both scales have offsets
+}
+
+
+def test_networks_of_table_8():
+    found = {}
+    for row in rows("acn/table8"):
+        assert row.model.backbone_weights == "IMAGENET1K_V1"
+        fresh = row.model_copy(update={"model": row.model.model_copy(update={"backbone_weights": None})})
+        with torch.device("meta"):
+            model = build(fresh, num_classes=80, in_channels=3)
+        # batch normalisation is frozen with weights, and has parameters without: they are counted here
+        found[row.name] = sum(parameter.numel() for parameter in model.parameters())
+    assert found == TABLE_8
+
+
+def test_weights_that_are_not_there_are_told_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"resnet101-.*pth is not there; fetch it: curl"):
+        build(load_recipe(find_recipes("acn/table8/faster_rcnn")[0]), num_classes=80, in_channels=3)
+
+
+@pytest.mark.parametrize("row", [row.name for row in rows("acn/table8_shapes")])
+def test_rows_on_shapes_take_a_step(row, tmp_path):
+    changes = ["data.limit=4", "train.epochs=1", "train.batch_size=4", "train.warmup_epochs=0"]
+    result = fit(load_recipe(find_recipes(f"acn/table8_shapes/{row}")[0], changes), tmp_path, device="cpu")
+    assert result["test_n"] == 4
+    assert result["quick"] is True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", [row.name for row in rows("acn/table8")])
+def test_resnet_101_on_coco(row, tmp_path):
+    """Forward, losses, backward and evaluation of each network of Table VIII on real images."""
+    if not os.path.isdir(os.path.join(os.environ.get("FOVEAL_DATA", ""), "coco")):
+        pytest.skip("FOVEAL_DATA names no folder with coco")
+    recipe = load_recipe(find_recipes(f"acn/table8/{row}")[0], ["data.limit=2"], quick=True)
+    result = fit(recipe, tmp_path, device="cpu")
+    assert result["test_n"] == 2
+    assert result["params"] == TABLE_8[row]
+    assert 0 < result["train_loss"] < 20
+    assert 0 <= result["test_map"] <= 1
