@@ -74,6 +74,10 @@ def average_precision(dataset: DetectionSet, detections: Sequence[dict[str, Tens
         raise ImportError("average precision needs faster-coco-eval: pip install 'foveal[coco]'") from error
     truth = COCO(dataset.annotations())
     results = coco_results(dataset, detections)
+    if not results:
+        # older versions cannot read an empty list: a point that meets nothing scores the same
+        first = {"image_id": dataset.ids[0], "category_id": dataset.category_ids[0]}
+        results = [{**first, "bbox": [0.0, 0.0, 0.001, 0.001], "score": 0.0}]
     measured = COCOeval_faster(truth, truth.loadRes(results), "bbox", print_function=_silent)
     measured.evaluate()
     measured.accumulate()
