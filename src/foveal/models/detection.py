@@ -79,24 +79,32 @@ class Detector(nn.Module):
             raise ValueError("proposals are for a detector without a region proposal network; this one makes its own")
         batch, targets = self.transform(images, targets)
         maps = self.backbone(batch.tensors)
-        sources = OrderedDict((name, maps[name]) for name in self.backbone.proposal_maps)
-        losses: dict[str, Tensor] = {}
-        if self.rpn is not None:
-            found, losses = self.rpn(batch, sources, targets)
-        elif proposals is not None:
-            found = [
-                _resized(boxes, old, new) for boxes, old, new in zip(proposals, sizes, batch.image_sizes, strict=True)
-            ]
-        else:
-            found = [
-                _clipped(boxes, size)
-                for boxes, size in zip(self.anchors(batch, list(sources.values())), batch.image_sizes, strict=True)
-            ]
-        detections, head_losses = self.roi_heads(maps, found, batch.image_sizes, targets)
+        # boxes are coordinates: all that follows is float32 or better
+        with torch.autocast(batch.tensors.device.type, enabled=False):
+            wide = {name: x.to(torch.promote_types(x.dtype, torch.float32)) for name, x in maps.items()}
+            found, losses = self._propose(batch, wide, targets, proposals, sizes)
+            detections, head_losses = self.roi_heads(wide, found, batch.image_sizes, targets)
         if self.training:
             return {**head_losses, **losses}
         detections = self.transform.postprocess(detections, batch.image_sizes, sizes)
         return [{**detection, "labels": detection["labels"] - 1} for detection in detections]
+
+    def _propose(
+        self,
+        batch: Any,
+        maps: dict[str, Tensor],
+        targets: Sequence[dict[str, Tensor]] | None,
+        given: Sequence[Tensor] | None,
+        sizes: list[tuple[int, int]],
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The boxes to look at in each image as it was resized from its size, and what finding them lost."""
+        sources = OrderedDict((name, maps[name]) for name in self.backbone.proposal_maps)
+        if self.rpn is not None:
+            return self.rpn(batch, sources, targets)
+        if given is not None:
+            return [_resized(*each) for each in zip(given, sizes, batch.image_sizes, strict=True)], {}
+        anchors = self.anchors(batch, list(sources.values()))
+        return [_clipped(boxes, size) for boxes, size in zip(anchors, batch.image_sizes, strict=True)], {}
 
     def _checked(
         self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None
