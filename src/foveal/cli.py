@@ -308,6 +308,26 @@ def evaluate(
 
 @app.command()
 @_guarded
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of a run of segmentation or vessels, or one of its checkpoints.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="Folder for masks and overlays.")] = Path("predictions"),
+    views: Annotated[int | None, typer.Option(help="1, or 8 turned and mirrored.  [default: the recipe's]")] = None,
+    window: Annotated[int | None, typer.Option(help="Side of sliding windows.  [default: the recipe's]")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+) -> None:
+    """Write masks and overlays for images of any size.
+
+    Example: foveal predict runs/lpsc/table5-quick/cenet-quick/seed0 eye.tif --out masks
+    """
+    from foveal.training.predicting import predict as write
+
+    for image, mask, overlay in write(run, images, out, views=views, window=window, device=device):
+        print(f"{image}: {mask} and {overlay.name}")
+
+
+@app.command()
+@_guarded
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a table: runs/quickstart.")],
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
@@ -349,7 +369,7 @@ def list_names(
 ) -> None:
     """List models, layers, recipes and data sets."""
     import foveal
-    from foveal.data import list_datasets
+    from foveal.data import list_datasets, list_mask_datasets
     from foveal.models import list_models
     from foveal.training.recipe import list_recipes
 
@@ -357,7 +377,7 @@ def list_names(
         Listed.models: lambda: list_models(all=every),
         Listed.layers: lambda: list(foveal.LAYERS),
         Listed.recipes: list_recipes,
-        Listed.datasets: list_datasets,
+        Listed.datasets: lambda: [*list_datasets(), *list_mask_datasets()],
     }
     for kind in [what] if what else Listed:
         if what is None:
