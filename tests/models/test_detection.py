@@ -162,6 +162,19 @@ def test_one_image_is_learnt_by_heart():
     assert box_iou(best["boxes"][:1], targets[0]["boxes"]).item() > 0.5
 
 
+@pytest.mark.parametrize("name", ["faster_rcnn_resnet18", "faster_rcnn_resnet18_fpn", "rfcn_resnet18"])
+def test_under_autocast_boxes_stay_wide(name):
+    model = create_model(name, **SMALL)
+    images, targets = scene()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(images, targets)
+        found = model.eval()(images)
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+    assert all(each["boxes"].dtype == torch.float32 for each in found)
+    sum(losses.values()).backward()
+    assert model.backbone.conv1.weight.grad.abs().sum() > 0
+
+
 def test_given_proposals_are_in_pixels_of_the_image():
     model = create_model("fast_rcnn_resnet18", **{**SMALL, "min_size": 128, "max_size": 128, "score_threshold": 0.0})
     model.eval()

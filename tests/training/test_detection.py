@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from PIL import Image
 
 from foveal.training.detection import Detection, Found
 from foveal.training.engine import build, evaluate, fit, load_data, load_run
+from foveal.training.predicting import predict
 from foveal.training.recipe import Data, Recipe, find_recipes, load_recipe, load_row
 from foveal.training.stopping import Interrupted
 
@@ -52,6 +55,52 @@ def test_a_run(tmp_path):
     dataset, preparation = load_data(recipe(), "test")
     again = evaluate(model, dataset, preparation, batch_size=4, task=Detection())
     assert again["map_50"] == pytest.approx(result["test_map_50"], abs=1e-6)
+
+
+def test_boxes_of_a_run_on_images(tmp_path):
+    result = fit(recipe(train={"epochs": 1, "batch_size": 3, "lr": 0.005}), tmp_path, device="cpu")
+    run = tmp_path / "shapes/seed0"
+    cli = [sys.executable, "-m", "foveal.cli"]
+    done = subprocess.run(
+        [*cli, "evaluate", str(run), "--results", str(tmp_path / "found.json"), "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert len(found) == result["test_detections"] > 0
+    assert set(found[0]) == {"image_id", "category_id", "bbox", "score"}
+    assert {entry["image_id"] for entry in found} <= set(range(1, 7))
+    assert f"{len(found)} detections: {tmp_path / 'found.json'}" in done.stdout
+
+    Image.new("RGB", (80, 50), "gray").save(tmp_path / "street.png")
+    ((image, boxes, picture),) = predict(run, [tmp_path / "street.png"], tmp_path / "out", device="cpu", threshold=0.1)
+    assert (image.name, boxes.name, picture.name) == ("street.png", "street_boxes.json", "street_boxes.png")
+    for entry in json.loads(boxes.read_text()):
+        left, top, width, height = entry["bbox"]
+        assert entry["image"] == "street.png"
+        assert entry["category"] in ("ring", "triangle", "cross")
+        assert 0 <= left <= left + width <= 80.001
+        assert 0 <= top <= top + height <= 50.001
+    with Image.open(picture) as drawn:
+        assert drawn.width > 80
+
+
+def test_results_are_for_detection(tmp_path):
+    row = {
+        "name": "plain",
+        "model": {"name": "lenet5"},
+        "data": {"name": "shapes", "size": 28, "limit": 4},
+        "train": {"epochs": 1, "batch_size": 4, "lr": 0.01},
+    }
+    fit(Recipe.model_validate(row), tmp_path, device="cpu")
+    done = subprocess.run(
+        [sys.executable, "-m", "foveal.cli", "evaluate", str(tmp_path / "plain/seed0"), "--results", "x.json"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "--results is for detection" in done.stderr
 
 
 def test_a_stopped_run_ends_with_the_same_weights(tmp_path):

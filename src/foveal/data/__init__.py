@@ -3,8 +3,9 @@
 from foveal.data.box_batches import BoxBatches, box_batches
 from foveal.data.coco import DetectionSet, read_coco, read_voc, shape_scenes
 from foveal.data.datasets import FolderSet, ImageSet, create_dataset, list_datasets
+from foveal.data.images import decode
 from foveal.data.integrity import Expected, check_files
-from foveal.data.joint import JointPreset, Truth, joint_batches
+from foveal.data.joint import JointPreset, Truth, joint_batches, scaled
 from foveal.data.loader import Batches, batches
 from foveal.data.masks import IGNORE, MaskSet, create_mask_dataset, list_mask_datasets, read_mask
 from foveal.data.presets import Preset, preset
@@ -30,6 +31,7 @@ __all__ = [
     "check_files",
     "create_dataset",
     "create_mask_dataset",
+    "decode",
     "draw_scenes",
     "draw_shapes",
     "joint_batches",
@@ -39,5 +41,6 @@ __all__ = [
     "read_coco",
     "read_mask",
     "read_voc",
+    "scaled",
     "shape_scenes",
 ]

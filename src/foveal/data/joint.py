@@ -122,7 +122,7 @@ def _read(
             image, mask = _transformed(image, mask, preset, int(random_bits(seed, epoch, _TRANSFORM, index)))
             field = None
         elif preset.whole:
-            image = _scaled(image, mask, preset.resize)[0]
+            image = scaled(image, preset.resize)
         else:
             image, mask = _cut(
                 *_scaled(image, mask, preset.resize or (preset.size and min(preset.size))), preset, False
@@ -144,12 +144,27 @@ def _scaled(image: Tensor, mask: Tensor, to: Any) -> tuple[Tensor, Tensor]:
         return image, mask
     from torchvision.transforms.v2 import functional as v2
 
+    image = scaled(image, to)
+    size = list(image.shape[-2:])
+    return image, v2.resize(mask[None], size, interpolation=v2.InterpolationMode.NEAREST)[0]
+
+
+def scaled(image: Tensor, to: int | tuple[int, int] | None) -> Tensor:
+    """An image, uint8 Tensor[3, H, W], at another size: the shorter side, or (height, width); None keeps it.
+
+    Example:
+        >>> scaled(torch.zeros(3, 20, 30, dtype=torch.uint8), 10).shape
+        torch.Size([3, 10, 15])
+    """
+    if to is None:
+        return image
+    from torchvision.transforms.v2 import functional as v2
+
     height, width = image.shape[-2:]
     if isinstance(to, int):
         short = min(height, width)
         to = (round(to * height / short), round(to * width / short))
-    image = v2.resize(image, list(to), antialias=True)
-    return image, v2.resize(mask[None], list(to), interpolation=v2.InterpolationMode.NEAREST)[0]
+    return v2.resize(image, list(to), antialias=True)
 
 
 def _cut(image: Tensor, mask: Tensor, preset: JointPreset, chance: bool) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from foveal.data.box_batches import box_batches
 from foveal.data.coco import DetectionSet, read_coco, read_voc, shape_scenes
-from foveal.training.average_precision import average_precision
+from foveal.training.average_precision import average_precision, coco_results
 from foveal.training.contract import Metric
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ class Found:
 
     def __add__(self, other: Found) -> Found:
         return Found(self.dataset, self.indices + other.indices, self.detections + other.detections)
+
+    def results(self) -> list[dict[str, Any]]:
+        """As COCO's result files hold them."""
+        return coco_results(self.dataset.subset(self.indices), self.detections)
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,15 @@ from foveal.analysis import (
     effective_receptive_field,
     to_data_uri,
 )
-from foveal.data import batches
+from foveal.data import scaled
 from foveal.training import engine
+from foveal.training.mask_pictures import draw_cases, to_image
 from foveal.training.results import one_line
 
 _MOST_PLACES = 3  # layers drawn for each row
 _SAMPLES = 32  # test images that offsets and receptive fields are measured on
 _SHOWN = 4  # of them
+_EXTREMES = 2  # best and worst segmented images
 _PIXELS = _SAMPLES * 96 * 96  # of all of them together: of larger images fewer are taken
 
 
@@ -40,7 +42,8 @@ def pictures(out: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if place is None:
         with contextlib.suppress(Exception):
             place = _last_map([found for found in loaded if found["images"] is not None])
-    sections, fields = [], []
+    sections: list[dict[str, Any]] = []
+    fields = []
     for row, found in zip(rows, loaded, strict=True):
         problems, layers, mine = list(found["problems"]), [], []
         if found["model"] is not None:
@@ -51,13 +54,17 @@ def pictures(out: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             if place is not None and found["images"] is not None:
                 with _noted(problems, f"receptive field of {place}"):
                     fields.append(_field(row, place, found["model"], found["images"]))
-        sections.append({"layers": layers, "problems": problems, "more": mine[_MOST_PLACES:]})
+        cases = None
+        if found["task"] is not None and hasattr(found["task"], "masks"):
+            with _noted(problems, "the best and worst images"):
+                cases = _cases(found)
+        sections.append({"layers": layers, "problems": problems, "more": mine[_MOST_PLACES:], "cases": cases})
     return {"rows": sections, "field": {"place": place, "fields": fields} if fields else None}
 
 
 def _load(out: Path, row: Mapping[str, Any]) -> dict[str, Any]:
     """A row's trained network, of its first seed that has one, and test images for it."""
-    found: dict[str, Any] = {"model": None, "images": None, "problems": []}
+    found: dict[str, Any] = {"model": None, "images": None, "task": None, "problems": []}
     for run in row["runs"]:
         if run["state"] == "finished" and found["model"] is None:
             with _noted(found["problems"], f"the network of {run['folder']}"):
@@ -65,11 +72,45 @@ def _load(out: Path, row: Mapping[str, Any]) -> dict[str, Any]:
             if found["model"] is not None:
                 with _noted(found["problems"], "sampling points and receptive fields on test images"):
                     dataset, preset = engine.load_data(recipe, "test")
-                    how: dict[str, Any] = {"train": False, "preset": preset, "device": torch.device("cpu")}
-                    images, labels = next(iter(batches(dataset, batch_size=4 * _SAMPLES, seed=0, epoch=0, **how)))
+                    found["task"], found["data"] = recipe.make_task(), (dataset, preset)
+                    images, labels = next(iter(_tested(found, 4 * _SAMPLES)))
+                    if not isinstance(images, Tensor):
+                        continue
                     count = max(_SHOWN, min(_SAMPLES, _PIXELS // images[0, 0].numel()))
-                    found["images"] = images[_varied(labels)[:count]]
+                    order = _varied(labels) if isinstance(labels, Tensor) else list(range(len(images)))
+                    found["images"] = images[order[:count]]
     return found
+
+
+def _tested(found: Mapping[str, Any], batch_size: int) -> Any:
+    """Batches of a row's test images."""
+    how: dict[str, Any] = {"train": False, "device": torch.device("cpu"), "workers": 0}
+    return found["task"].batches(*found["data"], batch_size=batch_size, seed=0, epoch=0, **how)
+
+
+@torch.no_grad()
+def _cases(found: Mapping[str, Any]) -> dict[str, str]:
+    """The images on which a segmentation is best and worst, each beside truth, prediction and difference."""
+    task, (_, preset) = found["task"], found["data"]
+    metric, binary = task.metrics[0], task.outputs("..") == 1
+    seen: list[tuple[float, str, Tensor, Tensor, Tensor]] = []
+    for images, truths in _tested(found, 1):
+        outputs = task.forward(found["model"], images, truths)
+        value = task.summary(task.count(outputs, truths, train=False))[metric.name]
+        if value is not None:
+            image = to_image(images[0], preset.mean, preset.std)
+            size = truths[0].mask.shape
+            called = task.masks(outputs, [size])[0]
+            caption = f"image {len(seen) + 1}: {metric.title} {metric.text(value)}"
+            image = scaled(image, (size[0], size[1]))
+            seen.append((value, caption, image, truths[0].mask, called))
+        if len(seen) == _SAMPLES:
+            break
+    seen.sort(key=lambda case: case[0], reverse=metric.higher_is_better)
+    some = seen if len(seen) <= 2 * _EXTREMES else seen[:_EXTREMES] + seen[-_EXTREMES:]
+    src = to_data_uri(draw_cases([case[1:] for case in some], binary=binary), "png")
+    what = f"The best and the worst of {len(seen)} test images by {metric.title}, the best first"
+    return {"src": src, "text": what}
 
 
 def _varied(labels: Tensor) -> list[int]:

@@ -254,6 +254,7 @@ def _of_the_task(published: Published, task: Task) -> Published:
 class Quick(_Section):
     """What `--quick` changes in a row, key by key, so that it takes minutes on a CPU."""
 
+    task: dict[str, Any] = {}
     model: dict[str, Any] = {}
     """Arguments of the same network, such as ``{width: 0.25}``."""
     data: dict[str, Any] = {}
@@ -538,8 +539,9 @@ def _quick_values(values: dict[str, Any]) -> dict[str, Any]:
     """The values of a row with those of its quick section in their places."""
     quick = values["quick"]
     changed = {key: copy.deepcopy(quick[key]) for key in ("seeds", "statistic") if quick.get(key) is not None}
-    for section in ("model", "data", "train"):
-        changed[section] = _merged(values.get(section), quick.get(section) or {})
+    for section in ("task", "model", "data", "train"):
+        if section in values or quick.get(section):
+            changed[section] = _merged(values.get(section), quick.get(section) or {})
     return copy.deepcopy(values) | changed | {"quick": None, "form": "quick"}
 
 

@@ -82,7 +82,7 @@ def print_table(out: str | Path, console: Console) -> None:
     from rich.text import Text
 
     rows = table(out)
-    for heads, lines in (_results_table(rows), _pace_table(rows)):
+    for heads, lines in (_results_table(rows), _metrics_table(rows), _pace_table(rows)):
         shown = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, padding=(0, 1, 0, 0), pad_edge=False)
         shown.add_column(heads[0], overflow="fold")
         for head in heads[1:]:
@@ -106,7 +106,8 @@ def markdown(out: str | Path) -> str:
     """
     rows = table(out)
     parts = []
-    for heads, lines in (_results_table(rows, titles=True), _pace_table(rows, titles=True)):
+    tables = [make(rows, titles=True) for make in (_results_table, _metrics_table, _pace_table)]
+    for heads, lines in tables:
         if lines:
             cells = [list(heads), ["---", *["---:"] * (len(heads) - 1)], *lines]
             parts.append("\n".join(f"| {' | '.join(_cell(text) for text in line)} |" for line in cells))
@@ -122,15 +123,12 @@ def _cell(text: str) -> str:
 
 def _results_table(rows: Sequence[Mapping[str, Any]], *, titles: bool = False) -> tuple[list[str], list[list[str]]]:
     """Heads and lines of the main table; columns that no row fills are left out."""
-    metrics = {metric["name"]: metric for row in rows for metric in row["metrics"]}
-    first = {row["headline"] for row in rows}
+    metrics = {row["headline"]: row["metrics"][0] for row in rows}
     columns = {"row": [_label(row, titles) for row in rows]}
     for name, metric in metrics.items():
         columns[_head(metric)] = [_value(row.get(f"test_{name}"), metric) for row in rows]
-        if name in first:
-            columns["min–max"] = [_range(_found(row), row["metrics"][0]) for row in rows]
-        paper = "paper, %" if len(metrics) == 1 and metric["unit"] == "%" else f"paper {_head(metric)}"
-        columns[paper] = [_published(row["published"], name, sources=titles and name in first) for row in rows]
+        columns["min–max"] = [_range(_found(row), row["metrics"][0]) for row in rows]
+        columns[f"paper, {metric['unit']}"] = [_published(row["published"], name, sources=titles) for row in rows]
     columns |= {
         "params": [_number(row["params"]) for row in rows],
         "MACs": [_number(row["macs"]) for row in rows],
@@ -143,6 +141,19 @@ def _results_table(rows: Sequence[Mapping[str, Any]], *, titles: bool = False) -
         if not head.startswith(("min–max", "paper")) or set(cells) != {"–"}
     }
     return list(kept), [list(line) for line in zip(*kept.values(), strict=True)]
+
+
+def _metrics_table(rows: Sequence[Mapping[str, Any]], *, titles: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Every metric of rows whose task has several, with the published number in brackets."""
+    metrics = {metric["name"]: metric for row in rows for metric in row["metrics"] if len(row["metrics"]) > 1}
+    lines = []
+    for row in rows if metrics else ():
+        cells = []
+        for name, metric in metrics.items():
+            printed = _published(row["published"], name)
+            cells.append(_value(row.get(f"test_{name}"), metric) + (f" [{printed}]" if printed != "–" else ""))
+        lines.append([_label(row, titles), *cells])
+    return ["row", *(_head(metric) for metric in metrics.values())], lines
 
 
 def _pace_table(rows: Sequence[Mapping[str, Any]], *, titles: bool = False) -> tuple[list[str], list[list[str]]]:
@@ -287,6 +298,8 @@ def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if row["seeds"] and 0 < done < row["seeds"]:
             partial.setdefault(f"{done} of {row['seeds']} seeds", []).append(row["name"])
     notes += [f"{seeds}: {', '.join(names)}." for seeds, names in partial.items()]
+    if any(row["published"] and len(row["metrics"]) > 1 for row in rows):
+        notes.append("Beside a metric, in square brackets: the published number.")
     for row in rows:
         if row["against"]:
             notes.append(f"{row['name']}: {_verdict(row)}.")

@@ -35,11 +35,15 @@ def _load(data: Data, split: str, root: str | None, *, binary: bool, whole: bool
     if limit is not None and limit < len(dataset):
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:limit].sort().values
         dataset = dataset.subset(order.tolist())
+    return dataset, _preparation(data, whole)
+
+
+def _preparation(data: Data, whole: bool) -> JointPreset:
     said: dict[str, Any] = augmentation(data, _AUGMENTATIONS)
     for key in ("size", "resize", "scale"):
         value = said.get(key) if key == "scale" else getattr(data, key)
         said[key] = tuple(value) if isinstance(value, list) else value
-    return dataset, JointPreset(**_NORMALISED.get(data.name, {}), **said, whole=whole)
+    return JointPreset(**_NORMALISED.get(data.name, {}), **said, whole=whole)
 
 
 def _batches(
@@ -106,6 +110,10 @@ class Segmentation:
     def load(self, data: Data, split: str, root: str | None) -> tuple[MaskSet, JointPreset]:
         """One split of a set of images with masks."""
         return _load(data, split, root, binary=False, whole=self.whole)
+
+    def preparation(self, data: Data) -> JointPreset:
+        """How images are prepared."""
+        return _preparation(data, self.whole)
 
     batches = staticmethod(_batches)
 
@@ -187,6 +195,10 @@ class Vessels:
     def load(self, data: Data, split: str, root: str | None) -> tuple[MaskSet, JointPreset]:
         """One split of a set of images with masks in black and white."""
         return _load(data, split, root, binary=True, whole=True)
+
+    def preparation(self, data: Data) -> JointPreset:
+        """How images are prepared."""
+        return _preparation(data, True)
 
     batches = staticmethod(_batches)
 
