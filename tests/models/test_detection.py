@@ -186,6 +186,23 @@ def test_given_proposals_are_in_pixels_of_the_image():
     torch.testing.assert_close(found["boxes"], box.expand(3, 4), atol=1e-3, rtol=0)
 
 
+def test_without_proposals_anchors_stand_in():
+    model = create_model("fast_rcnn_resnet18", **SMALL, score_threshold=0.0, detections_per_image=9000).eval()
+    nn.init.zeros_(model.roi_heads.box_predictor.bbox_pred.weight)
+    seen = []
+    model.roi_heads.box_roi_pool.register_forward_pre_hook(lambda _, given: seen.append(given[1]))
+    with torch.no_grad():
+        model([torch.rand(3, 64, 64), torch.rand(3, 64, 96)])
+        model.transform.min_size = (640,)
+        model.transform.max_size = 640
+        model([torch.rand(3, 64, 64)])
+    # two sizes and three ratios at 4 x 6 positions, of which not all reach into the smaller image
+    assert 6 * 16 <= len(seen[0][0]) < len(seen[0][1]) == 6 * 24
+    assert seen[0][0].max() == 64
+    assert [len(boxes) for boxes in seen[1]] == [2000]
+    assert len(seen[1][0].unique(dim=0)) == 2000
+
+
 def test_with_weights_the_first_stages_stay(tmp_path, torchvision):
     state = torchvision.models.resnet18().state_dict()
     torch.save(state, tmp_path / "weights.pth")

@@ -99,7 +99,7 @@ def test_results_are_for_detection(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "--results is for detection" in done.stderr
 
 

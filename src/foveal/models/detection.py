@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foveal.models.detection_parts import BoxHead, BoxPool, BoxPredictor, ProposalHead, Trunk, Vote, small_start
 from foveal.models.pretrained import load_backbone
 
 DEPTHS = (18, 34, 50, 101)
 POOLS = ("max", "align")
 _STRIDE = 16  # of the map that proposals and boxes are read from, in pixels
 _PARTS = 7  # a box is pooled to 7x7 parts
+_DENSE = 2000  # boxes of an image that stand in for proposals, as many as Fast R-CNN takes
 
 
 class Detector(nn.Module):
@@ -126,102 +128,6 @@ class Detector(nn.Module):
         return [{"boxes": target["boxes"], "labels": target["labels"] + 1} for target in targets]
 
 
-class Trunk(nn.Module):
-    """A ResNet without its classifier, and what makes the maps that boxes are pooled from.
-
-    Submodules as in torchvision's ResNet (``conv1``, ``bn1``, ``layer1`` .. ``layer4``), then ``neck``: a feature pyramid
-    over all stages, or layers on ``layer4`` alone. With a pyramid proposals come from all its maps, else from ``layer3``.
-    """
-
-    def __init__(self, resnet: Any, neck: nn.Module, pyramid: bool) -> None:
-        super().__init__()
-        for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"):
-            self.add_module(name, getattr(resnet, name))
-        self.neck = neck
-        self.pyramid = pyramid
-        self.proposal_maps = ("0", "1", "2", "3", "pool") if pyramid else ("c4",)
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Maps by name: ``0`` to ``3`` and ``pool`` of a pyramid, else ``c4`` and, for boxes, ``roi``."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))  # type: ignore[operator]
-        stages: OrderedDict[str, Tensor] = OrderedDict()
-        for index in range(4):
-            x = getattr(self, f"layer{index + 1}")(x)
-            stages[str(index)] = x
-        return self.neck(stages) if self.pyramid else {"c4": stages["2"], "roi": self.neck(x)}
-
-
-class ProposalHead(nn.Module):
-    """3x3 convolution, then objectness and box of each anchor: torchvision's RPNHead with a width of its own."""
-
-    def __init__(self, in_channels: int, width: int, anchors: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, width, 3, padding=1)
-        self.cls_logits = nn.Conv2d(width, anchors, 1)
-        self.bbox_pred = nn.Conv2d(width, 4 * anchors, 1)
-        for layer in (self.conv, self.cls_logits, self.bbox_pred):
-            _small_start(layer, 0.01)
-
-    def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Logits and deltas of each map."""
-        hidden = [torch.relu(self.conv(x)) for x in maps]
-        return [self.cls_logits(x) for x in hidden], [self.bbox_pred(x) for x in hidden]
-
-
-class BoxPool(nn.Module):
-    """Pool each box from one map; ``pool`` is a module of torchvision's kind, ``pool(map, boxes)``, that a plan may replace."""
-
-    def __init__(self, pool: nn.Module) -> None:
-        super().__init__()
-        self.pool = pool
-
-    def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], image_sizes: object) -> Tensor:
-        """Tensor[boxes, C, 7, 7]."""
-        return self.pool(maps["roi"], boxes)
-
-
-class BoxHead(nn.Sequential):
-    """Two fully connected layers on what was pooled from a box."""
-
-    def __init__(self, in_features: int, width: int) -> None:
-        layers: OrderedDict[str, nn.Module] = OrderedDict(
-            flatten=nn.Flatten(),
-            fc6=nn.Linear(in_features, width),
-            relu6=nn.ReLU(inplace=True),
-            fc7=nn.Linear(width, width),
-            relu7=nn.ReLU(inplace=True),
-        )
-        super().__init__(layers)
-
-
-class BoxPredictor(nn.Module):
-    """Class logits, the background first, and a box for each class."""
-
-    def __init__(self, width: int, classes: int) -> None:
-        super().__init__()
-        self.cls_score = nn.Linear(width, classes)
-        self.bbox_pred = nn.Linear(width, 4 * classes)
-        _small_start(self.cls_score, 0.01)
-        _small_start(self.bbox_pred, 0.001)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Tensor[boxes, classes] and Tensor[boxes, 4 * classes]."""
-        return self.cls_score(x), self.bbox_pred(x)
-
-
-class Vote(nn.Module):
-    """R-FCN's head: the mean over the parts of a box, read as class logits and one box for all classes."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.classes = classes
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Tensor[boxes, classes + 4, 7, 7] to Tensor[boxes, classes] and Tensor[boxes, 4 * classes]."""
-        logits, box = x.mean((2, 3)).split([self.classes, 4], dim=1)
-        return logits, box.repeat(1, self.classes)
-
-
 def faster_rcnn(
     depth: int, num_classes: int = 80, *, pyramid: bool = False, pool: str = "max", **options: Any
 ) -> Detector:
@@ -259,14 +165,14 @@ def faster_rcnn(
         return _pyramid(resnet, num_classes, given)
     channels = 256
     neck = nn.Sequential(nn.Conv2d(_channels(resnet.layer4), channels, 1), nn.ReLU(inplace=True))
-    _small_start(neck[0], 0.01)
+    small_start(neck[0], 0.01)
     trunk = Trunk(_dilated(resnet), neck, pyramid=False)
     rpn = _rpn(_channels(trunk.layer3), given)
     return _assemble(trunk, rpn, *_two_layers(channels, num_classes, pool, given), num_classes, given)
 
 
 def fast_rcnn(depth: int, num_classes: int = 80, *, pool: str = "max", **options: Any) -> Detector:
-    """Fast R-CNN with a ResNet: Faster R-CNN whose proposals are given, or else the anchors at every position.
+    """Fast R-CNN with a ResNet: Faster R-CNN whose proposals are given, or else 2,000 of the anchors at every position.
 
     Source: Fast R-CNN (ICCV 2015); dense boxes instead of proposals are its section 5.5.
 
@@ -277,7 +183,7 @@ def fast_rcnn(depth: int, num_classes: int = 80, *, pool: str = "max", **options
     resnet = _resnet(depth, given)
     channels = 256
     neck = nn.Sequential(nn.Conv2d(_channels(resnet.layer4), channels, 1), nn.ReLU(inplace=True))
-    _small_start(neck[0], 0.01)
+    small_start(neck[0], 0.01)
     trunk = Trunk(_dilated(resnet), neck, pyramid=False)
     return _assemble(trunk, None, *_two_layers(channels, num_classes, pool, given), num_classes, given)
 
@@ -297,8 +203,8 @@ def rfcn(depth: int, num_classes: int = 80, **options: Any) -> Detector:
     resnet = _resnet(depth, given)
     maps = (num_classes + 1 + 4) * _PARTS**2
     neck = nn.Sequential(nn.Conv2d(_channels(resnet.layer4), 1024, 1), nn.ReLU(inplace=True), nn.Conv2d(1024, maps, 1))
-    _small_start(neck[0], 0.01)
-    _small_start(neck[2], 0.01)
+    small_start(neck[0], 0.01)
+    small_start(neck[2], 0.01)
     trunk = Trunk(_dilated(resnet), neck, pyramid=False)
     rpn = _rpn(_channels(trunk.layer3), given)
     pool = BoxPool(PSRoIPool(_PARTS, 1 / _STRIDE))
@@ -476,11 +382,6 @@ def _assemble(
     return Detector(trunk, rpn, heads, transform, anchors)
 
 
-def _small_start(layer: Any, deviation: float) -> None:
-    nn.init.normal_(layer.weight, std=deviation)
-    nn.init.zeros_(layer.bias)
-
-
 def _resized(boxes: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     """Boxes of an image after its resizing."""
     down, right = (n / o for n, o in zip(new, old, strict=True))
@@ -488,11 +389,15 @@ def _resized(boxes: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tenso
 
 
 def _clipped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes cut at the image's border; those that keep no pixel are left out."""
+    """Boxes cut at the image's border, without those that keep no pixel; of many some, always the same, drawn evenly."""
     height, width = size
     limit = boxes.new_tensor([width, height, width, height])
     boxes = boxes.clamp(min=0).minimum(limit)
-    return boxes[((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)]
+    boxes = boxes[((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)]
+    if len(boxes) > _DENSE:
+        chosen = torch.randperm(len(boxes), generator=torch.Generator().manual_seed(0), device="cpu")[:_DENSE]
+        boxes = boxes[chosen.sort().values.to(boxes.device)]
+    return boxes
 
 
 def _named() -> dict[str, Callable[..., Detector]]:
