@@ -87,7 +87,7 @@ def box_batches(
         >>> scenes = shape_scenes(5, split="train")
         >>> images, targets = next(iter(box_batches(scenes, batch_size=2, seed=0, epoch=0, train=True)))
         >>> [tuple(image.shape) for image in images], [int(target["index"]) for target in targets]
-        ([(3, 96, 96), (3, 96, 96)], [3, 1])
+        ([(3, 96, 96), (3, 96, 96)], [2, 3])
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be a whole number of at least 1; got {batch_size!r}")

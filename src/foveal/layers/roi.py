@@ -49,7 +49,7 @@ def deform_roi_pool(
         >>> box = torch.tensor([[0, 0.0, 0.0, 2.0, 2.0]])
         >>> right = torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1)
         >>> deform_roi_pool(input, box, 1).item(), deform_roi_pool(input, box, 1, right).item()
-        (2.65625, 4.5)
+        (2.8125, 4.6875)
     """
     rows, columns = shaped.sides("output_size", output_size, 2, at_least=1)
     shaped.check_count("sampling_ratio", sampling_ratio)
