@@ -18,7 +18,7 @@ def test_list_models():
     assert len(everything) == len(set(everything)) > 1000
 
 
-def test_ours_are_from_here():
+def test_ours_are_from_here(torchvision):
     for name in list_models():
         with torch.device("meta"):
             assert type(create_model(name)).__module__.startswith("foveal.models.")
