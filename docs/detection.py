@@ -18,7 +18,6 @@ from foveal.training.engine import load_data, load_run
 HERE = Path(__file__).parent
 ROWS = ("conv", "deformable", "deformable_roi_pool", "anisotropic")
 SCENES = 5
-LEAST = 0.3  # score of a box that is drawn
 
 
 def table(name):
@@ -54,16 +53,16 @@ def pixels(figure, height):
 
 @torch.no_grad()
 def shapes(runs):
-    """What each row finds in the same test scenes, one row of pictures for each."""
+    """The best boxes of each row in the same test scenes, as many as there are shapes; one row of pictures for each."""
     lines = []
-    for name in ROWS:
+    for name in (name for name in ROWS if (Path(runs) / name).is_dir()):
         recipe, model = load_run(Path(runs) / name / "seed0")
         scenes, _ = load_data(recipe, "test")
         many = sorted(range(len(scenes)), key=lambda k, s=scenes: -len(s.boxes[k]))[:SCENES]
         pictures = []
         for k in many:
             image, target = scenes[k]
-            found = model([image / 255])[0]
+            found = {key: value[: len(target["boxes"])] for key, value in model([image / 255])[0].items()}
             title = recipe.title if k == many[0] else ""
             figure = draw_boxes(
                 image,
@@ -71,7 +70,7 @@ def shapes(runs):
                 found["labels"],
                 scenes.classes,
                 found["scores"],
-                threshold=LEAST,
+                threshold=0.0,
                 truth=target["boxes"],
                 title=title or " ",
             )
