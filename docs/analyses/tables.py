@@ -1,13 +1,24 @@
-"""Make the tables of the pages beside this file from docs/results: python docs/analyses/tables.py."""
+"""Make the tables of the pages in docs from docs/results: python docs/analyses/tables.py."""
 
 import importlib.util
 import json
 import re
+import statistics
 from pathlib import Path
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
+PAGES = sorted([*HERE.glob("*.md"), *HERE.parent.glob("*.md")])
 ABLATIONS = ("reduce", "radius", "radial_bins", "angular_bins", "growth")
+SEEDS = (
+    "lpsc_table1a_10_epochs",
+    "lpsc_table1b_quick",
+    "acn_table4_mnist28_quick",
+    "acn_table4_mnist14_quick",
+    "acn_control_variates_quick",
+    "acn_table9_quick",
+    "acn_table10_quick",
+)
 
 
 def read(name):
@@ -94,12 +105,40 @@ def ablation(name):
     return "\n".join(lines)
 
 
+def over_seeds(name):
+    """Rows that were trained with several seeds, each beside its baseline seed by seed."""
+    found = read(name)
+    rows = {row["name"]: row for row in found["rows"]}
+    accuracies = {name: {run["seed"]: run["accuracy"] for run in row["runs"]} for name, row in rows.items()}
+    lines = [
+        "| row | test accuracy, % | min to max | against the baseline, points | ahead in | parameters | conv multiply-adds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        accuracy, against, ahead = row["test_accuracy"], "", ""
+        if row["against"]:
+            theirs = accuracies[row["against"]["baseline"]]
+            points = [100 * (mine - theirs[seed]) for seed, mine in accuracies[row["name"]].items()]
+            against = f"{statistics.fmean(points):+.2f} ± {statistics.stdev(points):.2f}"
+            ahead = f"{sum(point > 0 for point in points)} of {len(points)} seeds"
+        title = row["title"] + (" (quick)" if row["quick"] else "")
+        lines.append(
+            f"| {title} | {100 * accuracy['mean']:.2f} ± {100 * accuracy['std']:.2f} "
+            f"| {100 * accuracy['min']:.2f} to {100 * accuracy['max']:.2f} | {against} | {ahead} "
+            f"| {row['params']:,} | {row['conv_macs'] / 1e6:.1f} M |"
+        )
+    one = found["rows"][0]
+    about = f"n = {len(found['seeds'])} seeds; {one['runs'][0]['epochs']} epochs; {machine(found['hardware'][0])}."
+    return "\n".join([*lines, "", about, f"Not the published experiment: {'; '.join(one['differs'])}."])
+
+
 TABLES = {
     "correlation": correlation,
     "spread": spread,
     "growth": growth,
     "robustness": robustness,
     **{f"ablation_{name}": lambda name=name: ablation(name) for name in ABLATIONS},
+    **{name: lambda name=name: over_seeds(name) for name in SEEDS},
 }
 
 
@@ -114,5 +153,5 @@ def written(page):
 
 
 if __name__ == "__main__":
-    for page in sorted(HERE.glob("*.md")):
+    for page in PAGES:
         page.write_text(written(page))
