@@ -179,7 +179,7 @@ def _cut(image: Tensor, mask: Tensor, preset: JointPreset, chance: bool) -> tupl
     if down or right:
         around = [right // 2, down // 2, right - right // 2, down - down // 2]
         image = v2.functional.pad(image, around, fill=0)
-        mask = v2.functional.pad(mask, around, fill=IGNORE)
+        mask = v2.functional.pad(mask[None], around, fill=IGNORE)[0]
     kind: type[v2.Transform] = v2.RandomCrop if chance and preset.crop == "random" else v2.CenterCrop
     image, mask = kind([height, width])(tv_tensors.Image(image), tv_tensors.Mask(mask))
     return image.as_subclass(Tensor), mask.as_subclass(Tensor)
