@@ -124,3 +124,17 @@ def test_scaled_keeps_the_shape() -> None:
     assert scaled(image, None) is image
     assert scaled(image, 10).shape == (3, 15, 10)
     assert scaled(image, (7, 9)).shape == (3, 7, 9)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"crop": "random_resized", "size": (8, 8)}, "crop must be centre or random for images with masks"),
+        ({"crop": "random"}, "size must be set, because crop is random; got None"),
+        ({"whole": False}, "size must be set, because whole is false; got None"),
+        ({"scale": (2.0, 0.5)}, r"scale must be \(least, largest\), above 0; got \(2\.0, 0\.5\)"),
+    ],
+)
+def test_presets_that_cannot_be(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        JointPreset(**keys)

@@ -255,3 +255,9 @@ def test_augmentation_of_another_task_is_refused() -> None:
     data = row.data.model_copy(update={"augment": row.data.augment.model_copy(update={"cutout": 4})})
     with pytest.raises(ValueError, match=r"data\.augment\.cutout is not for this task, which takes crop, scale"):
         engine.load_data(row.model_copy(update={"data": data}), "train")
+
+
+def test_nothing_is_fetched() -> None:
+    row = recipe({"name": "segmentation"})
+    with pytest.raises(ValueError, match=r"data\.download must be false for 'shapes_masks'"):
+        engine.load_data(row.model_copy(update={"data": row.data.model_copy(update={"download": True})}), "train")
