@@ -25,7 +25,7 @@ from rich.console import Console
 from foveal import cli
 from foveal.training import engine
 
-COMMANDS = ["train", "evaluate", "report", "list", "cost", "draw", "field", "bench", "doctor"]
+COMMANDS = ["train", "evaluate", "predict", "report", "list", "cost", "draw", "field", "bench", "doctor"]
 
 Run = Callable[..., tuple[int, str, str]]
 
