@@ -16,7 +16,7 @@ from foveal.analysis import bin_correlation, draw_correlation, draw_weight_sprea
 from foveal.data import create_dataset
 from foveal.geometry import log_polar_bins
 from foveal.training import load_run
-from foveal.training.engine import environment
+from foveal.training.environment import environment
 
 RADIAL, ANGULAR = 3, 8
 MAPS = {  # the setting of appendix A.1, as the paper prints it and as the authors' code has it

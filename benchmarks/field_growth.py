@@ -14,7 +14,7 @@ from torch import nn
 
 from foveal import LogPolarConv2d
 from foveal.analysis import draw_field_growth, field_growth, save
-from foveal.training.engine import environment
+from foveal.training.environment import environment
 
 CHANNELS = 8
 STACKS = {

@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 
 from foveal.data import ImageSet, batches, create_dataset, preset
 from foveal.models import create_model
-from foveal.training.engine import environment
+from foveal.training.environment import environment
 
 BATCH, ROUNDS, BAR = 128, 3, 3.0
 PRESET = preset("cifar10")

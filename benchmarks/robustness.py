@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from foveal import convert
 from foveal.data import create_dataset
-from foveal.training.engine import environment
+from foveal.training.environment import environment
 
 CANVAS = 44
 SIDE = 28  # of a digit's image at size 1, in the middle of the canvas

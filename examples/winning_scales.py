@@ -21,7 +21,7 @@ from foveal.analysis import (
 from foveal.data import batches, draw_shapes, preset
 from foveal.data.datasets import ImageSet
 from foveal.training import Recipe, build, fit, load_run
-from foveal.training.engine import environment
+from foveal.training.environment import environment
 
 RECIPE = Recipe.model_validate(
     {

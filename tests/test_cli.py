@@ -25,7 +25,7 @@ from rich.console import Console
 from foveal import cli
 from foveal.training import engine
 
-COMMANDS = ["train", "evaluate", "report", "list", "cost", "draw", "field", "bench", "doctor"]
+COMMANDS = ["train", "evaluate", "predict", "report", "list", "cost", "draw", "field", "bench", "doctor"]
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -692,3 +692,26 @@ def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 def test_doctor_is_content_with_what_it_needs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "_PACKAGES", {"torch": "foveal", "yaml": "foveal"})
     assert "\nNothing is missing.\n" in run("doctor")[1]
+
+
+def test_predict(run: Run, tmp_path: Path, torchvision: Any) -> None:
+    (tmp_path / "row.yaml").write_text(
+        "task: {name: segmentation}\nmodel: {name: unet, width: 2}\ndata: {name: shapes_masks, limit: 8}\n"
+        "train: {epochs: 2, batch_size: 4, lr: 0.01, optimizer: adam}\n"
+    )
+    code, out, _ = run("train", tmp_path / "row.yaml", "--out", tmp_path / "out")
+    assert code == 0
+    assert re.search(r"epoch 1/2  loss \d\.\d+  train \d+\.\d\d%  test \d+\.\d\d%  ", out)
+    assert re.search(r"  test mIoU \d+\.\d\d%, oAcc \d+\.\d\d%, mAcc \d+\.\d\d%, fAcc \d+\.\d\d%\n", out)
+    from PIL import Image
+
+    Image.new("RGB", (31, 20)).save(tmp_path / "a.png")
+    folder = tmp_path / "out/row/seed0"
+    code, out, _ = run("predict", folder, tmp_path / "a.png", "--out", tmp_path / "masks", "--views", 8)
+    assert code == 0
+    assert out == f"{tmp_path / 'a.png'}: {tmp_path / 'masks/a_mask.png'} and a_overlay.png\n"
+    code, out, _ = run("evaluate", folder)
+    assert code == 0
+    assert "row: test mIoU" in out
+    code, _, error = run("predict", folder, tmp_path / "b.png", "--out", tmp_path / "masks")
+    assert (code, "b.png is not there" in error) == (2, True)

@@ -14,6 +14,7 @@ from foveal import (
     LogPolarPool2d,
     convert,
 )
+from foveal.models import create_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -150,3 +151,22 @@ def test_jit_trace():
     input = torch.randn(1, 4, 12, 12)
     traced = torch.jit.trace(layer, input)
     torch.testing.assert_close(traced(input), layer(input), rtol=1e-5, atol=1e-5)
+
+
+LPSC = {"layer": "log_polar", "radial_bins": 2, "angular_bins": 8, "growth_rate": 4.0, "support": "square"}
+SEGMENTATION = {
+    "deeplabv3plus": ("deeplabv3plus_mobilenetv2", {"width": 0.25}, {"aspp.atrous3.0": {**LPSC, "kernel_size": 9}}),
+    "cenet": ("cenet", {"width": 4}, {"dac.d3": {**LPSC, "kernel_size": 9}, "dac.d5": {**LPSC, "kernel_size": 15}}),
+}
+
+
+@pytest.mark.usefixtures("torchvision")
+@pytest.mark.parametrize("name", SEGMENTATION)
+def test_segmentation_networks_in_onnxruntime(name, tmp_path):
+    network, keywords, plan = SEGMENTATION[name]
+    model = convert(create_model(network, num_classes=3, **keywords), plan).eval()
+    for size in ((192, 192), (224, 288)):
+        image = torch.randn(1, 3, *size)
+        operators, run = onnx_of(model, image, tmp_path)
+        assert not any("foveal" in operator for operator in operators)
+        torch.testing.assert_close(run(image), model(image).detach(), rtol=1e-3, atol=1e-4)

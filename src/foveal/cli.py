@@ -139,7 +139,7 @@ def train(
             _say(f"error: {error}")
             failures.append(f"{recipe.name}/seed{seed}")
             continue
-        console.print(f"  {_accuracy(result['test_correct'], result['test_n'])}")
+        console.print(f"  {_measured(recipe, {k.removeprefix('test_'): v for k, v in result.items()})}")
     page = report(out)
     print_table(out, console)
     console.print(f"report: {page}")
@@ -217,9 +217,14 @@ def _default_out(name: str, rows: list[Recipe]) -> Path:
     return folder
 
 
-def _accuracy(correct: int, n: int) -> str:
+def _measured(recipe: Recipe, found: dict[str, Any]) -> str:
+    """The metrics of a network on the test images; of what was counted, with its interval."""
     from foveal.training.tasks import wilson_interval
 
+    if "correct" not in found:
+        metrics = recipe.make_task().metrics
+        return "test " + ", ".join(f"{metric.title} {metric.text(found[metric.name])}" for metric in metrics)
+    correct, n = int(found["correct"]), int(found["n"])
     low, high = wilson_interval(correct, n)
     return f"test accuracy {correct / n:.2%} ({correct} of {n}; 95 % interval {low:.1%} to {high:.1%})"
 
@@ -229,10 +234,12 @@ def _print_epoch(progress: Progress) -> None:
     row = progress.row
     if row is None:
         return
-    test = f"  test {row['test_accuracy']:.2%}" if "test_accuracy" in row else ""
+    metric, key = progress.metric, f"test_{progress.metric.name}"
+    test = f"  test {metric.text(row[key])}" if key in row else ""
+    share = "" if progress.value is None else f"  train {metric.text(progress.value)}"
     pace = f"  {row['images_per_s']:,.0f} images/s" if row["images_per_s"] else ""
-    trained = f"  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}  train {progress.accuracy:.2%}"
-    print(f"{trained}{test}{pace}  {progress.seconds_left:.0f} s left", flush=True)
+    trained = f"  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}"
+    print(f"{trained}{share}{test}{pace}  {progress.seconds_left:.0f} s left", flush=True)
 
 
 class _Bar:
@@ -255,9 +262,11 @@ class _Bar:
         self.bar.stop()
 
     def show(self, progress: Progress) -> None:
-        if progress.row and "test_accuracy" in progress.row:
-            self.test = f" test {progress.row['test_accuracy']:.1%}"
-        numbers = f"loss {progress.loss:.3f} train {progress.accuracy:.1%}{self.test} {progress.images_per_s:,.0f}/s"
+        metric, key = progress.metric, f"test_{progress.metric.name}"
+        if progress.row and key in progress.row:
+            self.test = f" test {metric.text(progress.row[key], 1)}"
+        trained = "" if progress.value is None else f" train {metric.text(progress.value, 1)}"
+        numbers = f"loss {progress.loss:.3f}{trained}{self.test} {progress.images_per_s:,.0f}/s"
         self.bar.update(
             self.line,
             description=f"epoch {progress.epoch}/{progress.epochs}",
@@ -287,14 +296,34 @@ def evaluate(
         dataset,
         preset,
         batch_size=settings.batch_size,
+        task=recipe.make_task(),
         amp=settings.amp,
         channels_last=settings.channels_last,
         workers=recipe.data.workers,
     )
-    print(f"{recipe.name}: {_accuracy(int(measured['correct']), int(measured['n']))}")
-    print(
-        f"loss {measured['loss']:.4f}, {measured['ms_per_image']:.3f} ms per image in batches of {settings.batch_size}"
-    )
+    print(f"{recipe.name}: {_measured(recipe, measured)}")
+    loss = "" if measured["loss"] is None else f"loss {measured['loss']:.4f}, "
+    print(f"{loss}{measured['ms_per_image']:.3f} ms per image in batches of {settings.batch_size}")
+
+
+@app.command()
+@_guarded
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of a run of segmentation or vessels, or one of its checkpoints.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="Folder for masks and overlays.")] = Path("predictions"),
+    views: Annotated[int | None, typer.Option(help="1, or 8 turned and mirrored.  [default: the recipe's]")] = None,
+    window: Annotated[int | None, typer.Option(help="Side of sliding windows.  [default: the recipe's]")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+) -> None:
+    """Write masks and overlays for images of any size.
+
+    Example: foveal predict runs/lpsc/table5-quick/cenet-quick/seed0 eye.tif --out masks
+    """
+    from foveal.training.predicting import predict as write
+
+    for image, mask, overlay in write(run, images, out, views=views, window=window, device=device):
+        print(f"{image}: {mask} and {overlay.name}")
 
 
 @app.command()
@@ -340,7 +369,7 @@ def list_names(
 ) -> None:
     """List models, layers, recipes and data sets."""
     import foveal
-    from foveal.data import list_datasets
+    from foveal.data import list_datasets, list_mask_datasets
     from foveal.models import list_models
     from foveal.training.recipe import list_recipes
 
@@ -348,7 +377,7 @@ def list_names(
         Listed.models: lambda: list_models(all=every),
         Listed.layers: lambda: list(foveal.LAYERS),
         Listed.recipes: list_recipes,
-        Listed.datasets: list_datasets,
+        Listed.datasets: lambda: [*list_datasets(), *list_mask_datasets()],
     }
     for kind in [what] if what else Listed:
         if what is None:

@@ -26,8 +26,9 @@ from torch import nn
 from foveal.data import batches, create_dataset, preset
 from foveal.training import checkpoint, engine
 from foveal.training.checkpoint import CheckpointError
-from foveal.training.engine import Interrupted, Progress, build, evaluate, fit, learning_rate, load_run
-from foveal.training.recipe import Recipe, Train, load_recipe
+from foveal.training.engine import Interrupted, Progress, build, evaluate, fit, load_run
+from foveal.training.optimisation import learning_rate
+from foveal.training.recipe import Recipe, load_recipe
 
 
 def write_set(root: Path, shape: tuple[int, ...] = (8, 8), n: tuple[int, int] = (40, 24)) -> Path:
@@ -127,26 +128,6 @@ def test_what_cannot_be_built_names_the_recipe(root: Path, change: dict[str, Any
         build(wrong, num_classes=4, in_channels=1)
 
 
-# ---- the schedule ----
-
-
-def test_schedules() -> None:
-    def rates(**settings: Any) -> list[float]:
-        train = Train.model_validate({"epochs": 4, "batch_size": 1, "lr": 1.0, **settings})
-        return [learning_rate(train, step, 10) for step in range(40)]
-
-    assert rates() == [1.0] * 40
-    assert rates(schedule="step", milestones=[1, 3], gamma=0.5) == [1.0] * 10 + [0.5] * 20 + [0.25] * 10
-    warm = rates(warmup_epochs=1)
-    assert warm == pytest.approx([0.1 * (k + 1) for k in range(10)] + [1.0] * 30)
-    cosine = rates(schedule="cosine", warmup_epochs=0.5)
-    assert cosine[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
-    assert cosine[5:] == sorted(cosine[5:], reverse=True)
-    assert 0 < cosine[-1] < 0.01
-    assert rates(schedule="cosine")[20] == pytest.approx(0.5)
-    assert rates(schedule="cosine", warmup_epochs=4) == pytest.approx([0.025 * (k + 1) for k in range(40)])
-
-
 # ---- what a run computes ----
 
 
@@ -196,7 +177,10 @@ def test_the_folder_of_a_run(root: Path, tmp_path: Path) -> None:
     assert result["ms_per_image"] > 0
     with open(run / "metrics.csv", newline="") as file:
         lines = list(csv.DictReader(file))
-    assert tuple(lines[0]) == engine.COLUMNS
+    assert tuple(lines[0]) == (
+        *("epoch", "step", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy"),
+        *("seconds", "images_per_s"),
+    )
     assert [(line["epoch"], line["step"]) for line in lines] == [("1", "5"), ("2", "10"), ("3", "15"), ("4", "20")]
     assert float(lines[-1]["test_accuracy"]) == result["test_accuracy"]
     assert load_recipe(run / "recipe.yaml") == row
@@ -388,14 +372,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(root: Path, tmp_path: Path) -> 
     assert newest.state["step"] < 10
     assert newest.state["totals"].isfinite().all(), "what is not finite is not saved"
     assert not (tmp_path / "row/seed0/result.json").exists()
-
-
-def test_devices_that_are_not_there() -> None:
-    assert engine.pick_device("cpu").type == "cpu"
-    assert engine.pick_device("auto").type in ("cpu", "cuda")
-    for device in ("gpu", "cuda:99", ""):
-        with pytest.raises(ValueError, match="device must be auto, cpu or cuda"):
-            engine.pick_device(device)
 
 
 # ---- going on ----

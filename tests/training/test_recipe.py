@@ -184,11 +184,11 @@ MUTATIONS = [
     ("lr: 1e-3", "lr: !!int x", "row.yaml:16: train.lr: the tag !!int is not allowed here"),
     ("momentum: 0.9", "momentum: 1.0", "row.yaml:17: train.momentum: must be below 1 (got 1.0)"),
     ("momentum: 0.9", "momentum: 0", "row.yaml:18: train.nesterov: needs a momentum above 0"),
-    ("momentum: 0.9", "optimizer: sgd", "row.yaml:17: train.optimizer: unknown key; valid are epochs, batch_size, lr"),
+    ("momentum: 0.9", "optimiser: sgd", "row.yaml:17: train.optimiser: unknown key; did you mean optimizer?"),
     (
         "schedule: step",
         "schedule: cosin",
-        "row.yaml:20: train.schedule: must be constant or step or cosine (got 'cosin'); did you mean cosine?",
+        "row.yaml:20: train.schedule: must be constant or step or cosine or poly (got 'cosin'); did you mean cosine?",
     ),
     (
         "schedule: step",
@@ -218,6 +218,15 @@ MUTATIONS = [
         "row.yaml:28: train.alternate: must be a whole number (got '2020-01-01')",
     ),
     ("accuracy: 76.2", "accuracy: 762", "row.yaml:29: published.accuracy: must be at most 100 (got 762)"),
+    ("accuracy: 76.2", "acuracy: 76.2", "row.yaml:29: published: holds acuracy, and the task gives accuracy"),
+    (
+        "accuracy: 76.2",
+        "f: [1]",
+        "row.yaml:29: published: holds f, which must be a number or [mean, standard deviation]",
+    ),
+    ("seeds: 5", "task: {name: clasification}", "row.yaml:30: task: name must be that of a task; got 'clasification'"),
+    ("seeds: 5", "task: {smooth: 1}", "row.yaml:30: task: the task classification has no key 'smooth'; it has"),
+    ("momentum: 0.9", "lr_factors: {a: -1}", "row.yaml:17: train.lr_factors.a: must be at least 0 (got -1)"),
     ("accuracy: 76.2, ", "", "row.yaml:29: published: must hold accuracy or error, in percent, and one of them only"),
     (
         "published: {accuracy: 76.2, std: 0.3, n: 5, source: Table 1}",
@@ -422,7 +431,10 @@ def test_what_overrides_make_of_a_published_row(
 def test_a_row_that_is_published_only(tmp_path: Path) -> None:
     row = load_row(write(tmp_path, QUOTED), ["train.lr=2"], quick=True)
     assert isinstance(row, Quoted)
-    assert (row.name, row.title, row.published.error, row.published.percent) == ("row", "Another method", 3.8, 96.2)
+    assert (row.name, row.title, row.published.error, row.published.numbers()) == (
+        *("row", "Another method", 3.8),
+        {"accuracy": (96.2, None)},
+    )
     assert load_row(write(tmp_path, row.dump(), "again.yaml")) == row
     assert mistakes(tmp_path, QUOTED) == [
         "row.yaml: model: is null: the row is published only, there is nothing to train"

@@ -1,22 +1,35 @@
 """Labelled images: sets by name, how they are prepared, and the batches of an epoch."""
 
 from foveal.data.datasets import FolderSet, ImageSet, create_dataset, list_datasets
+from foveal.data.images import decode
 from foveal.data.integrity import Expected, check_files
+from foveal.data.joint import JointPreset, Truth, joint_batches, scaled
 from foveal.data.loader import Batches, batches
+from foveal.data.masks import IGNORE, MaskSet, create_mask_dataset, list_mask_datasets, read_mask
 from foveal.data.presets import Preset, preset
 from foveal.data.synthetic import Shapes, draw_shapes
 
 __all__ = [
+    "IGNORE",
     "Batches",
     "Expected",
     "FolderSet",
     "ImageSet",
+    "JointPreset",
+    "MaskSet",
     "Preset",
     "Shapes",
+    "Truth",
     "batches",
     "check_files",
     "create_dataset",
+    "create_mask_dataset",
+    "decode",
     "draw_shapes",
+    "joint_batches",
     "list_datasets",
+    "list_mask_datasets",
     "preset",
+    "read_mask",
+    "scaled",
 ]

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from foveal.models import cifar, digits, drn, simple_vgg, wrn
+from foveal.models import cenet, cifar, deeplab, digits, drn, simple_vgg, unet, wrn
 
 _OURS: dict[str, Callable[..., nn.Module]] = {
     build.__name__: build
     for build in (
+        cenet.cenet,
         cifar.cifar_alexnet,
         cifar.cifar_resnet18,
         cifar.cifar_resnet20,
@@ -28,11 +29,16 @@ _OURS: dict[str, Callable[..., nn.Module]] = {
         cifar.cifar_vgg19_bn,
         cifar.cifar_vgg19_bn_stem,
         cifar.small_cnn,
+        deeplab.deeplabv3_mobilenetv2,
+        deeplab.deeplabv3plus_mobilenetv2,
+        deeplab.deeplabv3plus_resnet101,
+        deeplab.deeplabv3plus_resnet50,
         digits.lenet5,
         digits.maxout,
         drn.drn_c_26,
         drn.drn_d_22,
         simple_vgg.simple_vgg,
+        unet.unet,
         wrn.wrn_16_8,
         wrn.wrn_28_10,
         wrn.wrn_40_4,
@@ -101,7 +107,7 @@ def list_models(all: bool = False) -> list[str]:
 
     Example:
         >>> list_models()[:3]
-        ['cifar_alexnet', 'cifar_resnet110', 'cifar_resnet18']
+        ['cenet', 'cifar_alexnet', 'cifar_resnet110']
     """
     names = set(_OURS)
     for library in ("torchvision.models", "timm") if all else ():

@@ -7,25 +7,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from foveal.training.results import metrics
+from foveal.training.results import metrics_of
 
 
 def charts(out: Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Training loss and test accuracy over epochs, one line for each run."""
-    curves: dict[str, list[dict[str, Any]]] = {"train_loss": [], "test_accuracy": []}
+    """Training loss and each row's headline on the test images over epochs, one line for each run."""
+    curves: dict[str, list[dict[str, Any]]] = {"train_loss": []}
+    titles, percent = {"train_loss": "Training loss"}, set()
     for k, row in enumerate(rows):
+        headline = row["metrics"][0]
+        key = f"test_{headline['name']}"
+        titles[key] = f"Test {headline['title']}" + (f", {headline['unit']}" if headline["unit"] else "")
+        percent |= {key} if headline["unit"] == "%" else set()
         for run in row["runs"]:
             try:
-                lines = metrics(out / run["folder"])
+                lines = metrics_of(out / run["folder"])
             except (OSError, ValueError):
                 continue
-            for key, found in curves.items():
-                points = [(m["epoch"], m.get(key)) for m in lines if m.get("epoch") is not None]
+            for name in ("train_loss", key):
+                points = [(m["epoch"], m.get(name)) for m in lines if m.get("epoch") is not None]
                 points = [(x, y) for x, y in points if y is not None and math.isfinite(y)]
                 if points:
-                    found.append({"label": row["name"], "color": k % 8, "points": points})
-    titles = {"train_loss": "Training loss", "test_accuracy": "Test accuracy, %"}
-    return [_chart(titles[key], found, percent=key == "test_accuracy") for key, found in curves.items() if found]
+                    curves.setdefault(name, []).append({"label": row["name"], "color": k % 8, "points": points})
+    return [_chart(titles[key], found, percent=key in percent) for key, found in curves.items() if found]
 
 
 def _chart(title: str, lines: list[dict[str, Any]], *, percent: bool) -> dict[str, Any]:

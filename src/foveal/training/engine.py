@@ -2,63 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import csv
 import dataclasses
-import datetime
 import hashlib
-import importlib.metadata
 import io
-import json
 import math
 import os
-import platform
 import signal
 import statistics
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn, Self, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
 
 from foveal.analysis import cost
-from foveal.data import Expected, FolderSet, ImageSet, Preset, batches, check_files, create_dataset, preset
+from foveal.data import Expected, ImageSet, check_files
 from foveal.models import create_model
 from foveal.surgery import convert
 from foveal.training import checkpoint
-from foveal.training.recipe import Recipe, Train, load_recipe
+from foveal.training.contract import Metric, Task
+from foveal.training.environment import environment, pick_device, version
+from foveal.training.optimisation import average, learning_rate, optimizer, parameter_groups
+from foveal.training.recipe import Recipe, load_recipe
+from foveal.training.run_folder import read_json, refuse_other_checkpoint, refuse_other_recipe, to_json
+from foveal.training.stopping import Interrupted, Signals
 from foveal.training.tasks import Classification
-
-COLUMNS = (
-    "epoch",
-    "step",
-    "lr",
-    "train_loss",
-    "train_accuracy",
-    "test_loss",
-    "test_accuracy",
-    "seconds",
-    "images_per_s",
-)
-"""Columns of metrics.csv, one line per epoch."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM came, and what was trained so far is saved.
-
-    Attributes:
-        signum: the signal; a program that ends by it exits with 128 + signum.
-    """
-
-    def __init__(self, signum: int, message: str) -> None:
-        super().__init__(message)
-        self.signum = signum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +44,9 @@ class Progress:
     step: int
     steps: int
     loss: float
-    accuracy: float
+    metric: Metric
+    value: float | None
+    """The task's headline while training; None where it is not counted then."""
     images_per_s: float
     seconds_left: float
     row: dict[str, Any] | None = None
@@ -100,30 +74,13 @@ def build(recipe: Recipe, *, num_classes: int, in_channels: int, seed: int = 0) 
             model = create_model(recipe.model.name, **arguments)
             torch.default_generator.manual_seed(_mix(seed, "convert"))
             model = convert(model, recipe.convert)
+            parameter_groups(model, recipe.train)
         except (TypeError, ValueError) as error:
             raise ValueError(f"recipe {recipe.name}: {error}") from error
     if recipe.train.alternate and not _learned_scales(model):
         cure = "convert a layer to {layer: anisotropic, scales: learned}, or leave train.alternate out"
         raise ValueError(f"recipe {recipe.name}: train.alternate is for learned scales, and no layer has one; {cure}")
     return model
-
-
-def learning_rate(train: Train, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of a step (counted from 0 over all epochs).
-
-    Example:
-        >>> train = Train(epochs=4, batch_size=1, lr=0.1, schedule="step", milestones=[2])
-        >>> [round(learning_rate(train, step, 10), 3) for step in (0, 19, 20, 39)]
-        [0.1, 0.1, 0.01, 0.01]
-    """
-    warmup = train.warmup_epochs * steps_per_epoch
-    factor = min(1.0, (step + 1) / warmup) if warmup else 1.0
-    if train.schedule == "step":
-        factor *= train.gamma ** sum(step >= milestone * steps_per_epoch for milestone in train.milestones)
-    elif train.schedule == "cosine" and step >= warmup:
-        done = (step - warmup) / (train.epochs * steps_per_epoch - warmup)
-        factor *= (1 + math.cos(math.pi * done)) / 2
-    return train.lr * factor
 
 
 def fit(
@@ -159,15 +116,15 @@ def fit(
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
     """
     run = Path(out) / recipe.name / f"seed{seed}"
-    _refuse_other_recipe(run, recipe)
+    refuse_other_recipe(run, recipe)
     result = run / "result.json"
     finished = result.exists()
-    content = _read_json(result) if finished else {}
+    content = read_json(result) if finished else {}
     checkpoint.write_file(run / "recipe.yaml", recipe.dump().encode())
     if not finished:
         device = pick_device(device)
-        checkpoint.write_file(run / "environment.json", _json(environment(device)))
-        with _Signals() as signals, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        checkpoint.write_file(run / "environment.json", to_json(environment(device)))
+        with Signals() as signals, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             with signals.at_once():
                 training = _Training(recipe, run, seed, device, progress, save_every, signals)
             training.run_to_the_end()
@@ -176,7 +133,7 @@ def fit(
     shown = recipe.model_dump(include={"name", "title", "note", "row", "statistic", "differs"})
     shown["published"] = recipe.comparable.model_dump() if recipe.comparable else None
     content = {**shown, "table": Path(out).resolve().name, **content, **shown}
-    checkpoint.write_file(result, _json(content))
+    checkpoint.write_file(result, to_json(content))
     return content
 
 
@@ -195,14 +152,15 @@ def load_run(run: str | Path) -> tuple[Recipe, nn.Module]:
     if saved is None:
         raise checkpoint.CheckpointError(f"nothing is saved in {run / 'checkpoint'} yet; train it first")
     about = saved.manifest
-    _refuse_other_checkpoint(saved, recipe, about["seed"])
-    model = build(recipe, num_classes=len(about["classes"]), in_channels=about["in_channels"], seed=about["seed"])
+    refuse_other_checkpoint(saved, recipe, about["seed"])
+    num_classes = recipe.make_task().outputs(about["classes"])
+    model = build(recipe, num_classes=num_classes, in_channels=about["in_channels"], seed=about["seed"])
     checkpoint.put_weights(saved.weights, model, saved.folder)
     return recipe, model.eval()
 
 
-def load_data(recipe: Recipe, split: str) -> tuple[ImageSet | FolderSet, Preset]:
-    """One split of a recipe's data set, and how its images are prepared.
+def load_data(recipe: Recipe, split: str) -> tuple[Any, Any]:
+    """One split of a recipe's data set, and how its images are prepared, as the recipe's task opens them.
 
     A `data.root` may begin with an environment variable, ``$FOVEAL_DATA/cifar10``.
 
@@ -221,30 +179,26 @@ def load_data(recipe: Recipe, split: str) -> tuple[ImageSet | FolderSet, Preset]
     files = {name: Expected(file.bytes, sha256=file.sha256) for name, file in data.files.items()}
     cure = "put the file there that the recipe was made for, or change data.files in it"
     check_files(root or ".", files, missing=cure, damaged=cure)
-    dataset = create_dataset(data.name, split, root=root, download=data.download)
-    limit = data.limit if data.fraction is None else max(1, round(data.fraction * len(dataset)))
-    if limit is not None and limit < len(dataset):
-        dataset = _subset(dataset, limit)
-    given = {key: value for key in ("size", "resize") if (value := getattr(data, key)) is not None}
-    return dataset, preset(data.name, **given, **data.augment.model_dump())
+    return recipe.make_task().load(data, split, root)
 
 
 def evaluate(
     model: nn.Module,
-    dataset: ImageSet | FolderSet,
-    preset: Preset,
+    dataset: Any,
+    preset: Any,
     *,
     batch_size: int = 128,
-    task: Classification | None = None,
+    task: Task | None = None,
     amp: str | None = None,
     channels_last: bool = False,
     workers: int = 0,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Measure a network on a data set, on the device where the network is.
 
     Args:
-        model: gives Tensor[N, classes]; its training mode is restored afterwards.
-        dataset: an `ImageSet` or `FolderSet`.
+        model: gives what the task counts, for classification Tensor[N, classes]; its training mode is restored
+            afterwards.
+        dataset: what the task's `load` gives, for classification an `ImageSet` or `FolderSet`.
         preset: how images are prepared.
         batch_size: images at a time.
         task: loss and metrics, `Classification()` by default.
@@ -253,24 +207,26 @@ def evaluate(
         workers: processes that decode files.
 
     Returns:
-        ``loss``, ``accuracy`` (0 to 1), ``correct``, ``n`` and ``ms_per_image`` (median over the batches).
+        the task's summary, for classification ``loss``, ``accuracy`` (0 to 1), ``correct`` and ``n``; and
+        ``ms_per_image`` (median over the batches).
     """
     task = task or Classification()
     device = next(model.parameters()).device
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    totals = torch.zeros(3, dtype=torch.float64, device=device)
+    totals: Any = None
     times: list[float] = []
-    how: dict[str, Any] = {"train": False, "preset": preset, "device": device, "workers": workers}
-    stream = batches(dataset, batch_size=batch_size, seed=0, epoch=0, **how)
+    how: dict[str, Any] = {"train": False, "device": device, "workers": workers}
+    stream = task.batches(dataset, preset, batch_size=batch_size, seed=0, epoch=0, **how)
     with torch.no_grad():
-        for images, labels in stream:
-            images = _laid_out(images, channels_last)
+        for inputs, targets in stream:
+            inputs = _laid_out(inputs, channels_last)
             start = _now(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=amp is not None):
-                outputs = model(images)
-            times.append((_now(device) - start) / len(labels))
-            totals += task.count(outputs, labels)
+                outputs = task.forward(model, inputs, targets)
+            times.append((_now(device) - start) / len(inputs))
+            counted = task.count(outputs, targets, train=False)
+            totals = counted if totals is None else totals + counted
     for module, mode in modes:
         module.training = mode
     # The first batch warms up and the last one may be smaller: both are left out where there are more.
@@ -289,7 +245,7 @@ class _Training:
         device: torch.device,
         progress: Callable[[Progress], None] | None,
         save_every: float,
-        signals: _Signals,
+        signals: Signals,
     ) -> None:
         self.recipe, self.run, self.seed, self.device = recipe, run, seed, device
         self.progress, self.save_every, self.signals = progress, save_every, signals
@@ -298,25 +254,23 @@ class _Training:
         self.test_set, _ = load_data(recipe, "test")
         if isinstance(self.train_set, ImageSet) and isinstance(self.test_set, ImageSet):
             self.train_set, self.test_set = self.train_set.to(device), self.test_set.to(device)
-        self.task = Classification(train.label_smoothing)
+        self.task = recipe.make_task()
         self.in_channels = self.train_set[0][0].shape[0]
-        model = build(recipe, num_classes=len(self.train_set.classes), in_channels=self.in_channels, seed=seed)
+        num_classes = self.task.outputs(self.train_set.classes)
+        model = build(recipe, num_classes=num_classes, in_channels=self.in_channels, seed=seed)
         self.model = model.to(device)
         if train.channels_last:
             for parameter in self.model.parameters():
                 parameter.data = _laid_out(parameter.data, True)
         self.averaged = copy.deepcopy(self.model) if train.ema else None
         self.network = cast(nn.Module, torch.compile(self.model)) if train.compile else self.model
-        self.optimizer = torch.optim.SGD(
-            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
-            lr=train.lr,
-            momentum=train.momentum,
-            nesterov=train.nesterov,
-            weight_decay=train.weight_decay,
-        )
+        groups = parameter_groups(self.model, train)
+        self.factors = [factor for factor, _ in groups]
+        self.optimizer = optimizer(train, groups)
         self.steps_per_epoch = math.ceil(len(self.train_set) / train.batch_size)
         self.epoch = self.batch = self.step = 0
-        self.totals = torch.zeros(3, dtype=torch.float64, device=device)
+        self.totals: Tensor | None = None
+        """The task's sums since the epoch began."""
         self.history: list[dict[str, Any]] = []
         self.seconds = 0.0
         """Wall time of the whole run, earlier processes included; `timed` is training alone: seconds, images."""
@@ -338,14 +292,14 @@ class _Training:
         saved = checkpoint.load_newest(self.run / "checkpoint")
         if saved is None:
             return
-        _refuse_other_checkpoint(saved, self.recipe, self.seed)
+        refuse_other_checkpoint(saved, self.recipe, self.seed)
         state = saved.state
         checkpoint.put_weights(saved.weights, self.outcome, saved.folder)
         if self.averaged is not None:
             checkpoint.put_weights(state["model"], self.model, saved.folder)
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
-        self.totals = state["totals"].to(self.device)
+        self.totals = None if state["totals"] is None else state["totals"].to(self.device)
         self.history, self.seconds, self.timed = state["history"], state["seconds"], state["timed"]
         self.last_good = saved.folder
 
@@ -365,7 +319,7 @@ class _Training:
         if self.averaged is not None:
             state["model"] = self.model.state_dict()
         about = {
-            "foveal": _version("foveal"),
+            "foveal": version("foveal"),
             "torch": torch.__version__,
             "world_size": 1,
             "seed": self.seed,
@@ -397,20 +351,20 @@ class _Training:
                 self._stop(interrupt.signum)
             self.history.append(row)
             self.epoch, self.batch, self.timed = self.epoch + 1, 0, [0.0, 0.0]
-            self.totals = torch.zeros_like(self.totals)
+            self.totals = None
             self._save()
             self._write_metrics()
             self._show(row)
 
     def _train_epoch(self) -> None:
         train = self.recipe.train
-        stream = batches(
+        stream = self.task.batches(
             self.train_set,
+            self.preset,
             batch_size=train.batch_size,
             seed=self.seed,
             epoch=self.epoch,
             train=True,
-            preset=self.preset,
             device=self.device,
             workers=self.recipe.data.workers,
             start_batch=self.batch,
@@ -421,12 +375,12 @@ class _Training:
             for layer in _learned_scales(self.model):
                 layer.phase = ("scale", "offset")[self.epoch // train.alternate % 2]
         since = _now(self.device)
-        for images, labels in stream:
-            self._train_step(images, labels)
+        for inputs, targets in stream:
+            self._train_step(inputs, targets)
             self.batch += 1
             self.step += 1
             if self.warm:
-                self.timed[1] += len(labels)
+                self.timed[1] += len(inputs)
             else:
                 self.warm, since = True, _now(self.device)
             if self.device.type == "cpu" or self.step % 20 == 0:
@@ -442,33 +396,35 @@ class _Training:
         self.timed[0] += _now(self.device) - since
         self._refuse_nan()
 
-    def _train_step(self, images: Tensor, labels: Tensor) -> None:
+    def _train_step(self, inputs: Any, targets: Any) -> None:
         train = self.recipe.train
         # Dropout is a function of the seed and the step, so that a stopped run needs no random state to go on.
         torch.manual_seed(_mix(self.seed, f"step {self.step}"))
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(train, self.step, self.steps_per_epoch)
+        rate = learning_rate(train, self.step, self.steps_per_epoch)
+        for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
+            group["lr"] = rate * factor
         with torch.autocast(self.device.type, torch.bfloat16, enabled=train.amp is not None):
-            outputs = self.network(_laid_out(images, train.channels_last))
+            outputs = self.task.forward(self.network, _laid_out(inputs, train.channels_last), targets)
         self.optimizer.zero_grad()
-        self.task.loss(outputs, labels).backward()
+        self.task.loss(outputs, targets).backward()
         if train.clip_grad_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_grad_norm)
         self.optimizer.step()
-        self.totals += self.task.count(outputs, labels)
+        counted = self.task.count(outputs, targets, train=True)
+        self.totals = counted if self.totals is None else self.totals + counted
         if self.averaged is not None and train.ema is not None:
             # Short runs would never forget their first weights: the decay grows to its value.
-            _average(self.averaged, self.model, min(train.ema, (1 + self.step) / (10 + self.step)))
+            average(self.averaged, self.model, min(train.ema, (1 + self.step) / (10 + self.step)))
 
     def _measure_epoch(self) -> dict[str, Any]:
         train = self.recipe.train
         trained = self.task.summary(self.totals)
-        row = {
+        row: dict[str, Any] = {
             "epoch": self.epoch + 1,
             "step": self.step,
             "lr": learning_rate(train, self.step - 1, self.steps_per_epoch),
             "train_loss": trained["loss"],
-            "train_accuracy": trained["accuracy"],
+            **{f"train_{metric.name}": trained[metric.name] for metric in self.task.metrics if metric.in_training},
             "images_per_s": self.timed[1] / self.timed[0] if self.timed[1] else None,
         }
         if (self.epoch + 1) % train.eval_every == 0 or self.epoch + 1 == train.epochs:
@@ -482,12 +438,12 @@ class _Training:
                 channels_last=train.channels_last,
                 workers=self.recipe.data.workers,
             )
-            row |= {f"test_{key}": measured[key] for key in ("loss", "accuracy", "correct", "n")}
-            row["ms_per_image"] = measured["ms_per_image"]
+            row["ms_per_image"] = measured.pop("ms_per_image")
+            row |= {f"test_{key}": value for key, value in measured.items()}
         return row | {"seconds": self._elapsed()}
 
     def _refuse_nan(self) -> None:
-        loss = self.totals[0].item()
+        loss = 0.0 if self.totals is None else self.totals[0].item()
         if not math.isfinite(loss):
             where = f"{self.run}, epoch {self.epoch + 1}, step {self.step}"
             cure = f"lower train.lr ({self.recipe.train.lr:g}), or set train.warmup_epochs or train.clip_grad_norm"
@@ -502,7 +458,10 @@ class _Training:
         self.shown_at = time.perf_counter()
         if self.progress is None:
             return
-        train, trained = self.recipe.train, self.task.summary(self.totals)
+        train, metric = self.recipe.train, self.task.metrics[0]
+        trained = (
+            {f"train_{key}": value for key, value in self.task.summary(self.totals).items()} if row is None else row
+        )
         steps = train.epochs * self.steps_per_epoch
         pace = (time.perf_counter() - self.started) / max(1, self.step - self.first_step)
         status = Progress(
@@ -512,8 +471,9 @@ class _Training:
             epochs=train.epochs,
             step=self.step,
             steps=steps,
-            loss=row["train_loss"] if row else trained["loss"],
-            accuracy=row["train_accuracy"] if row else trained["accuracy"],
+            loss=trained["train_loss"],
+            metric=metric,
+            value=trained.get(f"train_{metric.name}"),
             images_per_s=train.batch_size / pace,
             seconds_left=(steps - self.step) * pace,
             row=row,
@@ -522,24 +482,32 @@ class _Training:
 
     def _write_metrics(self) -> None:
         text = io.StringIO()
-        table = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        names = [metric.name for metric in self.task.metrics]
+        counted = [metric.name for metric in self.task.metrics if metric.in_training]
+        trained, tested = (
+            [f"{split}_{name}" for name in ("loss", *part)] for split, part in (("train", counted), ("test", names))
+        )
+        columns = ("epoch", "step", "lr", *trained, *tested, "seconds", "images_per_s")
+        table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
         table.writeheader()
         table.writerows(self.history)
         checkpoint.write_file(self.run / "metrics.csv", text.getvalue().encode())
 
     def result(self) -> dict[str, Any]:
         """What stands in result.json besides names: the last epoch's numbers, the cost, the speed."""
-        one = batches(self.test_set, batch_size=1, seed=0, epoch=0, train=False, preset=self.preset, device=self.device)
-        images, _ = next(iter(one))
-        spent = cost(self.outcome, tuple(images.shape[1:]), latency=False)
-        last, train = self.history[-1], self.recipe.train
-        measured = [row for row in self.history if "test_accuracy" in row]
+        how: dict[str, Any] = {"train": False, "device": self.device, "workers": 0}
+        inputs, _ = next(iter(self.task.batches(self.test_set, self.preset, batch_size=1, seed=0, epoch=0, **how)))
+        spent = cost(self.outcome, tuple(inputs[0].shape), latency=False)
+        last, train, headline = self.history[-1], self.recipe.train, self.task.metrics[0]
+        measured = [row for row in self.history if "ms_per_image" in row]
+        values = [value for row in measured if (value := row[f"test_{headline.name}"]) is not None]
         paces = [row["images_per_s"] for row in self.history if row["images_per_s"]]
         return {
             "seed": self.seed,
-            **{key: last[key] for key in ("test_accuracy", "test_correct", "test_n", "test_loss")},
-            "best_test_accuracy": max(row["test_accuracy"] for row in measured),
-            **{key: last[key] for key in ("train_loss", "train_accuracy")},
+            "task": self.recipe.task.name,
+            **{key: value for key, value in last.items() if key.startswith("test_")},
+            f"best_test_{headline.name}": headline.best(values) if values else None,
+            **{key: value for key, value in last.items() if key.startswith("train_")},
             "params": spent.params,
             "macs": spent.macs,
             "conv_macs": spent.conv_macs,
@@ -552,144 +520,15 @@ class _Training:
         }
 
 
-class _Signals:
-    """Ctrl-C and SIGTERM, held back until training has come to the end of a step; a second one is not."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self.held_back = True
-        self.former: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self.former = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.former.items():
-            signal.signal(number, handler)
-
-    @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Where nothing changes that is saved: a signal need not wait."""
-        self.held_back = False
-        try:
-            if self.received:
-                self._raise(self.received)
-            yield
-        finally:
-            self.held_back = True
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        second, self.received = self.received is not None, number
-        if second or not self.held_back:
-            self._raise(number)
-
-    def _raise(self, number: int) -> NoReturn:
-        raise Interrupted(number, f"stopped by {signal.Signals(number).name}: run the same command to go on")
-
-
-def pick_device(device: str | torch.device) -> torch.device:
-    """A device by name; ``"auto"`` is CUDA where there is one, else the CPU.
-
-    Raises:
-        ValueError: no such device here.
-    """
-    if device == "auto":
-        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    try:
-        device = torch.device(device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"device must be auto, cpu or cuda with a CUDA device present, got {device}: {reason}"
-        ) from error
-    return device
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """What a result depends on besides its recipe: versions, machine, command, time."""
-    model = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            model = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), model)
-    return {
-        "foveal": _version("foveal"),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "os": platform.platform(),
-        "cpu": model,
-        "cpu_count": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": str(device),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "cuda": torch.version.cuda if device.type == "cuda" else None,
-        # no path of this machine
-        "command": [Path(word).name if Path(word).is_absolute() else word for word in sys.argv],
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _refuse_other_recipe(run: Path, recipe: Recipe) -> None:
-    """A run's folder belongs to one recipe; titles and the place of the data may change."""
-    path = run / "recipe.yaml"
-    if not path.exists() or not any((run / name).exists() for name in ("checkpoint", "result.json")):
-        return
-    old, new = load_recipe(path).identity(), recipe.identity()
-    changed = [
-        f"{section}.{key}"
-        for section in ("model", "data", "train")
-        for key in {**old[section], **new[section]}
-        if old[section].get(key) != new[section].get(key)
-    ]
-    if old["convert"] != new["convert"]:
-        changed.append("convert")
-    if changed:
-        what = ", ".join(changed)
-        raise ValueError(f"{run} is a run of another recipe (different: {what}); choose another --out, or delete {run}")
-
-
-def _refuse_other_checkpoint(saved: checkpoint.Checkpoint, recipe: Recipe, seed: int) -> None:
-    """A checkpoint that was moved here from another run would go on as something that it is not."""
-    about = saved.manifest
-    other = [key for key, here in (("seed", seed), ("world_size", 1)) if about.get(key) != here]
-    try:
-        same = Recipe.model_validate(about.get("recipe")).identity() == recipe.identity()
-    except ValueError:
-        same = False
-    if not same:
-        other.append("recipe")
-    if other:
-        cure = f"put back what was here, or delete {saved.folder.parent} to start again"
-        raise checkpoint.CheckpointError(f"{saved.folder} is of another run (different: {', '.join(other)}); {cure}")
-
-
-def _subset(dataset: ImageSet | FolderSet, limit: int) -> ImageSet | FolderSet:
-    """Some images of a set, drawn from all of it, in its order."""
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:limit].sort().values
-    labels = dataset.labels[order]
-    if isinstance(dataset, ImageSet):
-        return dataclasses.replace(dataset, images=dataset.images[order], labels=labels)
-    return dataclasses.replace(dataset, paths=tuple(dataset.paths[index] for index in order.tolist()), labels=labels)
-
-
 def _learned_scales(model: nn.Module) -> list[Any]:
     """The layers whose scale is learned, Eq. (2) of Anisotropic Convolution."""
     return [module for module in model.modules() if getattr(module, "scale_conv", None) is not None]
 
 
-@torch.no_grad()
-def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
-    for mean, value in zip(averaged.state_dict().values(), model.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
-            mean.copy_(value)
-
-
-def _laid_out(tensor: Tensor, channels_last: bool) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last) if channels_last and tensor.ndim == 4 else tensor
+def _laid_out(inputs: Any, channels_last: bool) -> Any:
+    if not channels_last or not isinstance(inputs, Tensor) or inputs.ndim != 4:
+        return inputs
+    return inputs.contiguous(memory_format=torch.channels_last)
 
 
 def _mix(seed: int, purpose: str) -> int:
@@ -701,21 +540,3 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it, then the run is measured again") from error
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n"

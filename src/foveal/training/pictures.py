@@ -20,8 +20,8 @@ from foveal.analysis import (
     effective_receptive_field,
     to_data_uri,
 )
-from foveal.data import batches
 from foveal.training import engine
+from foveal.training.cases import best_and_worst
 from foveal.training.results import one_line
 
 _MOST_PLACES = 3  # layers drawn for each row
@@ -40,7 +40,8 @@ def pictures(out: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if place is None:
         with contextlib.suppress(Exception):
             place = _last_map([found for found in loaded if found["images"] is not None])
-    sections, fields = [], []
+    sections: list[dict[str, Any]] = []
+    fields = []
     for row, found in zip(rows, loaded, strict=True):
         problems, layers, mine = list(found["problems"]), [], []
         if found["model"] is not None:
@@ -51,13 +52,17 @@ def pictures(out: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             if place is not None and found["images"] is not None:
                 with _noted(problems, f"receptive field of {place}"):
                     fields.append(_field(row, place, found["model"], found["images"]))
-        sections.append({"layers": layers, "problems": problems, "more": mine[_MOST_PLACES:]})
+        cases = None
+        if found["task"] is not None and hasattr(found["task"], "masks"):
+            with _noted(problems, "the best and worst images"):
+                cases = _cases(found)
+        sections.append({"layers": layers, "problems": problems, "more": mine[_MOST_PLACES:], "cases": cases})
     return {"rows": sections, "field": {"place": place, "fields": fields} if fields else None}
 
 
 def _load(out: Path, row: Mapping[str, Any]) -> dict[str, Any]:
     """A row's trained network, of its first seed that has one, and test images for it."""
-    found: dict[str, Any] = {"model": None, "images": None, "problems": []}
+    found: dict[str, Any] = {"model": None, "images": None, "task": None, "problems": []}
     for run in row["runs"]:
         if run["state"] == "finished" and found["model"] is None:
             with _noted(found["problems"], f"the network of {run['folder']}"):
@@ -65,11 +70,26 @@ def _load(out: Path, row: Mapping[str, Any]) -> dict[str, Any]:
             if found["model"] is not None:
                 with _noted(found["problems"], "sampling points and receptive fields on test images"):
                     dataset, preset = engine.load_data(recipe, "test")
-                    how: dict[str, Any] = {"train": False, "preset": preset, "device": torch.device("cpu")}
-                    images, labels = next(iter(batches(dataset, batch_size=4 * _SAMPLES, seed=0, epoch=0, **how)))
+                    found["task"], found["data"] = recipe.make_task(), (dataset, preset)
+                    images, labels = next(iter(_tested(found, 4 * _SAMPLES)))
+                    if not isinstance(images, Tensor):
+                        continue
                     count = max(_SHOWN, min(_SAMPLES, _PIXELS // images[0, 0].numel()))
-                    found["images"] = images[_varied(labels)[:count]]
+                    order = _varied(labels) if isinstance(labels, Tensor) else list(range(len(images)))
+                    found["images"] = images[order[:count]]
     return found
+
+
+def _tested(found: Mapping[str, Any], batch_size: int) -> Any:
+    """Batches of a row's test images."""
+    how: dict[str, Any] = {"train": False, "device": torch.device("cpu"), "workers": 0}
+    return found["task"].batches(*found["data"], batch_size=batch_size, seed=0, epoch=0, **how)
+
+
+def _cases(found: Mapping[str, Any]) -> dict[str, str]:
+    """The images on which a segmentation is best and worst."""
+    figure, text = best_and_worst(found["model"], found["task"], *found["data"])
+    return {"src": to_data_uri(figure, "png"), "text": text}
 
 
 def _varied(labels: Tensor) -> list[int]:

@@ -23,7 +23,9 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from foveal.training.contract import Task
 from foveal.training.reading import Dumper, KeyPath, Reading, RecipeError, dotted
+from foveal.training.tasks import create_task
 
 # ---- what a recipe may say -------------------------------------------------------------------------------------------
 
@@ -63,6 +65,21 @@ Statistic = Annotated[Literal["best", "last"] | dict[str, int], BeforeValidator(
 Size = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2), BeforeValidator(_pair)]
 
 
+class TaskSection(_Section):
+    """What is learned: the task's name for `foveal.training.tasks.create_task`, and its own keys."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str = "classification"
+
+    @model_validator(mode="after")
+    def _is_a_task(self) -> TaskSection:
+        try:
+            create_task(**self.model_dump())
+        except (TypeError, ValueError) as error:
+            raise PydanticCustomError("rule", "{problem}", {"problem": str(error)}) from None
+        return self
+
+
 class Model(_Section):
     """The network: its name for `foveal.models.create_model`, and that function's other arguments."""
 
@@ -78,6 +95,12 @@ class Augment(_Section):
     """How `data.size` is cut out of a training image: see `foveal.data.Preset`."""
     flip: bool = False
     cutout: int = Field(default=0, ge=0)
+    scale: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] | None = None
+    """For masks, as all that follows (see `foveal.data.JointPreset`): random factor of an image's size."""
+    flip_vertical: bool = False
+    quarter_turns: bool = False
+    affine: float = Field(default=0.0, ge=0, lt=1)
+    colour: float = Field(default=0.0, ge=0, le=1)
 
 
 class File(_Section):
@@ -116,7 +139,7 @@ class Data(_Section):
 
 
 class Train(_Section):
-    """The optimisation: SGD, its schedule, and what runs around it."""
+    """The optimisation: its optimiser, its schedule, and what runs around it."""
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
@@ -124,7 +147,13 @@ class Train(_Section):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = False
     weight_decay: float = Field(default=0.0, ge=0)
-    schedule: Literal["constant", "step", "cosine"] = "constant"
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """`momentum` and `nesterov` are SGD's; Adam has PyTorch's betas."""
+    lr_factors: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """What the rate is multiplied by for parameters whose name a pattern matches (fnmatch; the first match wins)."""
+    schedule: Literal["constant", "step", "cosine", "poly"] = "constant"
+    power: float = Field(default=0.9, gt=0)
+    """Of `schedule: poly`: the rate times (1 - share of the steps that are done) to this power."""
     milestones: list[Annotated[int, Field(ge=1)]] = Field(default=[], validate_default=True)
     """Epochs (counted from 0) at whose start `schedule: step` multiplies the rate by `gamma`."""
     gamma: float = Field(default=0.1, gt=0)
@@ -153,7 +182,7 @@ class Train(_Section):
         schedule, epochs = info.data.get("schedule"), info.data.get("epochs")
         if schedule == "step" and not milestones:
             raise PydanticCustomError("rule", "is needed by schedule: step, a list of epochs such as [81, 122]")
-        if milestones and schedule in ("constant", "cosine"):
+        if milestones and schedule in ("constant", "cosine", "poly"):
             raise PydanticCustomError(
                 "rule", "is for schedule: step only, here it is {schedule}", {"schedule": schedule}
             )
@@ -172,8 +201,13 @@ class Train(_Section):
 
 
 class Published(_Section):
-    """The number that a paper printed for this row, in percent: its accuracy or its error."""
+    """The numbers that a paper printed for this row, as tables show them (shares in percent).
 
+    For classification its `accuracy` or its `error`, with `std`; else any of the task's metrics by name, each a number
+    or [mean, standard deviation].
+    """
+
+    model_config = ConfigDict(extra="allow")
     accuracy: float | None = Field(default=None, ge=0, le=100)
     error: float | None = Field(default=None, ge=0, le=100)
     std: float | None = Field(default=None, ge=0)
@@ -182,19 +216,45 @@ class Published(_Section):
 
     @model_validator(mode="after")
     def _is_one_number(self) -> Published:
-        if (self.accuracy is None) == (self.error is None):
+        others = self.model_extra or {}
+        if (self.accuracy is None) == (self.error is None) and not (others and self.accuracy is None):
             raise PydanticCustomError("rule", "must hold accuracy or error, in percent, and one of them only")
+        for name, value in others.items():
+            numbers = value if isinstance(value, list) and len(value) == 2 else [value]
+            if not all(type(number) in (int, float) for number in numbers):
+                raise PydanticCustomError(
+                    "rule",
+                    "holds {name}, which must be a number or [mean, standard deviation] (got {got})",
+                    {"name": name, "got": _shown(value)},
+                )
         return self
 
-    @property
-    def percent(self) -> float:
-        """The accuracy in percent, whichever of the two was printed."""
-        return self.accuracy if self.accuracy is not None else round(100 - (self.error or 0.0), 6)
+    def numbers(self) -> dict[str, tuple[float, float | None]]:
+        """For each metric that was printed, its value and its standard deviation."""
+        found: dict[str, tuple[float, float | None]] = {}
+        if self.accuracy is not None or self.error is not None:
+            percent = self.accuracy if self.accuracy is not None else round(100 - (self.error or 0.0), 6)
+            found["accuracy"] = (percent, self.std)
+        for name, value in (self.model_extra or {}).items():
+            found[name] = (value[0], value[1]) if isinstance(value, list) else (value, None)
+        return found
+
+
+def _of_the_task(published: Published, task: Task) -> Published:
+    """Refuse numbers that the task does not give."""
+    names = [metric.name for metric in task.metrics]
+    for name in published.numbers():
+        if name not in names:
+            raise PydanticCustomError(
+                "rule", "holds {name}, and the task gives {names}", {"name": name, "names": ", ".join(names)}
+            )
+    return published
 
 
 class Quick(_Section):
     """What `--quick` changes in a row, key by key, so that it takes minutes on a CPU."""
 
+    task: dict[str, Any] = {}
     model: dict[str, Any] = {}
     """Arguments of the same network, such as ``{width: 0.25}``."""
     data: dict[str, Any] = {}
@@ -228,11 +288,14 @@ class Quoted(_Row):
     """A row without a network (`model: null`): a number quoted from a paper, with its source."""
 
     model: None
+    task: TaskSection = TaskSection()
     published: Published
 
     @field_validator("published")
     @classmethod
-    def _has_a_source(cls, published: Published) -> Published:
+    def _has_a_source(cls, published: Published, info: ValidationInfo) -> Published:
+        if "task" in info.data:
+            _of_the_task(published, create_task(**info.data["task"].model_dump()))
         if not published.source.strip():
             raise PydanticCustomError("rule", "needs a source, because this row has no network")
         return published
@@ -244,6 +307,7 @@ class Recipe(_Row):
     Made by `load_recipe`, or in Python from the same keys: ``Recipe.model_validate({...})``.
     """
 
+    task: TaskSection = TaskSection()
     model: Model
     convert: dict[str, dict[str, Any] | None] = {}
     """The plan, handed to `foveal.convert` as it is."""
@@ -252,7 +316,7 @@ class Recipe(_Row):
     seeds: int = Field(default=1, ge=1)
     """How many seeds the row is trained with: 0 to seeds - 1."""
     statistic: Statistic = "last"
-    """What of a run's test accuracies is its number: that of the last epoch, the best, or the mean of the last ones."""
+    """Which epochs' test results are the run's: the last one's, the one's with the best headline, or a mean of the last."""
     target_loss: float | None = Field(default=None, gt=0)
     """The report says after how many epochs and seconds the training loss stays below it."""
     baseline: str | None = None
@@ -276,6 +340,13 @@ class Recipe(_Row):
                 raise PydanticCustomError("rule", "needs every epoch measured: eval_every: 1")
         return statistic
 
+    @field_validator("published")
+    @classmethod
+    def _is_of_the_task(cls, published: Published | None, info: ValidationInfo) -> Published | None:
+        if published is not None and "task" in info.data:
+            _of_the_task(published, create_task(**info.data["task"].model_dump()))
+        return published
+
     @property
     def is_quick(self) -> bool:
         """Whether it is trained on a part of the data or otherwise at a fraction of the row's size."""
@@ -286,9 +357,16 @@ class Recipe(_Row):
         """The published number if it may stand beside this row's own: not where this is another experiment."""
         return None if self.is_quick or self.differs else self.published
 
+    def make_task(self) -> Task:
+        """The task, as the recipe states it."""
+        keys = self.task.model_dump()
+        if self.task.name == "classification":
+            keys["label_smoothing"] = self.train.label_smoothing
+        return create_task(**keys)
+
     def identity(self) -> dict[str, Any]:
         """What decides the weights: not the titles, not the published number, not the place of the data."""
-        kept = self.model_dump(include={"model", "data", "train"})
+        kept = self.model_dump(include={"task", "model", "data", "train"})
         for key in ("root", "download", "files", "workers"):
             del kept["data"][key]
         return {**kept, "convert": [[pattern, spec] for pattern, spec in self.convert.items()]}
@@ -299,6 +377,7 @@ class Recipe(_Row):
 # beside these there are the entries of data.files
 _SECTIONS: dict[KeyPath, type[BaseModel]] = {
     (): Recipe,
+    ("task",): TaskSection,
     ("data",): Data,
     ("data", "augment"): Augment,
     ("train",): Train,
@@ -460,8 +539,9 @@ def _quick_values(values: dict[str, Any]) -> dict[str, Any]:
     """The values of a row with those of its quick section in their places."""
     quick = values["quick"]
     changed = {key: copy.deepcopy(quick[key]) for key in ("seeds", "statistic") if quick.get(key) is not None}
-    for section in ("model", "data", "train"):
-        changed[section] = _merged(values.get(section), quick.get(section) or {})
+    for section in ("task", "model", "data", "train"):
+        if section in values or quick.get(section):
+            changed[section] = _merged(values.get(section), quick.get(section) or {})
     return copy.deepcopy(values) | changed | {"quick": None, "form": "quick"}
 
 

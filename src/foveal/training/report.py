@@ -82,7 +82,7 @@ def print_table(out: str | Path, console: Console) -> None:
     from rich.text import Text
 
     rows = table(out)
-    for heads, lines in (_results_table(rows), _pace_table(rows)):
+    for heads, lines in (_results_table(rows), _metrics_table(rows), _pace_table(rows)):
         shown = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, padding=(0, 1, 0, 0), pad_edge=False)
         shown.add_column(heads[0], overflow="fold")
         for head in heads[1:]:
@@ -106,7 +106,8 @@ def markdown(out: str | Path) -> str:
     """
     rows = table(out)
     parts = []
-    for heads, lines in (_results_table(rows, titles=True), _pace_table(rows, titles=True)):
+    tables = [make(rows, titles=True) for make in (_results_table, _metrics_table, _pace_table)]
+    for heads, lines in tables:
         if lines:
             cells = [list(heads), ["---", *["---:"] * (len(heads) - 1)], *lines]
             parts.append("\n".join(f"| {' | '.join(_cell(text) for text in line)} |" for line in cells))
@@ -122,32 +123,49 @@ def _cell(text: str) -> str:
 
 def _results_table(rows: Sequence[Mapping[str, Any]], *, titles: bool = False) -> tuple[list[str], list[list[str]]]:
     """Heads and lines of the main table; columns that no row fills are left out."""
-    columns = {
-        "row": [_label(row, titles) for row in rows],
-        "accuracy, %": [_accuracy(row["test_accuracy"]) for row in rows],
-        "min–max": [_range(row["test_accuracy"]) for row in rows],
-        "paper, %": [_published(row["published"], sources=titles) for row in rows],
+    metrics = {row["headline"]: row["metrics"][0] for row in rows}
+    columns = {"row": [_label(row, titles) for row in rows]}
+    for name, metric in metrics.items():
+        columns[_head(metric)] = [_value(row.get(f"test_{name}"), metric) for row in rows]
+        columns["min–max"] = [_range(_found(row), row["metrics"][0]) for row in rows]
+        columns[f"paper, {metric['unit']}"] = [_published(row["published"], name, sources=titles) for row in rows]
+    columns |= {
         "params": [_number(row["params"]) for row in rows],
         "MACs": [_number(row["macs"]) for row in rows],
         "img/s": [_plain(row["train_images_per_s"], 0) for row in rows],
         "ms/img": [_plain(row["ms_per_image"], 3) for row in rows],
     }
     kept = {
-        head: cells for head, cells in columns.items() if head not in ("min–max", "paper, %") or set(cells) != {"–"}
+        head: cells
+        for head, cells in columns.items()
+        if not head.startswith(("min–max", "paper")) or set(cells) != {"–"}
     }
     return list(kept), [list(line) for line in zip(*kept.values(), strict=True)]
 
 
+def _metrics_table(rows: Sequence[Mapping[str, Any]], *, titles: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Every metric of rows whose task has several, with the published number in brackets."""
+    metrics = {metric["name"]: metric for row in rows for metric in row["metrics"] if len(row["metrics"]) > 1}
+    lines = []
+    for row in rows if metrics else ():
+        cells = []
+        for name, metric in metrics.items():
+            printed = _published(row["published"], name)
+            cells.append(_value(row.get(f"test_{name}"), metric) + (f" [{printed}]" if printed != "–" else ""))
+        lines.append([_label(row, titles), *cells])
+    return ["row", *(_head(metric) for metric in metrics.values())], lines
+
+
 def _pace_table(rows: Sequence[Mapping[str, Any]], *, titles: bool = False) -> tuple[list[str], list[list[str]]]:
-    """How soon each row came where: a column for each loss that a recipe states, and one for the accuracy."""
-    timed = [row for row in rows if any(row["pace"][key] for key in ("loss", "accuracy"))]
+    """How soon each row came where: a column for each loss that a recipe states, and one for the headline."""
+    timed = [row for row in rows if any(row["pace"][key] for key in ("loss", row["headline"]))]
     targets = sorted({row["pace"]["target_loss"] for row in timed if row["pace"]["target_loss"] is not None})
     heads = ["row", *(f"loss < {target:g} after" for target in targets), "within 1 point after"]
     lines = []
     for row in timed:
-        pace, n = row["pace"], row["test_accuracy"]["n"]
+        pace, n = row["pace"], _found(row)["n"]
         losses = [_reached(pace["loss"], n) if pace["target_loss"] == target else "–" for target in targets]
-        lines.append([_label(row, titles), *losses, _reached(pace["accuracy"], n)])
+        lines.append([_label(row, titles), *losses, _reached(pace[row["headline"]], n)])
     return heads, lines
 
 
@@ -168,34 +186,51 @@ def _marks(row: Mapping[str, Any]) -> list[str]:
     return ["quick"] if row["quick"] else ["changed"] if row["differs"] else []
 
 
-def _accuracy(found: Mapping[str, Any]) -> str:
+def _found(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a row's runs came to in its headline."""
+    return row[f"test_{row['headline']}"]
+
+
+def _head(metric: Mapping[str, Any]) -> str:
+    """accuracy, % and the like."""
+    return f"{metric['title']}, {metric['unit']}" if metric["unit"] else metric["title"]
+
+
+def _scale(metric: Mapping[str, Any]) -> float:
+    return 100.0 if metric["unit"] == "%" else 1.0
+
+
+def _value(found: Mapping[str, Any] | None, metric: Mapping[str, Any]) -> str:
     """97.40 (95.6–98.5), or 97.40 ± 0.12 over several seeds or over the epochs of one."""
-    if found["mean"] is None:
+    if not found or found["mean"] is None:
         return "–"
-    text = f"{100 * found['mean']:.2f}"
+    scale = _scale(metric)
+    text = f"{scale * found['mean']:.2f}"
     spread = found["std"] if found["std"] is not None else found["std_of_epochs"]
     if spread is not None:
-        return f"{text} ± {100 * spread:.2f}"
+        return f"{text} ± {scale * spread:.2f}"
     if found["interval"]:
         text += " ({:.1f}–{:.1f})".format(*(100 * limit for limit in found["interval"]))
     return text
 
 
-def _range(found: Mapping[str, Any]) -> str:
-    return f"{100 * found['min']:.2f}–{100 * found['max']:.2f}" if found["n"] > 1 else "–"
+def _range(found: Mapping[str, Any], metric: Mapping[str, Any]) -> str:
+    scale = _scale(metric)
+    return f"{scale * found['min']:.2f}–{scale * found['max']:.2f}" if found["n"] > 1 else "–"
 
 
-def _published(published: Mapping[str, Any] | None, *, sources: bool = False) -> str:
-    if not published:
+def _published(published: Mapping[str, Any] | None, name: str, *, sources: bool = False) -> str:
+    if not published or published.get(name) is None:
         return "–"
-    text = f"{published['accuracy']:.2f}" + (f" ± {published['std']:.2f}" if published["std"] is not None else "")
+    std = published["stds"].get(name) if "stds" in published else published["std"]
+    text = f"{published[name]:.2f}" + (f" ± {std:.2f}" if std is not None else "")
     about = _about_published(published)
     return f"{text} ({about})" if sources and about else text
 
 
 def _about_published(published: Mapping[str, Any]) -> str:
     """Seeds, source, and the error where the paper printed that."""
-    error = f"printed as error {published['error']:g}" if published["error"] is not None else ""
+    error = f"printed as error {published['error']:g}" if published.get("error") is not None else ""
     return " · ".join(filter(None, [published["n"] and f"n = {published['n']}", published["source"], error]))
 
 
@@ -225,52 +260,67 @@ def _plain(value: float | None, digits: int) -> str:
 
 def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a reader must know about the numbers."""
-    counts = {row["test_accuracy"]["n"] for row in rows}
+    counts = {_found(row)["n"] for row in rows}
+    titles = dict.fromkeys(row["metrics"][0]["title"] for row in rows)
+    title = " or ".join(titles)
+    capital = title.capitalize() if title.islower() else title
     notes = []
-    if 1 in counts:
+    if 1 in counts and not any(_found(row)["interval"] for row in rows):
+        notes.append(
+            "One seed (n = 1): how far seeds lie apart is not known from one, so these rows are in no order of merit."
+        )
+    elif 1 in counts:
         notes.append(
             "One seed (n = 1): the range beside it is the 95 % interval that the size of the test set leaves (Wilson). "
             "How far seeds lie apart is not known from one, so these rows are in no order of merit."
         )
     if any(n > 1 for n in counts):
         notes.append("Several seeds: mean ± standard deviation over them.")
-    statistics = {json.dumps(row["statistic"]): row["statistic"] for row in rows if row["test_accuracy"]["n"]}
+    statistics = {json.dumps(row["statistic"]): row["statistic"] for row in rows if _found(row)["n"]}
     for kind in statistics.values():
         if kind == "best":
-            notes.append("Accuracy of the best epoch of each run, chosen on the test images, as the recipe states.")
+            notes.append(f"{capital} of the best epoch of each run, chosen on the test images, as the recipe states.")
         elif isinstance(kind, dict):
             alone = "; ± of a single run is over these epochs" if 1 in counts else ""
-            notes.append(f"Accuracy is the mean of the last {kind['mean_of_last']} epochs of each run{alone}.")
+            notes.append(f"{capital} is the mean of the last {kind['mean_of_last']} epochs of each run{alone}.")
     if any(row["quick"] for row in rows):
         notes.append("Quick rows see a part of the data or of the epochs: not comparable with published numbers.")
     for differs in dict.fromkeys(tuple(row["differs"]) for row in rows if row["differs"]):
         names = ", ".join(row["name"] for row in rows if tuple(row["differs"]) == differs)
         notes.append(f"Differs from the table's own experiment ({names}): {'; '.join(differs)}.")
-    if any(row["pace"]["accuracy"] for row in rows):
+    if any(row["pace"][row["headline"]] for row in rows):
         below = "the training loss stays below the value, and until " if any(r["pace"]["loss"] for r in rows) else ""
-        near = "the test accuracy is within one point of its last value"
+        near = f"the test {title} is within one point of its last value"
         notes.append(f"After: epochs and seconds of the run until {below}{near}; the median over seeds.")
     partial: dict[str, list[str]] = {}
     for row in rows:
-        done = row["test_accuracy"]["n"]
+        done = _found(row)["n"]
         if row["seeds"] and 0 < done < row["seeds"]:
             partial.setdefault(f"{done} of {row['seeds']} seeds", []).append(row["name"])
     notes += [f"{seeds}: {', '.join(names)}." for seeds, names in partial.items()]
+    if any(row["published"] and len(row["metrics"]) > 1 for row in rows):
+        notes.append("Beside a metric, in square brackets: the published number.")
     for row in rows:
         if row["against"]:
-            notes.append(f"{row['name']}: {_verdict(row['against'], row['test_accuracy'])}.")
+            notes.append(f"{row['name']}: {_verdict(row)}.")
         notes += [f"{run['folder']} is {run['state']}: {run['problem']}" for run in row["runs"] if run["problem"]]
     return notes
 
 
-def _verdict(against: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+def _verdict(row: Mapping[str, Any]) -> str:
     """+1.01 points against conv; even the worst run (78.30) beats its mean."""
-    text = f"{against['points']:+.2f} points against {against['baseline']}"
+    against, found, metric = row["against"], _found(row), row["metrics"][0]
+    text = f"{against['points']:+.2f} {_step(metric)} against {against['baseline']}"
     if against["worst_beats"] is None:
         return text
-    worst = f"({100 * found['min']:.2f})"
+    worst = f"({_scale(metric) * found['min' if metric['higher_is_better'] else 'max']:.2f})"
     beats = f"even the worst run {worst} beats" if against["worst_beats"] else f"the worst run {worst} does not beat"
     return f"{text}; {beats} its mean"
+
+
+def _step(metric: Mapping[str, Any]) -> str:
+    """What a difference is counted in."""
+    return "points" if metric["unit"] == "%" else metric["unit"] or metric["title"]
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------
@@ -283,18 +333,23 @@ def _html(out: Path, rows: list[dict[str, Any]]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=_number, plain=_plain, accuracy=_accuracy, published=_published)
+    environment.filters.update(number=_number, plain=_plain, value=_value, published=_published)
     environment.filters.update(about=_about_published)
     drawn = pictures(out, rows)
     intervals = _intervals(rows)
+    metrics = {metric["name"]: metric | {"head": _head(metric)} for row in rows for metric in row["metrics"]}
     return environment.from_string(template).render(
         name=out.resolve().name,
         rows=[
             row
             | {"marks": _marks(row)}
+            | {"found": _found(row), "metric": row["metrics"][0]}
             | {"color": k % 8, "interval": intervals[k], "about": _about(out, row), "pictures": drawn["rows"][k]}
             for k, row in enumerate(rows)
         ],
+        metrics=metrics,
+        head=" or ".join(dict.fromkeys(_head(row["metrics"][0]) for row in rows)),
+        step=" or ".join(dict.fromkeys(_step(row["metrics"][0]) for row in rows)),
         notes=_notes(rows),
         summary=_summary(rows),
         axis=next((interval["axis"] for interval in intervals if interval), ""),
@@ -348,18 +403,27 @@ def _flow(spec: Mapping[str, Any] | None) -> str:
 
 
 def _intervals(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | None]:
-    """Where each row's accuracy, its interval and the published number lie on one axis from 0 to 100."""
+    """Where each row's headline, its interval and the published number lie on one axis, of shares within 0 to 100."""
     spans = []
+    units = {row["metrics"][0]["unit"] for row in rows}
+    if len(units) > 1:
+        return [None] * len(rows)
+    scale = _scale(rows[0]["metrics"][0])
     for row in rows:
-        found, published = row["test_accuracy"], row["published"]
+        found, published = _found(row), row["published"]
         low, high = found["interval"] or (found["min"], found["max"])
-        spans.append([low, high, published["accuracy"] / 100 if published else None])
+        printed = published.get(row["headline"]) if published else None
+        spans.append([low, high, None if printed is None else printed / scale])
     values = [value for span in spans for value in span if value is not None]
     if not values:
         return [None] * len(rows)
     start, end = min(values), max(values)
     margin = max(0.08 * (end - start), 0.001)
-    start, end = max(0.0, start - margin), min(1.0, end + margin)
+    start, end = start - margin, end + margin
+    if scale == 100:
+        start, end = max(0.0, start), min(1.0, end)
+
+    units_shown = " ".join(units)
 
     def place(value: float | None) -> float | None:
         return None if value is None else round(100 * (value - start) / (end - start), 2)
@@ -368,9 +432,9 @@ def _intervals(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | None]
         {
             "low": place(low),
             "high": place(high),
-            "points": [place(run["test_accuracy"]) for run in row["runs"] if run["state"] == "finished"],
+            "points": [place(run[row["headline"]]) for run in row["runs"] if run["state"] == "finished"],
             "published": place(published),
-            "axis": f"{100 * start:.1f} to {100 * end:.1f} %",
+            "axis": f"{scale * start:.1f} to {scale * end:.1f} {units_shown}".strip(),
         }
         for row, (low, high, published) in zip(rows, spans, strict=True)
     ]

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from foveal.training.recipe import Quoted, Recipe, load_recipe, load_row
-from foveal.training.tasks import wilson_interval
+from foveal.training.contract import Metric
+from foveal.training.recipe import Published, Quoted, Recipe, load_recipe, load_row
+from foveal.training.tasks import Classification, create_task, wilson_interval
 
-_WITHIN = 0.01  # of the final accuracy: one point
-_OF_THE_RECIPE = ("title", "note", "row", "published", "table", "name", "statistic", "differs")
+_WITHIN = 0.01  # of the final share: one point
+_OF_THE_RECIPE = ("title", "note", "row", "published", "table", "name", "statistic", "differs", "task")
 
 
 def table(out: str | Path) -> list[dict[str, Any]]:
@@ -24,18 +25,20 @@ def table(out: str | Path) -> list[dict[str, Any]]:
 
     A row has ``name``, ``title``, ``note``, ``seeds``, ``statistic``, ``quick`` and ``differs`` of its recipe, and
 
+    - ``metrics``: what the task is judged by, each with ``name``, ``title``, ``unit`` and ``higher_is_better``; the first
+      is the ``headline``, for classification the accuracy;
     - ``published``: in percent, as papers print it (``accuracy`` is 100 - ``error`` where that was printed); None where
       it is not known or the row is not the published experiment; ``quoted`` is true where there is nothing else;
-    - ``test_accuracy``: ``mean``, ``std`` (None with one seed), ``min``, ``max`` and ``n`` over the seeds of the number
-      that ``statistic`` names, from 0 to 1; with one seed ``interval`` (Wilson, 95 %), or, where the number is a mean of
-      epochs, ``std_of_epochs``;
-    - ``against``: the ``baseline``, by how many ``points`` the mean lies above the baseline's, and, with several seeds of
-      each, whether the ``worst_beats`` that mean; None where there is nothing to compare;
+    - ``test_<name>`` of each metric, such as ``test_accuracy``: ``mean``, ``std`` (None with one seed), ``min``, ``max``
+      and ``n`` over the seeds of the number that ``statistic`` names, shares from 0 to 1; with one seed ``interval``
+      (Wilson, 95 %, of what was counted), or, where the number is a mean of epochs, ``std_of_epochs``;
+    - ``against``: the ``baseline``, by how many ``points`` the headline's mean lies above the baseline's, and, with
+      several seeds of each, whether the ``worst_beats`` that mean; None where there is nothing to compare;
     - ``pace``: ``epochs`` and ``seconds`` (medians over seeds) until the training loss stays below ``target_loss``, and
-      until the test accuracy is within a point of its last value, and in how many ``runs`` it came to that;
+      until the headline is within a point of its last value, and in how many ``runs`` it came to that;
     - ``params``, ``macs``, ``conv_macs``, ``train_images_per_s`` and ``ms_per_image`` (median over seeds);
     - ``runs``, each with ``folder``, ``seed``, ``state`` ("finished", "unfinished" or "damaged"), ``problem``,
-      ``environment``, ``accuracy``, ``interval`` and what its result.json holds.
+      ``environment``, a value of each metric such as ``accuracy``, ``interval`` and what its result.json holds.
 
     Args:
         out: the folder with NAME/seedK/ in it.
@@ -102,7 +105,8 @@ def _row(name: str, folders: Sequence[Path]) -> dict[str, Any]:
     runs = sorted((_run(path) for path in folders), key=lambda run: (run["seed"] is None, run["seed"], run["folder"]))
     recipe = next((found for found in map(recipe_of, sorted(folders)) if found), None)
     finished = [run for run in runs if run["state"] == "finished"]
-    accuracies = [run["accuracy"] for run in finished]
+    metrics = recipe.make_task().metrics if recipe else Classification.metrics
+    headline = metrics[0].name
     alone = finished[0] if len(finished) == 1 else {}
     quick = any(run.get("quick") for run in finished) or bool(recipe and recipe.is_quick)
     published = recipe.comparable if recipe and not quick else None
@@ -114,24 +118,19 @@ def _row(name: str, folders: Sequence[Path]) -> dict[str, Any]:
         "seeds": recipe.seeds if recipe else None,
         "statistic": recipe.statistic if recipe else None,
         "baseline": recipe.baseline if recipe else None,
-        "published": {**published.model_dump(), "accuracy": published.percent} if published else None,
+        "published": _printed(published) if published else None,
         "quoted": False,
         "quick": quick,
         "differs": recipe.differs if recipe else [],
-        "test_accuracy": {
-            "mean": statistics.fmean(accuracies) if accuracies else None,
-            "std": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
-            "min": min(accuracies, default=None),
-            "max": max(accuracies, default=None),
-            "n": len(accuracies),
-            "interval": alone.get("interval"),
-            "std_of_epochs": alone.get("std_of_epochs"),
-        },
+        "headline": headline,
+        "metrics": [_about_metric(metric) for metric in metrics],
+        **{f"test_{metric.name}": _over_seeds([run.get(metric.name) for run in finished]) for metric in metrics},
         "pace": {
             "target_loss": recipe.target_loss if recipe else None,
-            **{key: _median([run["pace"][key] for run in finished]) for key in ("loss", "accuracy")},
+            **{key: _median([run["pace"][key] for run in finished]) for key in ("loss", headline)},
         },
     }
+    row[f"test_{headline}"] |= {key: alone.get(key) for key in ("interval", "std_of_epochs")}
     for key in ("params", "macs", "conv_macs"):
         row[key] = next((run[key] for run in finished if run.get(key) is not None), None)
     for key in ("train_images_per_s", "ms_per_image"):
@@ -140,15 +139,51 @@ def _row(name: str, folders: Sequence[Path]) -> dict[str, Any]:
     return row | {"runs": runs}
 
 
+def _about_metric(metric: Metric) -> dict[str, Any]:
+    """What a reader of JSON must know about a metric."""
+    return {key: getattr(metric, key) for key in ("name", "title", "unit", "higher_is_better")}
+
+
+def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
+    """One metric of a row; seeds where it is not defined are left out."""
+    known = [value for value in values if value is not None]
+    return {
+        "mean": statistics.fmean(known) if known else None,
+        "std": statistics.stdev(known) if len(known) > 1 else None,
+        "min": min(known, default=None),
+        "max": max(known, default=None),
+        "n": len(known),
+        "interval": None,
+        "std_of_epochs": None,
+    }
+
+
+def _printed(published: Published) -> dict[str, Any]:
+    """Published numbers by metric; `stds` holds deviations where a task has several metrics."""
+    numbers = published.numbers()
+    found = {**published.model_dump(), **{name: value for name, (value, _) in numbers.items()}}
+    if published.model_extra:
+        for key in ("accuracy", "error", "std"):
+            if key not in numbers:
+                del found[key]
+        found["stds"] = {name: std for name, (_, std) in numbers.items() if std is not None}
+    return found
+
+
 def _quoted(path: Path) -> dict[str, Any] | None:
     """A row that is published only, or None where the file is something else."""
     with contextlib.suppress(OSError, ValueError):
         found = load_row(path)
         if isinstance(found, Quoted):
+            metrics = create_task(**found.task.model_dump()).metrics
             return {
                 **_row(path.parent.name, []),
+                "headline": metrics[0].name,
+                "metrics": [_about_metric(metric) for metric in metrics],
+                **{f"test_{metric.name}": _over_seeds([]) for metric in metrics},
+                "pace": {"target_loss": None, "loss": None, metrics[0].name: None},
                 **{"title": found.title, "note": found.note, "row": found.row, "quoted": True},
-                "published": {**found.published.model_dump(), "accuracy": found.published.percent},
+                "published": _printed(found.published),
             }
     return None
 
@@ -160,14 +195,18 @@ def _against(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[
     baseline = next((other for form in forms for other in rows if other["name"] == form), None)
     if named is None or baseline is None or baseline is row:
         return None
-    mine, theirs = row["test_accuracy"], baseline["test_accuracy"]
+    headline = row["metrics"][0]
+    if baseline["headline"] != headline["name"]:
+        return None
+    mine, theirs = (each[f"test_{headline['name']}"] for each in (row, baseline))
     if mine["mean"] is None or theirs["mean"] is None:
         return None
     several = mine["n"] > 1 and theirs["n"] > 1
+    beats = mine["min"] > theirs["mean"] if headline["higher_is_better"] else mine["max"] < theirs["mean"]
     return {
         "baseline": baseline["name"],
-        "points": 100 * (mine["mean"] - theirs["mean"]),
-        "worst_beats": mine["min"] > theirs["mean"] if several else None,
+        "points": (100 if headline["unit"] == "%" else 1) * (mine["mean"] - theirs["mean"]),
+        "worst_beats": beats if several else None,
     }
 
 
@@ -201,41 +240,64 @@ def _run(folder: Path) -> dict[str, Any]:
         recipe = load_recipe(folder / "recipe.yaml")
         with contextlib.suppress(FileNotFoundError):
             run["environment"] = _object(folder / "environment.json")
-        lines = metrics(folder)
+        lines = metrics_of(folder)
         epochs = [line["epoch"] for line in lines]
         if not (folder / "result.json").exists():
             done = f"{len(epochs)} of {recipe.train.epochs} epochs"
             return run | {"state": "unfinished", "problem": f"{done}; run the same command to go on"}
         result = _object(folder / "result.json")
-        accuracy = result.get("test_accuracy")
-        if not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
-            raise ValueError(f"result.json: test_accuracy must be a number from 0 to 1, got {accuracy!r}")
-        run |= _by_statistic(recipe.statistic, result, lines)
-        run["pace"] = {"loss": _stays_below(lines, recipe.target_loss), "accuracy": _is_near_its_end(lines)}
+        metrics = recipe.make_task().metrics
+        _check_number(metrics[0], result)
+        run |= _by_statistic(recipe.statistic, metrics, result, lines)
+        near = _is_near_its_end(lines, metrics[0]) if metrics[0].unit == "%" else None
+        run["pace"] = {"loss": _stays_below(lines, recipe.target_loss), metrics[0].name: near}
         return {k: v for k, v in result.items() if k not in _OF_THE_RECIPE} | run
     except (OSError, ValueError, KeyError, TypeError) as error:
         return run | {"state": "damaged", "problem": one_line(error)}
 
 
+def _check_number(headline: Metric, result: Mapping[str, Any]) -> None:
+    """Refuse a result without its number."""
+    value = result.get(f"test_{headline.name}")
+    is_share = headline.unit == "%"
+    if not isinstance(value, int | float) or (is_share and not 0 <= value <= 1):
+        rule = "must be a number from 0 to 1" if is_share else "must be a number"
+        raise ValueError(f"result.json: test_{headline.name} {rule}, got {value!r}")
+
+
 def _by_statistic(
-    statistic: str | Mapping[str, int], result: Mapping[str, Any], lines: Sequence[Mapping[str, float | None]]
+    statistic: str | Mapping[str, int],
+    metrics: Sequence[Metric],
+    result: Mapping[str, Any],
+    lines: Sequence[Mapping[str, float | None]],
 ) -> dict[str, Any]:
-    """The run's number, and how sure it is."""
-    measured = [accuracy for m in lines if (accuracy := m.get("test_accuracy")) is not None]
+    """The run's numbers, and how sure the headline is."""
+    headline = metrics[0]
+    key = f"test_{headline.name}"
+    measured = [line for line in lines if line.get(key) is not None]
     if isinstance(statistic, Mapping):
         last = measured[-statistic["mean_of_last"] :]
         if len(last) < statistic["mean_of_last"]:
             raise ValueError(f"metrics.csv has {len(last)} measured epochs; its number is the mean of {statistic}")
-        spread = statistics.stdev(last) if len(last) > 1 else None
-        return {"accuracy": statistics.fmean(last), "std_of_epochs": spread}
-    accuracy = max([result["test_accuracy"], *measured]) if statistic == "best" else result["test_accuracy"]
+        columns = {
+            metric.name: [value for line in last if (value := line.get(f"test_{metric.name}")) is not None]
+            for metric in metrics
+        }
+        values = columns[headline.name]
+        spread = statistics.stdev(values) if len(values) > 1 else None
+        means = {name: statistics.fmean(found) if found else None for name, found in columns.items()}
+        return {**means, "std_of_epochs": spread}
+    chosen: Mapping[str, Any] = result
+    if statistic == "best":
+        candidates = [result, *measured]
+        best = headline.best(line[key] for line in candidates)
+        chosen = next(line for line in candidates if line[key] == best)
+    found = {metric.name: chosen.get(f"test_{metric.name}") for metric in metrics}
     correct, n = result.get("test_correct"), result.get("test_n")
     if not isinstance(correct, int) or not isinstance(n, int):
-        return {"accuracy": accuracy}
-    return {
-        "accuracy": accuracy,
-        "interval": wilson_interval(round(accuracy * n) if statistic == "best" else correct, n),
-    }
+        return found
+    share = found[headline.name] or 0.0
+    return {**found, "interval": wilson_interval(round(share * n) if statistic == "best" else correct, n)}
 
 
 def _stays_below(lines: Sequence[Mapping[str, Any]], target: float | None) -> dict[str, Any] | None:
@@ -249,12 +311,11 @@ def _stays_below(lines: Sequence[Mapping[str, Any]], target: float | None) -> di
     return _moment(first)
 
 
-def _is_near_its_end(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Where the test accuracy first comes within a point of its last value."""
-    measured = [line for line in lines if line.get("test_accuracy") is not None]
-    return _moment(
-        next((m for m in measured if m["test_accuracy"] >= measured[-1]["test_accuracy"] - _WITHIN - 1e-9), None)
-    )
+def _is_near_its_end(lines: Sequence[Mapping[str, Any]], metric: Metric) -> dict[str, Any] | None:
+    """Where a share first comes within a point of its last test value."""
+    sign, key = 1 if metric.higher_is_better else -1, f"test_{metric.name}"
+    measured = [line for line in lines if line.get(key) is not None]
+    return _moment(next((m for m in measured if sign * (m[key] - measured[-1][key]) >= -_WITHIN - 1e-9), None))
 
 
 def _moment(line: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -284,7 +345,7 @@ def _object(path: Path) -> dict[str, Any]:
     return content
 
 
-def metrics(folder: Path) -> list[dict[str, float | None]]:
+def metrics_of(folder: Path) -> list[dict[str, float | None]]:
     """The lines of a run's metrics.csv, empty cells as None.
 
     Raises:

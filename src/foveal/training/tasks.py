@@ -1,13 +1,24 @@
-"""Tasks: a task is a loss and the metrics that are read from the same outputs."""
+"""Tasks by name, and classification: a task is a loss and the metrics that are read from the same outputs."""
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from foveal.data import FolderSet, ImageSet, Preset, batches, create_dataset, preset
+from foveal.training.contract import Metric, Task, augmentation
+from foveal.training.segmentation import Segmentation, Vessels
+
+if TYPE_CHECKING:
+    from foveal.training.recipe import Data
 
 
 @dataclass(frozen=True)
@@ -26,21 +37,107 @@ class Classification:
 
     label_smoothing: float = 0.0
 
-    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The training loss of Tensor[N, classes] against int64 Tensor[N], a scalar."""
-        return F.cross_entropy(outputs.float(), labels, label_smoothing=self.label_smoothing)
+    metrics = (Metric("accuracy", "accuracy"),)
 
-    def count(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def outputs(self, classes: Sequence[str]) -> int:
+        """One score for each class."""
+        return len(classes)
+
+    def load(self, data: Data, split: str, root: str | None) -> tuple[ImageSet | FolderSet, Preset]:
+        """One split of a set of labelled images, or of the part of it that `limit` or `fraction` leaves."""
+        dataset = create_dataset(data.name, split, root=root, download=data.download)
+        limit = data.limit if data.fraction is None else max(1, round(data.fraction * len(dataset)))
+        if limit is not None and limit < len(dataset):
+            dataset = _subset(dataset, limit)
+        given = {key: value for key in ("size", "resize") if (value := getattr(data, key)) is not None}
+        return dataset, preset(data.name, **given, **augmentation(data, ("pad", "crop", "flip", "cutout")))
+
+    def batches(
+        self,
+        dataset: ImageSet | FolderSet,
+        preparation: Preset,
+        *,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        train: bool,
+        device: str | torch.device,
+        workers: int,
+        start_batch: int = 0,
+    ) -> Iterable[tuple[Tensor, Tensor]]:
+        """One epoch of images float32 Tensor[B, C, H, W] and labels int64 Tensor[B]."""
+        return batches(
+            dataset,
+            batch_size=batch_size,
+            seed=seed,
+            epoch=epoch,
+            train=train,
+            preset=preparation,
+            device=device,
+            workers=workers,
+            start_batch=start_batch,
+        )
+
+    def forward(self, network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Scores, Tensor[B, classes]."""
+        return network(inputs)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The training loss of Tensor[N, classes] against int64 Tensor[N], a scalar."""
+        return F.cross_entropy(outputs.float(), targets, label_smoothing=self.label_smoothing)
+
+    def count(self, outputs: Tensor, targets: Tensor, *, train: bool = False) -> Tensor:
         """Sums over a batch, to be added up over batches: float64 (loss without smoothing, correct, images)."""
         outputs = outputs.detach().float()
-        loss = F.cross_entropy(outputs, labels, reduction="sum")
-        correct = (outputs.argmax(1) == labels).sum()
-        return torch.stack([loss.double(), correct.double(), torch.full_like(loss, len(labels)).double()])
+        loss = F.cross_entropy(outputs, targets, reduction="sum")
+        correct = (outputs.argmax(1) == targets).sum()
+        return torch.stack([loss.double(), correct.double(), torch.full_like(loss, len(targets)).double()])
 
     def summary(self, totals: Tensor) -> dict[str, float]:
         """The metrics of summed counts: ``loss``, ``accuracy`` (0 to 1), ``correct`` and ``n``."""
         loss, correct, n = totals.tolist()
         return {"loss": loss / max(n, 1), "accuracy": correct / max(n, 1), "correct": int(correct), "n": int(n)}
+
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "classification": Classification,
+    "segmentation": Segmentation,
+    "vessels": Vessels,
+}
+"""Tasks by the name that a recipe gives."""
+
+
+def create_task(name: str, **keywords: Any) -> Task:
+    """A task by its name.
+
+    Args:
+        name: one of ``TASKS``.
+        keywords: the task's own.
+
+    Raises:
+        ValueError: an unknown name or keyword, or a value that breaks its rule.
+
+    Example:
+        >>> create_task("classification", label_smoothing=0.1)
+        Classification(label_smoothing=0.1)
+    """
+    if name not in TASKS:
+        near = difflib.get_close_matches(str(name), TASKS, n=1)
+        cure = f"did you mean {near[0]}?" if near else f"valid are {', '.join(TASKS)}"
+        raise ValueError(f"name must be that of a task; got {name!r}, {cure}")
+    takes = [field.name for field in dataclasses.fields(TASKS[name])]  # type: ignore[arg-type]
+    for keyword in keywords.keys() - set(takes):
+        raise ValueError(f"the task {name} has no key {keyword!r}; it has {', '.join(takes)}")
+    return TASKS[name](**keywords)
+
+
+def _subset(dataset: ImageSet | FolderSet, limit: int) -> ImageSet | FolderSet:
+    """Some images of a set, drawn from all of it, in its order."""
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:limit].sort().values
+    labels = dataset.labels[order]
+    if isinstance(dataset, ImageSet):
+        return dataclasses.replace(dataset, images=dataset.images[order], labels=labels)
+    return dataclasses.replace(dataset, paths=tuple(dataset.paths[index] for index in order.tolist()), labels=labels)
 
 
 def wilson_interval(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:

@@ -1,0 +1,290 @@
+"""Sets of images with a mask of classes each: PASCAL VOC, DRIVE, drawn shapes, and folders of your own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from foveal.data.datasets import nearest
+from foveal.data.images import SUFFIXES, decode
+from foveal.data.synthetic import SHAPES, draw_shapes
+
+IGNORE = 255
+"""The value of pixels that belong to no class and are not looked at."""
+
+_VOC = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+_NAMES = ("voc", "voc_aug", "drive", "shapes_masks", "masks")
+
+
+@dataclass(frozen=True, eq=False)
+class MaskSet(Dataset[tuple[Tensor, Tensor, Tensor | None]]):
+    """Images with their masks, from files that are read when asked for, or in memory.
+
+    Args:
+        name: of the set.
+        split: "train" or "test".
+        images: files, or uint8 Tensor[N, 3, H, W].
+        masks: files, or uint8 Tensor[N, H, W]; values index ``classes``, 255 is ignored.
+        fields: files of the fields of view, where there are any: what lies outside is no part of the examination.
+        classes: names of the values.
+        binary: masks are pictures of two gray levels, and stand for 0 and 1.
+    """
+
+    name: str
+    split: str
+    images: Sequence[Path] | Tensor
+    masks: Sequence[Path] | Tensor
+    fields: Sequence[Path] | None
+    classes: tuple[str, ...]
+    binary: bool = False
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The image uint8 Tensor[3, H, W], the mask uint8 Tensor[H, W], the field of view bool Tensor[H, W] or None."""
+        image, mask = self.images[index], self.masks[index]
+        if isinstance(image, Tensor) and isinstance(mask, Tensor):
+            return image, mask, None
+        pixels = decode(image)  # type: ignore[arg-type]
+        truth = read_mask(mask, binary=self.binary)  # type: ignore[arg-type]
+        field = None if self.fields is None else read_mask(self.fields[index], binary=True).bool()
+        for what, place in ((truth, mask), (field, self.fields and self.fields[index])):
+            if what is not None and what.shape != pixels.shape[1:]:
+                raise ValueError(
+                    f"{place}: a mask must have the size of its image; got {what.shape[0]} x {what.shape[1]}, and "
+                    f"{pixels.shape[1]} x {pixels.shape[2]} of {image}"
+                )
+        wrong = truth[(truth >= len(self.classes)) & (truth != IGNORE)]
+        if len(wrong):
+            raise ValueError(
+                f"{mask}: values must be below the number of classes, {len(self.classes)}, or {IGNORE} where nothing is "
+                f"said; got {int(wrong.max())}. Renumber them, or name all classes in classes.txt"
+            )
+        return pixels, truth, field
+
+    def subset(self, indices: Sequence[int]) -> MaskSet:
+        """The same set with some of its images."""
+
+        def some(all_of_them: Any) -> Any:
+            if all_of_them is None or isinstance(all_of_them, Tensor):
+                return None if all_of_them is None else all_of_them[list(indices)]
+            return tuple(all_of_them[index] for index in indices)
+
+        return dataclasses.replace(self, images=some(self.images), masks=some(self.masks), fields=some(self.fields))
+
+
+def read_mask(path: Path, *, binary: bool = False) -> Tensor:
+    """Read a mask: one whole number from 0 to 255 for each pixel, uint8 Tensor[H, W].
+
+    Palette images give their indices, as VOC's do. With ``binary`` it is a picture in black and white, and gives 0 and 1.
+
+    Raises:
+        ValueError: it cannot be read, or has colours or larger numbers; the message names file and cure.
+        ImportError: Pillow is missing.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError("image files need Pillow: pip install 'foveal[train]'") from error
+    if path.suffix == ".mat":
+        return _read_sbd(path)
+    try:
+        with Image.open(path) as file:
+            file.load()
+            mode = file.mode
+            if binary:
+                gray = np.asarray(file.convert("L") if not mode.startswith("I") else file).astype(np.int64)
+                return torch.from_numpy((gray > (gray.max() // 2 if gray.max() > 1 else 0)).astype(np.uint8))
+            if mode == "LA":
+                values = np.asarray(file.getchannel("L")).astype(np.int64)
+            elif mode not in ("1", "L", "P") and not mode.startswith("I"):
+                raise ValueError(
+                    f"colours ({mode}) in place of one number for each pixel; store the numbers as gray or palette"
+                )
+            else:
+                values = np.asarray(file).astype(np.int64)
+    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: cannot be read as a mask ({error})") from error
+    if values.min() < 0 or values.max() > 255:
+        raise ValueError(
+            f"{path}: values of a mask must be from 0 to 255; got {values.max()}. Store classes, not gray levels"
+        )
+    return torch.from_numpy(values.astype(np.uint8))
+
+
+def _read_sbd(path: Path) -> Tensor:
+    """The class mask of one of SBD's MATLAB files."""
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise ImportError("SBD's .mat files need scipy: pip install scipy") from error
+    try:
+        values = loadmat(path)["GTcls"][0]["Segmentation"][0]
+    except Exception as error:
+        raise ValueError(f"{path}: cannot be read as a mask of SBD ({error})") from error
+    return torch.from_numpy(values.astype(np.uint8))
+
+
+def list_mask_datasets() -> list[str]:
+    """The names that ``create_mask_dataset`` knows."""
+    return list(_NAMES)
+
+
+def create_mask_dataset(name: str, split: str, root: str | Path | None = None, *, binary: bool = False) -> MaskSet:
+    """Open a set of images with masks.
+
+    - ``voc``: torchvision's layout, root/VOCdevkit/VOC2012/ with JPEGImages, SegmentationClass and
+      ImageSets/Segmentation; its "train" and, as the test split, "val".
+    - ``voc_aug``: "train" with the masks of SBD added (10,582 images): ImageSets/Segmentation/train_aug.txt with
+      SegmentationClassAug, or torchvision's SBD layout in root/sbd/ (img, cls, train.txt, val.txt) without VOC's "val".
+    - ``drive``: its original folders, root/training and root/test with images, 1st_manual and mask (the fields of view).
+      A download of today may come without test/1st_manual.
+    - ``shapes_masks``: 1,000 and 200 drawn images of 64x64; the classes are background and five shapes. No root.
+    - ``masks``: root/<split>/images/ and root/<split>/masks/ with one mask of the same name for each image; a folder
+      "val" stands for "test"; root/<split>/fields/ is optional, and so is root/classes.txt, one name a line.
+
+    Args:
+        name: one of ``list_mask_datasets()``.
+        split: "train" or "test".
+        root: the folder with the data.
+        binary: masks are pictures in black and white, of "background" and "object".
+
+    Raises:
+        FileNotFoundError: the data is not there; the message names path, expected layout and cure.
+        ValueError: an unknown name or split, or data that breaks a rule.
+
+    Example:
+        >>> shapes = create_mask_dataset("shapes_masks", "test")
+        >>> len(shapes), shapes.classes[:2], shapes[0][1].unique()
+        (200, ('background', 'disc'), tensor([0, 5], dtype=torch.uint8))
+    """
+    if name not in _NAMES:
+        raise ValueError(f"name must be that of a set with masks; got {name!r}, {nearest(name, _NAMES)}")
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
+    if name == "shapes_masks":
+        return _shapes(split, binary)
+    if root is None:
+        raise ValueError(f"root must be the folder of the data for {name!r}; got None")
+    if name == "drive":
+        return _drive(Path(root), split)
+    return _folder(Path(root), split, binary) if name == "masks" else _voc(Path(root), split, name == "voc_aug")
+
+
+def _shapes(split: str, binary: bool) -> MaskSet:
+    drawn = draw_shapes(1000 if split == "train" else 200, size=64, seed=("train", "test").index(split))
+    masks = (drawn.masks * (1 if binary else drawn.labels[:, None, None] + 1)).byte()
+    classes = ("background", "object") if binary else ("background", *SHAPES)
+    return MaskSet("shapes_masks", split, drawn.images, masks, None, classes)
+
+
+def _voc(root: Path, split: str, augmented: bool) -> MaskSet:
+    base = next(
+        (place for place in (root / "VOCdevkit/VOC2012", root / "VOC2012", root) if (place / "JPEGImages").is_dir()),
+        None,
+    )
+    if base is None:
+        raise FileNotFoundError(
+            f"{(root / 'VOCdevkit/VOC2012').absolute()} is not there; expected JPEGImages, SegmentationClass and "
+            "ImageSets/Segmentation in it, as torchvision.datasets.VOCSegmentation(root, download=True) leaves them"
+        )
+    lists = base / "ImageSets/Segmentation"
+    masks = base / "SegmentationClass"
+    names = _lines(lists / ("train.txt" if split == "train" else "val.txt"))
+    images = [base / f"JPEGImages/{name}.jpg" for name in names]
+    truth = [masks / f"{name}.png" for name in names]
+    if augmented and split == "train":
+        sbd = root / "sbd"
+        if (lists / "train_aug.txt").is_file():
+            names = _lines(lists / "train_aug.txt")
+            images = [base / f"JPEGImages/{name}.jpg" for name in names]
+            truth = [base / f"SegmentationClassAug/{name}.png" for name in names]
+        elif sbd.is_dir():
+            known = {*names, *_lines(lists / "val.txt")}
+            more = [name for part in ("train", "val") for name in _lines(sbd / f"{part}.txt") if name not in known]
+            images += [sbd / f"img/{name}.jpg" for name in more]
+            truth += [sbd / f"cls/{name}.mat" for name in more]
+        else:
+            raise FileNotFoundError(
+                f"{lists / 'train_aug.txt'} is not there, and {sbd} neither; voc_aug needs the list with "
+                "SegmentationClassAug, or SBD as torchvision.datasets.SBDataset(root/sbd, download=True) leaves it"
+            )
+    return MaskSet("voc", split, _there(images), _there(truth), None, _VOC)
+
+
+def _drive(root: Path, split: str) -> MaskSet:
+    base = root / ("training" if split == "train" else "test")
+    images = sorted((base / "images").glob("*.tif"))
+    if not images:
+        raise FileNotFoundError(
+            f"{(base / 'images').absolute()} holds no .tif; expected DRIVE's own folders, training/ and test/ with images, "
+            "1st_manual and mask (drive.grand-challenge.org)"
+        )
+    if not (base / "1st_manual").is_dir():
+        raise FileNotFoundError(
+            f"{(base / '1st_manual').absolute()} is not there: some downloads of DRIVE hold no truth of the test images; "
+            "take it from another copy"
+        )
+    numbers = [path.name[:2] for path in images]
+    masks = [base / f"1st_manual/{number}_manual1.gif" for number in numbers]
+    word = "training" if split == "train" else "test"
+    fields = [base / f"mask/{number}_{word}_mask.gif" for number in numbers]
+    return MaskSet("drive", split, images, _there(masks), _there(fields), ("background", "vessel"), binary=True)
+
+
+def _folder(root: Path, split: str, binary: bool) -> MaskSet:
+    base = root / split
+    if split == "test" and not base.is_dir() and (root / "val").is_dir():
+        base = root / "val"
+    if not (base / "images").is_dir() or not (base / "masks").is_dir():
+        raise FileNotFoundError(
+            f"{base.absolute()} must hold the folders images and masks, with one mask of the same name for each image"
+        )
+    images = sorted(path for path in (base / "images").iterdir() if path.suffix.lower() in SUFFIXES)
+    if not images:
+        raise ValueError(f"{base / 'images'}: there must be images ({', '.join(SUFFIXES)}) in it")
+
+    def partners(folder: Path) -> list[Path]:
+        files = {path.stem: path for path in folder.iterdir() if path.suffix.lower() in (*SUFFIXES, ".gif")}
+        alone = next((path for path in images if path.stem not in files), None)
+        if alone is not None:
+            raise ValueError(f"{alone}: there must be a mask of the same name in {folder}; add it, or remove the image")
+        return [files[path.stem] for path in images]
+
+    masks = partners(base / "masks")
+    fields = partners(base / "fields") if (base / "fields").is_dir() else None
+    if binary:
+        return MaskSet("masks", split, images, masks, fields, ("background", "object"), binary=True)
+    if (root / "classes.txt").is_file():
+        classes = tuple(_lines(root / "classes.txt"))
+    else:
+        highest = max(
+            int(values[values != IGNORE].max()) for path in masks if (values := read_mask(path)).lt(IGNORE).any()
+        )
+        classes = tuple(map(str, range(highest + 1)))
+    return MaskSet("masks", split, images, masks, fields, classes)
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.absolute()} is not there: it lists the images of the set, one name a line")
+    return path.read_text(encoding="utf-8").split()
+
+
+def _there(paths: Sequence[Path]) -> Sequence[Path]:
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{missing[0].absolute()} is not there (nor are {len(missing) - 1} others)")
+    return paths

@@ -1,0 +1,75 @@
+"""The optimiser of a recipe, its learning rate at every step, and averaged weights."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+
+import torch
+from torch import nn
+
+from foveal.training.recipe import Train
+
+
+def learning_rate(train: Train, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step (counted from 0 over all epochs).
+
+    Example:
+        >>> train = Train(epochs=4, batch_size=1, lr=0.1, schedule="step", milestones=[2])
+        >>> [round(learning_rate(train, step, 10), 3) for step in (0, 19, 20, 39)]
+        [0.1, 0.1, 0.01, 0.01]
+    """
+    warmup = train.warmup_epochs * steps_per_epoch
+    factor = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    if train.schedule == "step":
+        factor *= train.gamma ** sum(step >= milestone * steps_per_epoch for milestone in train.milestones)
+    elif train.schedule in ("cosine", "poly") and step >= warmup:
+        done = (step - warmup) / (train.epochs * steps_per_epoch - warmup)
+        factor *= (1 + math.cos(math.pi * done)) / 2 if train.schedule == "cosine" else (1 - done) ** train.power
+    return train.lr * factor
+
+
+def parameter_groups(model: nn.Module, train: Train) -> list[tuple[float, list[nn.Parameter]]]:
+    """The parameters that are trained, by the factor of their learning rate: `train.lr_factors`, first match wins.
+
+    Raises:
+        ValueError: a pattern is left with no parameter.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+        >>> train = Train(epochs=1, batch_size=1, lr=0.1, lr_factors={"0.*": 0.1})
+        >>> [(factor, len(parameters)) for factor, parameters in parameter_groups(model, train)]
+        [(0.1, 2), (1.0, 2)]
+    """
+    left = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    groups = []
+    for pattern, factor in train.lr_factors.items():
+        names = [name for name in left if fnmatch.fnmatchcase(name, pattern)]
+        if not names:
+            places = ", ".join(dict.fromkeys(f"{name.partition('.')[0]}.*" for name in left)) or "none"
+            raise ValueError(
+                f"train.lr_factors: the pattern {pattern!r} must match a parameter that no pattern before it took; "
+                f"there are {places}"
+            )
+        groups.append((factor, [left.pop(name) for name in names]))
+    return [*groups, (1.0, list(left.values()))] if left else groups
+
+
+def optimizer(train: Train, groups: list[tuple[float, list[nn.Parameter]]]) -> torch.optim.Optimizer:
+    """The optimiser that a recipe names, for the groups of `parameter_groups`."""
+    parameters = [{"params": group, "lr": factor * train.lr} for factor, group in groups]
+    if train.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=train.lr, weight_decay=train.weight_decay)
+    return torch.optim.SGD(
+        parameters, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov, weight_decay=train.weight_decay
+    )
+
+
+@torch.no_grad()
+def average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move averaged weights towards those of a network."""
+    for mean, value in zip(averaged.state_dict().values(), model.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)

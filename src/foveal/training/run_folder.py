@@ -1,0 +1,69 @@
+"""The folder of a run: what its JSON files hold, and that it belongs to one recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from foveal.training import checkpoint
+from foveal.training.recipe import Recipe, load_recipe
+
+
+def refuse_other_recipe(run: Path, recipe: Recipe) -> None:
+    """A run's folder belongs to one recipe; titles and the place of the data may change.
+
+    Raises:
+        ValueError: it was begun with another one.
+    """
+    path = run / "recipe.yaml"
+    if not path.exists() or not any((run / name).exists() for name in ("checkpoint", "result.json")):
+        return
+    old, new = load_recipe(path).identity(), recipe.identity()
+    changed = [
+        f"{section}.{key}"
+        for section in ("task", "model", "data", "train")
+        for key in {**old[section], **new[section]}
+        if old[section].get(key) != new[section].get(key)
+    ]
+    if old["convert"] != new["convert"]:
+        changed.append("convert")
+    if changed:
+        what = ", ".join(changed)
+        raise ValueError(f"{run} is a run of another recipe (different: {what}); choose another --out, or delete {run}")
+
+
+def refuse_other_checkpoint(saved: checkpoint.Checkpoint, recipe: Recipe, seed: int) -> None:
+    """A checkpoint that was moved here from another run would go on as something that it is not.
+
+    Raises:
+        CheckpointError: it is not of this run.
+    """
+    about = saved.manifest
+    other = [key for key, here in (("seed", seed), ("world_size", 1)) if about.get(key) != here]
+    try:
+        same = Recipe.model_validate(about.get("recipe")).identity() == recipe.identity()
+    except ValueError:
+        same = False
+    if not same:
+        other.append("recipe")
+    if other:
+        cure = f"put back what was here, or delete {saved.folder.parent} to start again"
+        raise checkpoint.CheckpointError(f"{saved.folder} is of another run (different: {', '.join(other)}); {cure}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file of a run holds.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it, then the run is measured again") from error
+
+
+def to_json(content: dict[str, Any]) -> bytes:
+    """The bytes of a JSON file of a run."""
+    return json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n"

@@ -1,0 +1,81 @@
+"""Learning rates at every step, and the parameters that each is for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from foveal.training.optimisation import learning_rate, optimizer, parameter_groups
+from foveal.training.recipe import Train
+
+
+def train(**settings: Any) -> Train:
+    return Train.model_validate({"epochs": 4, "batch_size": 1, "lr": 1.0, **settings})
+
+
+def network() -> nn.Module:
+    return nn.ModuleDict({"backbone": nn.Linear(2, 3), "head": nn.Linear(3, 1)})
+
+
+def test_schedules() -> None:
+    def rates(**settings: Any) -> list[float]:
+        return [learning_rate(train(**settings), step, 10) for step in range(40)]
+
+    assert rates() == [1.0] * 40
+    assert rates(schedule="step", milestones=[1, 3], gamma=0.5) == [1.0] * 10 + [0.5] * 20 + [0.25] * 10
+    warm = rates(warmup_epochs=1)
+    assert warm == pytest.approx([0.1 * (k + 1) for k in range(10)] + [1.0] * 30)
+    cosine = rates(schedule="cosine", warmup_epochs=0.5)
+    assert cosine[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert cosine[5:] == sorted(cosine[5:], reverse=True)
+    assert 0 < cosine[-1] < 0.01
+    assert rates(schedule="cosine")[20] == pytest.approx(0.5)
+    assert rates(schedule="cosine", warmup_epochs=4) == pytest.approx([0.025 * (k + 1) for k in range(40)])
+    poly = rates(schedule="poly", power=0.9)
+    assert poly == pytest.approx([(1 - step / 40) ** 0.9 for step in range(40)])
+    assert rates(schedule="poly", power=2.0, warmup_epochs=1)[10:12] == pytest.approx([1.0, (29 / 30) ** 2])
+
+
+def test_each_parameter_is_in_one_group() -> None:
+    model = network()
+    groups = parameter_groups(model, train(lr_factors={"backbone.weight": 0.0, "backbone.*": 0.1}))
+    assert [factor for factor, _ in groups] == [0.0, 0.1, 1.0]
+    found = [id(parameter) for _, group in groups for parameter in group]
+    assert sorted(found) == sorted(id(parameter) for parameter in model.parameters())
+    assert [len(group) for _, group in groups] == [1, 1, 2]
+    assert [factor for factor, _ in parameter_groups(model, train(lr_factors={"*": 0.5}))] == [0.5]
+
+
+@pytest.mark.parametrize("patterns", [{"bckbone.*": 0.1}, {"*": 1.0, "head.*": 0.1}])
+def test_a_pattern_with_nothing_left_is_a_mistake(patterns: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"train\.lr_factors: the pattern .* must match a parameter"):
+        parameter_groups(network(), train(lr_factors=patterns))
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = network()
+    model["backbone"].requires_grad_(False)  # type: ignore[index]
+    assert [len(group) for _, group in parameter_groups(model, train())] == [2]
+
+
+def test_optimisers_are_pytorchs_own() -> None:
+    adam = train(optimizer="adam", weight_decay=0.1, lr_factors={"backbone.*": 0.1})
+    ours, theirs = network(), network()
+    theirs.load_state_dict(ours.state_dict())
+    parts = [
+        {"params": list(theirs["backbone"].parameters()), "lr": 0.1},
+        {"params": list(theirs["head"].parameters())},
+    ]  # type: ignore[index]
+    both = [
+        (ours, optimizer(adam, parameter_groups(ours, adam))),
+        (theirs, torch.optim.Adam(parts, 1.0, weight_decay=0.1)),
+    ]
+    for model, stepping in both:
+        model["head"](model["backbone"](torch.ones(1, 2))).sum().backward()  # type: ignore[index]
+        stepping.step()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(mine, other)
+    assert isinstance(optimizer(train(momentum=0.5), parameter_groups(ours, train())), torch.optim.SGD)
