@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import json
 import re
 import signal
 import sys
@@ -281,12 +282,16 @@ class _Bar:
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run: runs/quickstart/conv/seed0.")],
     data_root: Annotated[Path | None, typer.Option(help="Where the data lies, if not where the recipe says.")] = None,
+    results: Annotated[Path | None, typer.Option(help="File for what a detector finds, as COCO's results.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
 ) -> None:
     """Measure the saved network of a run on the test split."""
     from foveal.training import engine
 
     recipe, model = engine.load_run(run)
+    if results is not None and recipe.task.name != "detection":
+        raise ValueError(f"--results is for detection, and {run} is a run of {recipe.task.name}")
+    totals: list[Any] = []
     if data_root is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": str(data_root)})})
     dataset, preset = engine.load_data(recipe, "test")
@@ -300,30 +305,38 @@ def evaluate(
         amp=settings.amp,
         channels_last=settings.channels_last,
         workers=recipe.data.workers,
+        totals_to=totals.append,
     )
     print(f"{recipe.name}: {_measured(recipe, measured)}")
     loss = "" if measured["loss"] is None else f"loss {measured['loss']:.4f}, "
     print(f"{loss}{measured['ms_per_image']:.3f} ms per image in batches of {settings.batch_size}")
+    if results is not None:
+        from foveal.training.checkpoint import write_file
+
+        write_file(results, json.dumps(totals[0].results()).encode())
+        print(f"{measured['detections']} detections: {results}")
 
 
 @app.command()
 @_guarded
 def predict(
-    run: Annotated[Path, typer.Argument(help="Folder of a run of segmentation or vessels, or one of its checkpoints.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a run (no classification), or one of its checkpoints.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    out: Annotated[Path, typer.Option(help="Folder for masks and overlays.")] = Path("predictions"),
+    out: Annotated[Path, typer.Option(help="Folder for masks or boxes, and pictures.")] = Path("predictions"),
     views: Annotated[int | None, typer.Option(help="1, or 8 turned and mirrored.  [default: the recipe's]")] = None,
     window: Annotated[int | None, typer.Option(help="Side of sliding windows.  [default: the recipe's]")] = None,
+    threshold: Annotated[float, typer.Option(help="Least score of a box that is drawn.", min=0, max=1)] = 0.5,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
 ) -> None:
-    """Write masks and overlays for images of any size.
+    """Write masks and overlays, or boxes, for images of any size.
 
     Example: foveal predict runs/lpsc/table5-quick/cenet-quick/seed0 eye.tif --out masks
     """
     from foveal.training.predicting import predict as write
 
-    for image, mask, overlay in write(run, images, out, views=views, window=window, device=device):
-        print(f"{image}: {mask} and {overlay.name}")
+    options: dict[str, Any] = {"views": views, "window": window, "threshold": threshold, "device": device}
+    for image, found, picture in write(run, images, out, **options):
+        print(f"{image}: {found} and {picture.name}")
 
 
 @app.command()

@@ -14,9 +14,11 @@ from foveal.layers import (
     CrossConv1d,
     CrossConv2d,
     CrossConv3d,
+    DeformableRoIPool,
     LogPolarConv1d,
     LogPolarConv2d,
     LogPolarConv3d,
+    roi,
     shaped,
 )
 
@@ -25,6 +27,14 @@ LogPolar = {1: LogPolarConv1d, 2: LogPolarConv2d, 3: LogPolarConv3d}
 Cross = {1: CrossConv1d, 2: CrossConv2d, 3: CrossConv3d}
 Ours = (*LogPolar.values(), *Cross.values(), AnisotropicConv2d)
 Conventional = tuple(shaped.CONVS.values())
+
+
+def _is_conv(module: nn.Module) -> bool:
+    return isinstance(module, Conventional)
+
+
+def _is_ours(module: nn.Module) -> bool:
+    return isinstance(module, Ours)
 
 
 def _dims(conv: nn.Module) -> int:
@@ -78,7 +88,9 @@ _MAKERS: dict[str, tuple[Callable[..., nn.Module], tuple[type[nn.Module], ...]]]
     "log_polar": (_log_polar, tuple(LogPolar.values())),
     "cross": (_cross, (*Cross.values(), *LogPolar.values())),
     "anisotropic": (AnisotropicConv2d.from_conv, (AnisotropicConv2d,)),
+    "deformable_roi_pool": (DeformableRoIPool.from_pool, (DeformableRoIPool,)),
 }
+_POOLING = "deformable_roi_pool"  # the one that stands for a RoI pooling, not for a convolution
 LAYERS = tuple(_MAKERS)
 _TAKEN = {
     "self",
@@ -97,6 +109,9 @@ def convert(model: Model, plan: Mapping[str, Mapping[str, Any] | None]) -> Model
     pattern over module names (``"layer1.*.conv1"``), or ``"type:Conv2d"``, the name of a class. An entry is
     ``{"layer": name, ...}`` with a name of ``LAYERS``; its other keys are arguments of that layer and override what is
     taken from the convolution; ``"init": "project"`` takes its kernel over too. An entry None leaves alone what it matches.
+
+    ``deformable_roi_pool`` stands for RoI pooling (torchvision's RoIAlign or RoIPool) and takes ``channels``, those of the
+    map; all other layers stand for convolutions, and a pattern passes over what its layer cannot stand for.
 
     The convolution tells the dimensions: nn.Conv1d, nn.Conv2d and nn.Conv3d can become conv, dilated, log_polar and cross
     of as many, and nn.Conv2d all others, too.
@@ -125,8 +140,10 @@ def convert(model: Model, plan: Mapping[str, Mapping[str, Any] | None]) -> Model
     makers = {pattern: _maker(pattern, entry) for pattern, entry in plan.items()}
     left = dict.fromkeys(plan, True)
     replacements: list[tuple[list[str], nn.Module]] = []
-    for names, conv in _modules(model, Conventional):
-        pattern = next((p for p in plan if any(_matches(p, name, conv) for name in names)), None)
+    for names, conv in _modules(model, lambda module: _is_conv(module) or roi.is_pool(module)):
+        pattern = next(
+            (p for p in plan if _stands_for(plan[p], conv) and any(_matches(p, n, conv) for n in names)), None
+        )
         if pattern is None:
             continue
         left[pattern] = False
@@ -136,11 +153,10 @@ def convert(model: Model, plan: Mapping[str, Mapping[str, Any] | None]) -> Model
                 replacements.append((names, maker(conv)))
             except ValueError as error:
                 raise ValueError(f"{names[0] or 'the model'}, matched by {pattern!r}: {error}") from error
-            if (plan[pattern] or {}).get("init", "fresh") == "fresh":
-                _initialise(model, replacements[-1][1])
+            _settle(model, replacements[-1][1], (plan[pattern] or {}).get("init", "fresh") == "fresh")
     for pattern, nothing in left.items():
         if nothing:
-            raise ValueError(_why_unmatched(model, pattern))
+            raise ValueError(_why_unmatched(model, pattern, plan[pattern]))
     return _put(model, replacements)
 
 
@@ -158,20 +174,20 @@ def reparameterize(model: Model) -> Model:
         >>> type(reparameterize(model)[0]).__name__
         'Conv2d'
     """
-    exact = [(names, layer) for names, layer in _modules(model, Ours) if not layer.not_a_conv()]  # type: ignore[operator]
+    exact = [(names, layer) for names, layer in _modules(model, _is_ours) if not layer.not_a_conv()]  # type: ignore[operator]
     return _put(model, [(names, layer.to_conv()) for names, layer in exact])  # type: ignore[operator]
 
 
-def _modules(model: nn.Module, kind: Any) -> list[tuple[list[str], nn.Module]]:
-    """The modules of a kind with all their names, but what lies inside a layer of ours."""
+def _modules(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> list[tuple[list[str], nn.Module]]:
+    """The modules that are wanted with all their names, but what lies inside a layer of ours."""
     found: dict[int, tuple[list[str], nn.Module]] = {}
     inside: tuple[str, ...] = ()
     for name, module in model.named_modules(remove_duplicate=False):
         if name.startswith(inside):
             continue
-        if isinstance(module, kind):
+        if wanted(module):
             found.setdefault(id(module), ([], module))[0].append(name)
-        if isinstance(module, Ours):
+        if _is_ours(module):
             if not name:
                 break
             inside = (*inside, f"{name}.")
@@ -186,6 +202,11 @@ def _put(model: Model, replacements: Iterable[tuple[list[str], nn.Module]]) -> M
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, new)
     return model
+
+
+def _stands_for(entry: Mapping[str, Any] | None, module: nn.Module) -> bool:
+    """Whether an entry is for such a module: a RoI pooling or a convolution."""
+    return entry is None or (entry["layer"] == _POOLING) == roi.is_pool(module)
 
 
 def _matches(pattern: str, name: str, module: nn.Module) -> bool:
@@ -216,27 +237,37 @@ def _maker(pattern: str, entry: Mapping[str, Any] | None) -> Callable[[nn.Module
 
 def _check_names(layer: str, spec: Iterable[str], constructors: Iterable[type[nn.Module]], where: str = "") -> None:
     """The constructors of a layer take each argument of an entry."""
-    allowed = {name for cls in constructors for name in inspect.signature(cls.__init__).parameters} - _TAKEN | {"init"}
+    allowed = {name for cls in constructors for name in inspect.signature(cls.__init__).parameters} - _TAKEN
+    allowed |= {"init"} if layer != _POOLING else set()
     for name in spec:
         if name not in allowed:
             raise ValueError(f"layer {layer!r} has no argument {name!r}{where}{_nearest(name, sorted(allowed))}")
 
 
-def _initialise(model: nn.Module, layer: nn.Module) -> None:
-    """Let a network with an initialisation of its own apply it to a fresh layer."""
+def _settle(model: nn.Module, layer: nn.Module, fresh: bool) -> None:
+    """Put a RoI pooling, whose forerunner had no parameters, where the model's are; let a network with an initialisation
+    of its own apply it to a fresh layer."""
+    if isinstance(layer, DeformableRoIPool):
+        like = next(model.parameters(), None)
+        if like is not None:
+            layer.to(like.device, like.dtype)
+        return
     rule = getattr(model, "init_layer", None)
-    if rule is None:
+    if rule is None or not fresh:
         return
     for part in (layer.conv, layer.log_polar) if isinstance(layer, tuple(Cross.values())) else (layer,):
         if part is not None:
             rule(part)
 
 
-def _why_unmatched(model: nn.Module, pattern: str) -> str:
+def _why_unmatched(model: nn.Module, pattern: str, entry: Mapping[str, Any] | None) -> str:
     """The message for a pattern that is left with nothing."""
     modules = dict(model.named_modules())
     matched = [name for name, module in modules.items() if _matches(pattern, name, module)]
-    convs = [name for names, _ in _modules(model, Conventional) for name in names]
+    if entry is not None and entry["layer"] == _POOLING:
+        pools = ", ".join(name for names, _ in _modules(model, roi.is_pool) for name in names) or "none"
+        return f"plan[{pattern!r}] is left with no RoI pooling (RoIAlign or RoIPool of torchvision); the model's are {pools}"
+    convs = [name for names, _ in _modules(model, _is_conv) for name in names]
     if any(name in convs for name in matched):
         return f"plan[{pattern!r}] is left with nothing: the patterns before it take all that it matches; put it first"
     if matched:

@@ -11,14 +11,14 @@ from foveal.models import create_model, factory, list_models
 
 def test_list_models():
     ours, everything = list_models(), list_models(all=True)
-    assert len(ours) == 26
+    assert len(ours) == 42
     assert ours == sorted(ours)
     assert set(ours) < set(everything)
     assert {"resnet18", "deeplabv3_resnet50", "resnet10t"} < set(everything)
     assert len(everything) == len(set(everything)) > 1000
 
 
-def test_ours_are_from_here():
+def test_ours_are_from_here(torchvision):
     for name in list_models():
         with torch.device("meta"):
             assert type(create_model(name)).__module__.startswith("foveal.models.")

@@ -1,5 +1,6 @@
 """Analyses: what a network costs, what it sees, and pictures of what its layers are."""
 
+from foveal.analysis.boxes import draw_boxes
 from foveal.analysis.card import save, to_data_uri
 from foveal.analysis.cost import Cost, LayerCount, MultiplyAdds, cost, latencies, multiply_adds, paper_counts
 from foveal.analysis.draw import (
@@ -46,6 +47,7 @@ __all__ = [
     "cost",
     "draw_bins",
     "draw_bins_on_image",
+    "draw_boxes",
     "draw_correlation",
     "draw_feature_maps",
     "draw_field_growth",

@@ -1,4 +1,4 @@
-"""Layers that stand where a convolution stood, log-polar pooling, and log-polar convolution of points."""
+"""Layers that stand where a convolution stood, log-polar pooling, log-polar convolution of points, deformable RoI pooling."""
 
 from foveal.layers.anisotropic import AnisotropicConv2d
 from foveal.layers.cross import CrossConv1d, CrossConv2d, CrossConv3d
@@ -6,12 +6,14 @@ from foveal.layers.log_polar import LogPolarConv2d
 from foveal.layers.log_polar_nd import LogPolarConv1d, LogPolarConv3d
 from foveal.layers.log_polar_pool import LogPolarPool2d
 from foveal.layers.points import PointLogPolarConv
+from foveal.layers.roi import DeformableRoIPool
 
 __all__ = [
     "AnisotropicConv2d",
     "CrossConv1d",
     "CrossConv2d",
     "CrossConv3d",
+    "DeformableRoIPool",
     "LogPolarConv1d",
     "LogPolarConv2d",
     "LogPolarConv3d",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from foveal.models import cenet, cifar, deeplab, digits, drn, simple_vgg, unet, wrn
+from foveal.models import cenet, cifar, deeplab, detection, digits, drn, simple_vgg, unet, wrn
 
 _OURS: dict[str, Callable[..., nn.Module]] = {
     build.__name__: build
@@ -44,6 +44,7 @@ _OURS: dict[str, Callable[..., nn.Module]] = {
         wrn.wrn_40_4,
     )
 }
+_OURS.update(detection.DETECTORS)
 
 
 def create_model(name: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:

@@ -159,6 +159,18 @@ def load_run(run: str | Path) -> tuple[Recipe, nn.Module]:
     return recipe, model.eval()
 
 
+def load_classes(run: str | Path) -> tuple[str, ...]:
+    """The names of the classes that a run's network was trained on.
+
+    Raises:
+        CheckpointError: nothing good was saved there.
+    """
+    saved = checkpoint.load_newest(Path(run) / "checkpoint")
+    if saved is None:
+        raise checkpoint.CheckpointError(f"nothing is saved in {Path(run) / 'checkpoint'} yet; train it first")
+    return tuple(saved.manifest["classes"])
+
+
 def load_data(recipe: Recipe, split: str) -> tuple[Any, Any]:
     """One split of a recipe's data set, and how its images are prepared, as the recipe's task opens them.
 
@@ -192,6 +204,7 @@ def evaluate(
     amp: str | None = None,
     channels_last: bool = False,
     workers: int = 0,
+    totals_to: Callable[[Any], None] | None = None,
 ) -> dict[str, Any]:
     """Measure a network on a data set, on the device where the network is.
 
@@ -205,6 +218,7 @@ def evaluate(
         amp: ``"bfloat16"`` for autocast.
         channels_last: memory layout of the images.
         workers: processes that decode files.
+        totals_to: called with the task's sums, for detection all that was found.
 
     Returns:
         the task's summary, for classification ``loss``, ``accuracy`` (0 to 1), ``correct`` and ``n``; and
@@ -229,6 +243,8 @@ def evaluate(
             totals = counted if totals is None else totals + counted
     for module, mode in modes:
         module.training = mode
+    if totals_to is not None:
+        totals_to(totals)
     # The first batch warms up and the last one may be smaller: both are left out where there are more.
     middle = times[1:-1] or times[1:] or times
     return {**task.summary(totals), "ms_per_image": 1000 * statistics.median(middle)}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from foveal.data import FolderSet, ImageSet, Preset, batches, create_dataset, preset
 from foveal.training.contract import Metric, Task, augmentation
+from foveal.training.detection import Detection
 from foveal.training.segmentation import Segmentation, Vessels
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class Classification:
 
 TASKS: dict[str, Callable[..., Task]] = {
     "classification": Classification,
+    "detection": Detection,
     "segmentation": Segmentation,
     "vessels": Vessels,
 }

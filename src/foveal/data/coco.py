@@ -1,0 +1,358 @@
+"""Images with boxes: COCO's instances files, folders in PASCAL VOC's layout and drawn scenes, as one kind of set."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+from xml.etree import ElementTree
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from foveal.data.images import SUFFIXES, decode
+from foveal.data.scenes import draw_scenes
+
+_SHOWN = 8  # of many names in a message
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionSet(Dataset[tuple[Tensor, dict[str, Tensor]]]):
+    """Images with boxes.
+
+    Args:
+        name, split: what set it is.
+        images: uint8 Tensor[N, 3, H, W] in memory, or the images' files.
+        sizes: int64 Tensor[N, 2], height and width.
+        ids: the images' numbers, as results name them.
+        boxes: for each image float32 Tensor[n, 4], left, top, right and bottom in pixels, inside the image.
+        labels: for each image int64 Tensor[n] that index ``classes``.
+        areas: for each image float32 Tensor[n], of the object in pixels.
+        crowd: for each image bool Tensor[n]: groups of objects (COCO), or objects marked as difficult (VOC), which
+            training leaves out and evaluation neither demands nor counts as wrong.
+        classes: names.
+        category_ids: the number of each class in results.
+        proposals: for each image float32 Tensor[m, 4], or None.
+    """
+
+    name: str
+    split: str
+    images: Tensor | tuple[Path, ...]
+    sizes: Tensor
+    ids: tuple[int, ...]
+    boxes: tuple[Tensor, ...]
+    labels: tuple[Tensor, ...]
+    areas: tuple[Tensor, ...]
+    crowd: tuple[Tensor, ...]
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    proposals: tuple[Tensor, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """An image, uint8 Tensor[3, H, W], and its objects without crowds: ``boxes``, ``labels``, ``index``."""
+        image = self.images[index] if isinstance(self.images, Tensor) else decode(self.images[index])
+        height, width = self.sizes[index].tolist()
+        if image.shape[1:] != (height, width):
+            raise ValueError(
+                f"{self.place(index)} is {image.shape[2]}x{image.shape[1]} pixels, and its annotations say {width}x{height}"
+            )
+        single = ~self.crowd[index]
+        target = {
+            "boxes": self.boxes[index][single],
+            "labels": self.labels[index][single],
+            "index": torch.tensor(index),
+        }
+        if self.proposals is not None:
+            target["proposals"] = self.proposals[index]
+        return image, target
+
+    def place(self, index: int) -> str:
+        """Where an image lies, for messages."""
+        return f"image {self.ids[index]}" if isinstance(self.images, Tensor) else str(self.images[index])
+
+    def subset(self, indices: Iterable[int]) -> DetectionSet:
+        """Some images of the set, in this order."""
+        chosen = list(indices)
+
+        def some(values: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(values[index] for index in chosen)
+
+        return replace(
+            self,
+            images=self.images[chosen] if isinstance(self.images, Tensor) else some(self.images),
+            sizes=self.sizes[chosen],
+            ids=some(self.ids),
+            boxes=some(self.boxes),
+            labels=some(self.labels),
+            areas=some(self.areas),
+            crowd=some(self.crowd),
+            proposals=None if self.proposals is None else some(self.proposals),
+        )
+
+    def with_objects(self) -> DetectionSet:
+        """The images that have an object to learn from: crowds alone are none."""
+        return self.subset(index for index, crowd in enumerate(self.crowd) if bool((~crowd).any()))
+
+    def annotations(self) -> dict[str, Any]:
+        """The set as a COCO instances file holds it, for evaluation."""
+        sizes = self.sizes.tolist()
+        images = [{"id": id_, "height": h, "width": w} for id_, (h, w) in zip(self.ids, sizes, strict=True)]
+        found: list[dict[str, Any]] = []
+        for index, id_ in enumerate(self.ids):
+            corners = self.boxes[index].tolist()
+            for k, (left, top, right, bottom) in enumerate(corners):
+                found.append(
+                    {
+                        "id": len(found) + 1,
+                        "image_id": id_,
+                        "category_id": self.category_ids[int(self.labels[index][k])],
+                        "bbox": [left, top, right - left, bottom - top],
+                        "area": float(self.areas[index][k]),
+                        "iscrowd": int(self.crowd[index][k]),
+                    }
+                )
+        categories = [{"id": id_, "name": name} for id_, name in zip(self.category_ids, self.classes, strict=True)]
+        return {"images": images, "annotations": found, "categories": categories}
+
+
+def read_coco(
+    annotations: str | Path, images: str | Path, *, split: str, name: str = "coco", proposals: str | Path | None = None
+) -> DetectionSet:
+    """Open a set by its COCO instances file.
+
+    Boxes are cut at the image's border. Boxes without area, and those that lie outside their image, are left out with
+    one warning that counts them.
+
+    Args:
+        annotations: the JSON file, with ``images``, ``annotations`` and ``categories``.
+        images: folder of the image files.
+        split: what part of the set it is.
+        name: of the set.
+        proposals: a JSON file in the form of COCO's results (``image_id`` and ``bbox``, more keys are passed over).
+
+    Raises:
+        ValueError: the file is no instances file; annotations name unknown categories or images; image files are
+            missing, all of which are listed by name.
+    """
+    path, folder = Path(annotations), Path(images)
+    content = _json(path)
+    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
+        raise ValueError(f"{path} must be a COCO instances file with 'images', 'annotations' and 'categories'")
+    try:
+        entries = sorted(content["images"], key=lambda entry: entry["id"])
+        ids = tuple(int(entry["id"]) for entry in entries)
+        files = tuple(folder / entry["file_name"] for entry in entries)
+        sizes = [(int(entry["height"]), int(entry["width"])) for entry in entries]
+        categories = sorted(content["categories"], key=lambda entry: entry["id"])
+        labels = {int(entry["id"]): k for k, entry in enumerate(categories)}
+        classes = tuple(str(entry["name"]) for entry in categories)
+        found: dict[int, list[_Object]] = {id_: [] for id_ in ids}
+        strange: list[str] = []
+        for entry in content["annotations"]:
+            if entry["category_id"] not in labels:
+                strange.append(f"annotation {entry.get('id')} has category {entry['category_id']}")
+            elif entry["image_id"] not in found:
+                strange.append(f"annotation {entry.get('id')} is of image {entry['image_id']}")
+            else:
+                left, top, width, height = map(float, entry["bbox"])
+                area = float(entry.get("area", width * height))
+                thing = _Object((left, top, left + width, top + height), labels[entry["category_id"]], area)
+                found[entry["image_id"]].append(replace(thing, crowd=bool(entry.get("iscrowd", 0))))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no COCO instances file: {type(error).__name__} {error}") from error
+    if strange:
+        raise ValueError(f"{path} names categories or images that it does not list: {_some(strange)}")
+    if len(found) < len(ids):
+        twice = [str(id_) for id_, times in Counter(ids).items() if times > 1]
+        raise ValueError(f"{path} lists images twice: {_some(twice)}")
+    _check_there(files, path)
+    return _set(
+        (name, split, files, sizes, ids, [found[id_] for id_ in ids], classes, tuple(labels)),
+        None if proposals is None else _read_proposals(Path(proposals), ids),
+        str(path),
+    )
+
+
+def read_voc(root: str | Path, split: str, *, year: str = "2012", name: str = "voc") -> DetectionSet:
+    """Open a set in PASCAL VOC's layout, ``root/VOCdevkit/VOC2012`` with ``ImageSets/Main/SPLIT.txt``.
+
+    Boxes are 1-based and inclusive there: a box from pixel 1 to 1 becomes 0 to 1. Difficult objects count as crowds.
+
+    Args:
+        root: folder with ``VOCdevkit``.
+        split: ``train``, ``val``, ``trainval`` or ``test``.
+        year: of the folder's name.
+        name: of the set.
+
+    Raises:
+        ValueError: the layout is another; files are missing, all listed by name; an object has an unknown class.
+    """
+    base = Path(root) / "VOCdevkit" / f"VOC{year}"
+    listed = base / "ImageSets" / "Main" / f"{split}.txt"
+    if not listed.is_file():
+        raise ValueError(
+            f"{listed} is missing: the layout must be that of PASCAL VOC, VOCdevkit/VOC{year}/ImageSets/Main"
+        )
+    stems = [line.split()[0] for line in listed.read_text().splitlines() if line.strip()]
+    sheets = [base / "Annotations" / f"{stem}.xml" for stem in stems]
+    files = tuple(base / "JPEGImages" / f"{stem}.jpg" for stem in stems)
+    _check_there([*sheets, *files], listed)
+    sizes, objects, strange = [], [], []
+    for sheet in sheets:
+        try:
+            tree = ElementTree.parse(sheet)
+            size, things = _voc_size(tree), []
+            for element in tree.iterfind("object"):
+                label = str(element.findtext("name"))
+                if label not in VOC_CLASSES:
+                    strange.append(f"{label!r} in {sheet.name}")
+                    continue
+                corners = [float(str(element.findtext(f"bndbox/{side}"))) for side in ("xmin", "ymin", "xmax", "ymax")]
+                box = (corners[0] - 1, corners[1] - 1, corners[2], corners[3])
+                area = (box[2] - box[0]) * (box[3] - box[1])
+                hard = element.findtext("difficult") == "1"
+                things.append(_Object(box, VOC_CLASSES.index(label), area, hard))
+        except (ElementTree.ParseError, ValueError) as error:
+            raise ValueError(f"{sheet} is no annotation of PASCAL VOC: {error}") from error
+        sizes.append(size)
+        objects.append(things)
+    if strange:
+        raise ValueError(f"{base / 'Annotations'} has objects of unknown classes: {_some(strange)}")
+    ids = tuple(range(1, len(stems) + 1))
+    numbers = tuple(range(1, len(VOC_CLASSES) + 1))
+    return _set((name, split, files, sizes, ids, objects, VOC_CLASSES, numbers), None, str(listed))
+
+
+def shape_scenes(n: int, *, split: str, size: int = 96, seed: int = 0, **arguments: Any) -> DetectionSet:
+    """Drawn scenes (``draw_scenes``) as a set in memory."""
+    drawn = draw_scenes(n, size=size, seed=seed, **arguments)
+    objects = [
+        [
+            _Object(cast(Any, tuple(map(float, box))), int(label), float(area))
+            for box, label, area in zip(boxes.tolist(), labels, areas, strict=True)
+        ]
+        for boxes, labels, areas in zip(drawn.boxes, drawn.labels, drawn.areas, strict=True)
+    ]
+    ids, numbers = tuple(range(1, n + 1)), tuple(range(1, len(drawn.classes) + 1))
+    sizes = [(size, size)] * n
+    return _set(("shape_scenes", split, drawn.images, sizes, ids, objects, drawn.classes, numbers), None, "the scenes")
+
+
+def folder_images(folder: str | Path) -> tuple[Path, ...]:
+    """The image files of a folder, in alphabetical order."""
+    return tuple(path for path in sorted(Path(folder).iterdir()) if path.suffix.lower() in SUFFIXES)
+
+
+@dataclass(frozen=True)
+class _Object:
+    box: tuple[float, float, float, float]
+    label: int
+    area: float
+    crowd: bool = False
+
+
+def _set(
+    parts: tuple[str, str, Any, Sequence[tuple[int, int]], tuple[int, ...], Sequence[Sequence[_Object]], Any, Any],
+    proposals: dict[int, list[list[float]]] | None,
+    source: str,
+) -> DetectionSet:
+    """Put a set together; boxes are cut at the border, and those without area are left out."""
+    name, split, images, sizes, ids, objects, classes, category_ids = parts
+    kept: list[list[_Object]] = []
+    flat = outside = 0
+    for (height, width), things in zip(sizes, objects, strict=True):
+        kept.append([])
+        for thing in things:
+            left, top, right, bottom = thing.box
+            cut = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
+            if not (right > left and bottom > top):  # a NaN is none either
+                flat += 1
+            elif not (cut[2] > cut[0] and cut[3] > cut[1]):
+                outside += 1
+            else:
+                kept[-1].append(replace(thing, box=cut))
+    if flat or outside:
+        told = f"{source}: {flat} boxes without area and {outside} outside their image are left out"
+        warnings.warn(told, stacklevel=3)
+    given = None
+    if proposals is not None:
+        given = tuple(_corners(proposals[id_], *size) for id_, size in zip(ids, sizes, strict=True))
+    return DetectionSet(
+        name=name,
+        split=split,
+        images=images,
+        sizes=torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2),
+        ids=ids,
+        boxes=tuple(torch.tensor([t.box for t in things]).reshape(-1, 4) for things in kept),
+        labels=tuple(torch.tensor([t.label for t in things], dtype=torch.int64) for things in kept),
+        areas=tuple(torch.tensor([t.area for t in things], dtype=torch.float32) for things in kept),
+        crowd=tuple(torch.tensor([t.crowd for t in things], dtype=torch.bool) for things in kept),
+        classes=classes,
+        category_ids=category_ids,
+        proposals=given,
+    )
+
+
+def _corners(boxes: list[list[float]], height: int, width: int) -> Tensor:
+    """COCO's boxes as corners inside the image; what keeps no area there is no proposal."""
+    given = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    corners = torch.cat([given[:, :2], given[:, :2] + given[:, 2:]], 1)
+    corners = corners.clamp(min=0).minimum(torch.tensor([width, height, width, height], dtype=torch.float32))
+    return corners[(corners[:, 2:] > corners[:, :2]).all(1)]
+
+
+def _read_proposals(path: Path, ids: tuple[int, ...]) -> dict[int, list[list[float]]]:
+    content = _json(path)
+    found: dict[int, list[list[float]]] = {id_: [] for id_ in ids}
+    try:
+        for entry in content:
+            if entry["image_id"] in found:
+                left, top, width, height = map(float, entry["bbox"])
+                found[entry["image_id"]].append([left, top, width, height])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no list of {{image_id, bbox}}: {type(error).__name__} {error}") from error
+    empty = [str(id_) for id_, boxes in found.items() if not boxes]
+    if empty:
+        raise ValueError(f"{path} has no proposal for images {_some(empty)}")
+    return found
+
+
+def _voc_size(tree: Any) -> tuple[int, int]:
+    height, width = (tree.findtext(f"size/{side}") for side in ("height", "width"))
+    if height is None or width is None:
+        raise ValueError("it has no size")
+    return int(height), int(width)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}): give the path of an annotation file") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON file ({error}); it may have been cut off") from error
+
+
+def _check_there(files: Sequence[Path], source: Path) -> None:
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing:
+        raise ValueError(
+            f"{source} names {len(files)} files, of which {len(missing)} are missing: {_some(missing)}; "
+            "put them there, or take them out of the list"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
