@@ -59,6 +59,19 @@ def test_the_head_is_all_that_tells_the_two_vgg16_apart():
     assert [m.p for m in models.cifar_vgg16(dropout=0.25).modules() if isinstance(m, nn.Dropout)] == [0.25, 0.25]
 
 
+def test_width_of_vgg():
+    with torch.device("meta"):
+        narrow, headed = models.cifar_vgg16_gap(width=0.25), models.cifar_vgg16(width=0.25)
+        assert narrow.features(torch.zeros(1, 3, 32, 32)).shape == (1, 128, 1, 1)
+    assert [m.out_channels for m in narrow.features if isinstance(m, nn.Conv2d)] == [
+        *(16, 16, 32, 32, 64, 64, 64), *(128,) * 6,
+    ]  # fmt: skip
+    assert [m.out_features for m in headed.classifier if isinstance(m, nn.Linear)] == [1024, 1024, 10]
+    for width in (0, -1.0, math.inf, math.nan, True, "half"):
+        with pytest.raises(ValueError, match="width must be a number above 0"):
+            models.cifar_vgg16(width=width)
+
+
 @pytest.mark.parametrize(("pools", "side"), [(5, 1), (2, 8), (0, 32)])
 def test_poolings_of_vgg(pools, side):
     with torch.device("meta"):

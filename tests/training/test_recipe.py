@@ -61,6 +61,7 @@ quick:
   train: {epochs: 3, milestones: [1, 2]}
   seeds: 2
   statistic: last
+  model: {width: 0.25}
 """
 QUOTED = """\
 title: Another method
@@ -368,11 +369,13 @@ def test_the_quick_form(tmp_path: Path) -> None:
     assert (quick.train.epochs, quick.train.milestones, quick.train.lr) == (3, [1, 2], 1e-3)
     assert (quick.data.limit, quick.data.augment.pad, quick.data.augment.flip) == (100, 1, True)
     assert (quick.seeds, quick.statistic) == (2, "last")
+    assert quick.model.model_dump() == full.model.model_dump() | {"width": 0.25}
     assert quick.differs == [
         "data.augment.pad 1 instead of 2",
         "data.limit 100 instead of nothing",
         "train.epochs 3 instead of 10",
         "train.milestones [1, 2] instead of [4, 8]",
+        "model.width 0.25 instead of nothing",
     ]
     assert (quick.comparable, quick.published) == (None, full.published)
     assert load_recipe(write(tmp_path, quick.dump(), "run.yaml")) == quick

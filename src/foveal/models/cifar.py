@@ -69,32 +69,39 @@ class VGG(nn.Sequential):
         pools: int = 5,
         hidden: tuple[int, ...] = (),
         dropout: float = 0.0,
+        width: float = 1.0,
     ) -> None:
+        if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width < math.inf:
+            raise ValueError(
+                f"width must be a number above 0, such as 0.25 for a quarter of the channels; got {width!r}"
+            )
+        stages = tuple(tuple(max(1, round(width * channels)) for channels in stage) for stage in stages)
+        hidden = tuple(max(1, round(width * channels)) for channels in hidden)
         if isinstance(pools, bool) or not isinstance(pools, int) or not 0 <= pools <= len(stages):
             raise ValueError(f"pools must be a whole number from 0 to {len(stages)}; got {pools!r}")
         children: OrderedDict[str, nn.Module] = OrderedDict()
         stem_channels = in_channels if stem else None
         if stem:
-            width = stages[0][0]
-            conv = nn.Conv2d(in_channels, width, 3, padding=1)
+            channels = stages[0][0]
+            conv = nn.Conv2d(in_channels, channels, 3, padding=1)
             children["stem"] = nn.Sequential(
-                OrderedDict(conv=conv, bn=nn.BatchNorm2d(width), relu=nn.ReLU(inplace=True))
+                OrderedDict(conv=conv, bn=nn.BatchNorm2d(channels), relu=nn.ReLU(inplace=True))
             )
-            in_channels = width
+            in_channels = channels
         features: list[nn.Module] = []
         for stage, widths in enumerate(stages):
-            for width in widths:
-                conv = nn.Conv2d(in_channels, width, 3, padding=1)
+            for channels in widths:
+                conv = nn.Conv2d(in_channels, channels, 3, padding=1)
                 he_init(conv)
-                features += [conv, nn.BatchNorm2d(width)] if batch_norm else [conv]
+                features += [conv, nn.BatchNorm2d(channels)] if batch_norm else [conv]
                 features.append(nn.ReLU(inplace=True))
-                in_channels = width
+                in_channels = channels
             if stage < pools:
                 features.append(nn.MaxPool2d(2, ceil_mode=True))
         classifier: list[nn.Module] = []
-        for width in hidden:
-            classifier += [_linear(in_channels, width), nn.ReLU(inplace=True), nn.Dropout(dropout)]
-            in_channels = width
+        for channels in hidden:
+            classifier += [_linear(in_channels, channels), nn.ReLU(inplace=True), nn.Dropout(dropout)]
+            in_channels = channels
         classifier.append(_linear(in_channels, num_classes))
         children.update(
             features=nn.Sequential(*features),
@@ -213,7 +220,12 @@ def cifar_alexnet(num_classes: int = 10, in_channels: int = 3) -> AlexNet:
 
 
 def cifar_vgg16(
-    num_classes: int = 10, in_channels: int = 3, batch_norm: bool = False, pools: int = 5, dropout: float = 0.5
+    num_classes: int = 10,
+    in_channels: int = 3,
+    batch_norm: bool = False,
+    pools: int = 5,
+    dropout: float = 0.5,
+    width: float = 1.0,
 ) -> VGG:
     """VGG-16 as it was published: no batch normalisation, two linear layers of 4096 before the last.
 
@@ -225,21 +237,24 @@ def cifar_vgg16(
         batch_norm: after every convolution.
         pools: how many of the five stages end in a pooling; with 2 the last three stages run at a quarter of the size.
         dropout: share of the units of each 4096 that are left out in training.
+        width: factor on the channels of every layer but the last; 1 is the published network.
 
     Returns:
         the network; its output is Tensor[N, num_classes].
     """
-    return VGG(
-        _VGG16, num_classes, in_channels, batch_norm=batch_norm, pools=pools, hidden=(4096, 4096), dropout=dropout
-    )
+    head: dict[str, Any] = {"hidden": (4096, 4096), "dropout": dropout}
+    return VGG(_VGG16, num_classes, in_channels, batch_norm=batch_norm, pools=pools, width=width, **head)
 
 
-def cifar_vgg16_gap(num_classes: int = 10, in_channels: int = 3, batch_norm: bool = True, pools: int = 5) -> VGG:
+def cifar_vgg16_gap(
+    num_classes: int = 10, in_channels: int = 3, batch_norm: bool = True, pools: int = 5, width: float = 1.0
+) -> VGG:
     """VGG-16 with global average pooling and one linear layer in place of the 4096-4096 head.
 
-    14,728,266 parameters with 10 classes, 14,719,818 without batch normalisation. ``pools`` is that of `cifar_vgg16`.
+    14,728,266 parameters with 10 classes, 14,719,818 without batch normalisation. ``pools`` and ``width`` are those
+    of `cifar_vgg16`.
     """
-    return VGG(_VGG16, num_classes, in_channels, batch_norm=batch_norm, pools=pools)
+    return VGG(_VGG16, num_classes, in_channels, batch_norm=batch_norm, pools=pools, width=width)
 
 
 def cifar_vgg19_bn(num_classes: int = 10, in_channels: int = 3) -> VGG:

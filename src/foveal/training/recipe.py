@@ -195,6 +195,8 @@ class Published(_Section):
 class Quick(_Section):
     """What `--quick` changes in a row, key by key, so that it takes minutes on a CPU."""
 
+    model: dict[str, Any] = {}
+    """Arguments of the same network, such as ``{width: 0.25}``."""
     data: dict[str, Any] = {}
     train: dict[str, Any] = {}
     seeds: int | None = Field(default=None, ge=1)
@@ -458,7 +460,7 @@ def _quick_values(values: dict[str, Any]) -> dict[str, Any]:
     """The values of a row with those of its quick section in their places."""
     quick = values["quick"]
     changed = {key: copy.deepcopy(quick[key]) for key in ("seeds", "statistic") if quick.get(key) is not None}
-    for section in ("data", "train"):
+    for section in ("model", "data", "train"):
         changed[section] = _merged(values.get(section), quick.get(section) or {})
     return copy.deepcopy(values) | changed | {"quick": None, "form": "quick"}
 
