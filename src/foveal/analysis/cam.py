@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -67,7 +69,7 @@ def class_activation_map(model: nn.Module, images: Tensor, classes: Tensor | Non
         >>> maps.shape, scores.shape
         (torch.Size([2, 1, 10, 10]), torch.Size([2, 5]))
     """
-    ran: list[nn.Module] = []
+    ran: list[Any] = []
     heads = [module for module in model.modules() if _is_head(module)]
     hooks = [module.register_forward_hook(lambda module, *_: ran.append(module)) for module in heads]
     averaged = _LastAveraged()
@@ -83,8 +85,12 @@ def class_activation_map(model: nn.Module, images: Tensor, classes: Tensor | Non
     if features is None or head is None:
         missing = "no map was averaged" if features is None else "there is no such layer"
         raise ValueError(f"{ending}; {missing}; {cure}")
-    weight = head.weight.detach().flatten(1)  # type: ignore[operator]
-    if not isinstance(scores, Tensor) or scores.shape != (len(images), len(weight)) or weight.shape[1] != features.shape[1]:
+    weight = head.weight.detach().flatten(1)
+    if (
+        not isinstance(scores, Tensor)
+        or scores.shape != (len(images), len(weight))
+        or weight.shape[1] != features.shape[1]
+    ):
         what = f"{features.shape[1]} channels were averaged, the layer takes {weight.shape[1]}"
         raise ValueError(f"{ending}; {what}, the output is {tuple(getattr(scores, 'shape', ()))}; {cure}")
     precise = torch.promote_types(features.dtype, torch.float32)
@@ -97,9 +103,7 @@ def class_activation_map(model: nn.Module, images: Tensor, classes: Tensor | Non
     return torch.einsum("nkc,nchw->nkhw", chosen, features), scores
 
 
-def grad_cam(
-    model: nn.Module, images: Tensor, layer: str, classes: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def grad_cam(model: nn.Module, images: Tensor, layer: str, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Grad-CAM: the output of any layer, its channels weighted with the mean gradient of a class's score, above zero.
 
     Selvaraju et al., Grad-CAM (ICCV 2017), Eq. 1 and 2. At the map that is averaged it is the class activation map over
@@ -140,19 +144,22 @@ def grad_cam(
         hook.remove()
     output = caught[0] if caught else None
     if not isinstance(output, Tensor) or output.ndim != 4:
-        what = "did not run" if output is None else f"gave {tuple(getattr(output, 'shape', ())) or type(output).__name__}"
-        raise ValueError(f"layer must give maps [N, channels, H, W]; {layer} {what}")
+        shape: Any = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(
+            f"layer must give maps [N, channels, H, W]; {layer} {f'gave {shape}' if caught else 'did not run'}"
+        )
     if not isinstance(scores, Tensor) or scores.ndim != 2:
-        what = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        what: Any = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise ValueError(f"model must give scores [N, classes]; got {what}")
-    picked = scores.gather(1, _chosen(classes, scores.detach()))
+    chosen = _chosen(classes, scores.detach())
     maps = []
-    for score in picked.unbind(1):
-        (gradient,) = torch.autograd.grad(score.sum(), output, retain_graph=True, allow_unused=True)
-        if gradient is None:
-            raise ValueError(f"layer must lead to the scores; those of this network do not depend on {layer}")
-        weight = gradient.float().mean((2, 3), keepdim=True)
-        maps.append((weight * output.detach().float()).sum(1).relu())
+    with torch.enable_grad():
+        for score in scores.gather(1, chosen).sum(0):
+            (gradient,) = torch.autograd.grad(score, output, retain_graph=True, allow_unused=True)
+            if gradient is None:
+                raise ValueError(f"layer must lead to the scores; those of this network do not depend on {layer}")
+            weight = gradient.float().mean((2, 3), keepdim=True)
+            maps.append((weight * output.detach().float()).sum(1).relu())
     return torch.stack(maps, 1), scores.detach()
 
 
@@ -168,7 +175,7 @@ def _chosen(classes: Tensor | None, scores: Tensor) -> Tensor:
         return scores.argmax(1, keepdim=True)
     if classes.is_floating_point() or classes.ndim != 2 or len(classes) != len(scores):
         raise ValueError(f"classes must be int64 [{len(scores)}, K], some for each image; got {tuple(classes.shape)}")
-    if classes.numel() and not (0 <= classes.min() and classes.max() < scores.shape[1]):
+    if classes.numel() and not (classes.min() >= 0 and classes.max() < scores.shape[1]):
         low, high = int(classes.min()), int(classes.max())
         raise ValueError(f"classes must be 0 to {scores.shape[1] - 1}; got {low} to {high}")
     return classes.long().to(scores.device)
@@ -210,8 +217,8 @@ def cam_box(heat: Tensor, threshold: float, rule: str = "region") -> Tensor:
     Args:
         heat: Tensor[..., h, w] with values from 0 to 1, as ``heat`` makes them.
         threshold: at least 0 and below 1; a pixel counts where its value is above it.
-        rule: "region", connected by sides and corners, or "rectangle". Of several equally large ones the first row by
-            row (regions), or the one with the highest top and then the lowest bottom edge (rectangles).
+        rule: "region", connected by sides and corners, or "rectangle". Of several equally large ones it is the region
+            that begins first, the rectangle that ends first, row by row.
 
     Returns:
         int64 Tensor[..., 4]: left, top, right and bottom pixel (xmin, ymin, xmax, ymax), all four inside the box. Where
@@ -233,59 +240,77 @@ def cam_box(heat: Tensor, threshold: float, rule: str = "region") -> Tensor:
     if heat.ndim < 2 or 0 in heat.shape[-2:]:
         raise ValueError(f"heat must be [..., h, w]; got shape {tuple(heat.shape)}")
     height, width = heat.shape[-2:]
-    above = heat.detach().reshape(-1, height, width) > threshold
-    if rule == "rectangle":
-        boxes = _largest_rectangle(above)
-    else:
-        boxes = _around(_largest_region(above))
-    whole = torch.tensor([0, 0, width - 1, height - 1], device=heat.device)
-    return torch.where(above.any((1, 2))[:, None], boxes, whole).reshape(*heat.shape[:-2], 4)
+    above = (heat.detach().reshape(-1, height, width) > threshold).cpu().numpy()
+    boxes = (_largest_rectangle if rule == "rectangle" else _largest_region)(above)
+    boxes[~above.any((1, 2))] = 0, 0, width - 1, height - 1
+    return torch.from_numpy(boxes).reshape(*heat.shape[:-2], 4)
 
 
-def _largest_region(above: Tensor) -> Tensor:
-    """Of bool [B, h, w] the largest connected region of each: every pixel takes the highest number within its region."""
+def _largest_region(above: np.ndarray) -> np.ndarray:
+    """Boxes around the largest connected region of each of bool [B, h, w]; zeros where there is none."""
     count, height, width = above.shape
-    number = torch.arange(height * width, 0, -1, device=above.device).reshape(1, height, width).expand(count, -1, -1)
-    number = number * above
-    while True:
-        spread = F.max_pool2d(number.double()[:, None], 3, 1, 1)[:, 0].long() * above
-        if torch.equal(spread, number):
-            break
-        number = spread
-    sizes = torch.zeros(count, height * width + 1, dtype=torch.long, device=above.device)
-    sizes.scatter_add_(1, number.flatten(1), above.flatten(1).long())
-    largest = sizes.flip(1).argmax(1)  # flipped, so that of equal ones that with the higher number comes, the first
-    return number == (height * width - largest)[:, None, None]
+    flat = np.zeros((count * height, width + 2), dtype=np.int8)
+    flat[:, 1:-1] = above.reshape(-1, width)
+    steps = np.diff(flat, axis=1)
+    lines, starts = np.nonzero(steps == 1)  # a run of pixels in a line: from start, and up to end
+    ends = np.nonzero(steps == -1)[1]
+    first = np.searchsorted(lines, np.arange(count * height + 1))
+    parent = list(range(len(lines)))
+
+    def root(run: int) -> int:
+        while parent[run] != run:
+            parent[run] = parent[parent[run]]
+            run = parent[run]
+        return run
+
+    begins, stops = starts.tolist(), ends.tolist()
+    for line in range(1, count * height):
+        if line % height == 0:
+            continue
+        upper, last, lower, end = first[line - 1], first[line], first[line], first[line + 1]
+        while upper < last and lower < end:  # corners touch, too
+            if begins[upper] <= stops[lower] and begins[lower] <= stops[upper]:
+                one, other = sorted((root(upper), root(lower)))
+                parent[other] = one
+            if stops[upper] < stops[lower]:
+                upper += 1
+            else:
+                lower += 1
+    region = np.array([root(run) for run in range(len(lines))], dtype=np.int64)
+    sizes = np.bincount(region, weights=ends - starts, minlength=len(lines))
+    boxes = np.zeros((count, 4), dtype=np.int64)
+    bounds = first[::height]
+    for index, (low, high) in enumerate(itertools.pairwise(bounds.tolist())):
+        if low < high:
+            runs = low + np.nonzero(region[low:high] == low + sizes[low:high].argmax())[0]
+            rows = lines[runs] - index * height
+            boxes[index] = starts[runs].min(), rows.min(), ends[runs].max() - 1, rows.max()
+    return boxes
 
 
-def _around(region: Tensor) -> Tensor:
-    """The box around the pixels of bool [B, h, w]."""
-    found = []
-    for across in (1, 2):
-        line = region.any(across).long()
-        found.append((line.argmax(1), line.shape[1] - 1 - line.flip(1).argmax(1)))
-    (left, right), (top, bottom) = found
-    return torch.stack([left, top, right, bottom], 1)
+def _largest_rectangle(above: np.ndarray) -> np.ndarray:
+    """The largest boxes within bool [B, h, w]; zeros where there is none.
 
-
-def _largest_rectangle(above: Tensor) -> Tensor:
-    """Of bool [B, h, w] the largest box with nothing else in it: for each top edge, bottom edges one after another."""
+    For every pixel the box as high as it is free upwards, and as wide as that height allows: row by row.
+    """
     count, height, width = above.shape
-    columns = torch.arange(width, device=above.device)
-    best = torch.zeros(count, dtype=torch.long, device=above.device)
-    boxes = torch.zeros(count, 4, dtype=torch.long, device=above.device)
-    for top in range(height):
-        free = torch.ones(count, width, dtype=torch.bool, device=above.device)
-        for bottom in range(top, height):
-            free = free & above[:, bottom]
-            # columns since the last one that is not free
-            run = columns - torch.where(free, -1, columns).cummax(1).values
-            longest, right = run.max(1)
-            area = longest * (bottom - top + 1)
-            better = area > best
-            found = torch.stack([right - longest + 1, right.new_full((count,), top), right, right.new_full((count,), bottom)], 1)
-            boxes = torch.where(better[:, None], found, boxes)
-            best = torch.where(better, area, best)
-            if not free.any():
-                break
+    columns = np.arange(width)
+    tall = np.zeros((count, width), dtype=np.int64)
+    left, right = tall.copy(), np.full_like(tall, width)
+    best, boxes = np.zeros(count, dtype=np.int64), np.zeros((count, 4), dtype=np.int64)
+    every = np.arange(count)
+    for row in range(height):
+        free = above[:, row]
+        tall = np.where(free, tall + 1, 0)
+        start = np.maximum.accumulate(np.where(free, 0, columns + 1), axis=1)
+        stop = np.minimum.accumulate(np.where(free, width, columns)[:, ::-1], axis=1)[:, ::-1]
+        left, right = np.where(free, np.maximum(left, start), 0), np.where(free, np.minimum(right, stop), width)
+        area = tall * (right - left)
+        at = area.argmax(1)
+        better = area[every, at] > best
+        at, some = at[better], every[better]
+        best[some] = area[some, at]
+        boxes[some] = np.stack(
+            [left[some, at], row + 1 - tall[some, at], right[some, at] - 1, np.full(len(some), row)], 1
+        )
     return boxes

@@ -69,10 +69,13 @@ def localisation_error(
         raise ValueError(f"there must be guesses, their boxes, a label and true boxes for each image; got {counts}")
     for index, true in enumerate(boxes):
         if true.ndim != 2 or len(true) == 0:
-            raise ValueError(f"boxes must be [K, 4] with K > 0 for each image; got {tuple(true.shape)} for image {index}")
+            raise ValueError(
+                f"boxes must be [K, 4] with K > 0 for each image; got {tuple(true.shape)} for image {index}"
+            )
     overlap = torch.stack([box_overlap(g[:, None], t).amax(1) for g, t in zip(guess_boxes, boxes, strict=True)])
     right = (guesses == labels[:, None]) & (overlap >= 0.5)
-    return LocalisationError(*(1 - right[:, :k].any(1).double().mean().item() for k in (1, 5)), n)
+    top1, top5 = (1 - right[:, :k].any(1).double().mean().item() for k in (1, 5))
+    return LocalisationError(top1, top5, n)
 
 
 def choose_threshold(errors: Tensor) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -71,8 +73,7 @@ def read_boxed(root: str | Path, split: str = "test") -> BoxedSet:
 
 
 def _folder(root: Path, split: str) -> BoxedSet:
-    images = create_dataset("folder", split, root=root)
-    assert isinstance(images, FolderSet)
+    images = cast(FolderSet, create_dataset("folder", split, root=root))
     base = split if (root / split).is_dir() else "val"
     path = root / f"{base}_boxes.csv"
     if not path.is_file():
@@ -91,7 +92,9 @@ def _folder(root: Path, split: str) -> BoxedSet:
             if image not in known:
                 mistakes.append(f"{place}: there is no image {line['file']}")
             elif numbers is None:
-                mistakes.append(f"{place}: {','.join(_COLUMNS[1:])} must be four numbers; got {list(line.values())[1:]}")
+                mistakes.append(
+                    f"{place}: {','.join(_COLUMNS[1:])} must be four numbers; got {list(line.values())[1:]}"
+                )
             else:
                 found.setdefault(image, []).append(numbers)
     return _checked(images, found, mistakes, path)
@@ -110,7 +113,9 @@ def _cls_loc(root: Path, split: str) -> BoxedSet:
     mistakes: list[str] = []
     objects = {path: list(_objects(notes / f"{path.stem}.xml", mistakes)) for path in listed}
     stems = {path.stem for path in paths}
-    mistakes += [f"{note}: there is no image {note.stem}" for note in sorted(notes.glob("*.xml")) if note.stem not in stems]
+    mistakes += [
+        f"{note}: there is no image {note.stem}" for note in sorted(notes.glob("*.xml")) if note.stem not in stems
+    ]
     names = {name for found in objects.values() for name, _ in found}
     train = base / "train"
     classes = sorted(folder.name for folder in train.iterdir() if folder.is_dir()) if train.is_dir() else sorted(names)
@@ -120,14 +125,17 @@ def _cls_loc(root: Path, split: str) -> BoxedSet:
         if len(of_image) > 1:
             mistakes.append(f"{notes / path.stem}.xml: an image must have one class; got {', '.join(sorted(of_image))}")
         elif of_image - set(classes):
-            mistakes.append(f"{notes / path.stem}.xml: unknown class {min(of_image)}; {train} has {len(classes)} others")
+            mistakes.append(
+                f"{notes / path.stem}.xml: unknown class {min(of_image)}; {train} has {len(classes)} others"
+            )
         elif found:
             kept.append(path)
             labels.append(classes.index(min(of_image)))
             boxes[path] = [box for _, box in found]
     images = FolderSet("cls_loc", "test", tuple(kept), torch.tensor(labels, dtype=torch.long), tuple(classes))
     checked = _checked(images, boxes, mistakes, notes)
-    return BoxedSet(checked.images, checked.boxes, checked.sizes, tuple(sorted({*paths} - set(checked.images.paths))))  # type: ignore[arg-type]
+    there = {str(path) for path in checked.images.paths}
+    return dataclasses.replace(checked, left_out=tuple(path for path in paths if str(path) not in there))
 
 
 def _objects(note: Path, mistakes: list[str]) -> Iterator[tuple[str, list[float]]]:
@@ -178,10 +186,14 @@ def _checked(images: FolderSet, found: dict[Path, list[list[float]]], mistakes: 
             sizes.append((height, width))
     if mistakes:
         more = [f"and {len(mistakes) - _SHOWN} more"] if len(mistakes) > _SHOWN else []
-        raise ValueError("\n".join([f"{len(mistakes)} mistakes in boxes; correct or remove them:", *mistakes[:_SHOWN], *more]))
+        raise ValueError(
+            "\n".join([f"{len(mistakes)} mistakes in boxes; correct or remove them:", *mistakes[:_SHOWN], *more])
+        )
     if not kept:
         raise ValueError(f"{source}: there must be a box for an image at least; got none")
-    chosen = FolderSet(images.name, images.split, tuple(images.paths[i] for i in kept), images.labels[kept], images.classes)
+    chosen = FolderSet(
+        images.name, images.split, tuple(images.paths[i] for i in kept), images.labels[kept], images.classes
+    )
     rest = tuple(Path(str(images.paths[i])) for i in sorted({*range(len(images))} - {*kept}))
     return BoxedSet(chosen, tuple(boxes), tuple(sizes), rest)
 

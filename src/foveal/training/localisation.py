@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +22,19 @@ from foveal.analysis import (
     grad_cam,
     heat,
     localisation_error,
-    save,
 )
-from foveal.data import BoxedSet, Preset, batches, read_boxed, seen_part
+from foveal.data import BoxedSet, FolderSet, Preset, batches, preset, read_boxed, seen_part
 from foveal.data.images import decode
-from foveal.data.loader import prepare
-from foveal.training.checkpoint import write_file
+from foveal.models import create_model
+from foveal.surgery import convert
+from foveal.training.checkpoint import load_newest, write_file
 from foveal.training.engine import load_run
+from foveal.training.recipe import Recipe, load_plan
 from foveal.training.report import write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from rich.table import Table
 
 THRESHOLDS = tuple(k / 20 for k in range(1, 20))
 """Shares of a map's range that are tried, 0.05 to 0.95."""
@@ -40,7 +43,7 @@ THRESHOLDS = tuple(k / 20 for k in range(1, 20))
 def measure_localisation(
     model: nn.Module,
     boxed: BoxedSet,
-    preset: Preset,
+    prepared: Preset,
     *,
     thresholds: Sequence[float] = THRESHOLDS,
     batch_size: int = 128,
@@ -55,7 +58,7 @@ def measure_localisation(
     Args:
         model: a network with global average pooling and a linear head, on any device.
         boxed: what `read_boxed` returns.
-        preset: how its images are prepared.
+        prepared: how its images are prepared.
         thresholds: to choose from, in rising order, each at least 0 and below 1.
         batch_size: images at a time.
 
@@ -71,9 +74,7 @@ def measure_localisation(
     if len(boxed) < 2:
         raise ValueError(f"boxed must hold two images at least, one for each half; got {len(boxed)}")
     device = next(model.parameters()).device
-    stream = batches(
-        boxed.images, batch_size=batch_size, seed=0, epoch=0, train=False, preset=preset, device=device
-    )
+    stream = _stream(boxed.images, prepared, batch_size, device)
     maps, guesses, labels = [], [], []
     shown = (0, 0)
     for images, label in stream:
@@ -88,7 +89,7 @@ def measure_localisation(
         labels.append(label.cpu())
         shown = (images.shape[2], images.shape[3])
     heats, guess, label = heat(torch.cat(maps), shown), torch.cat(guesses), torch.cat(labels)
-    parts = torch.tensor([seen_part(preset, size) for size in boxed.sizes], dtype=torch.float64)
+    parts = torch.tensor([seen_part(prepared, size) for size in boxed.sizes], dtype=torch.float64)
     whole = torch.tensor([[0, 0, width - 1, height - 1] for height, width in boxed.sizes])
     right = guess == label[:, None]
     result: dict[str, Any] = {
@@ -116,6 +117,12 @@ def measure_localisation(
     return result
 
 
+def _stream(
+    images: FolderSet, prepared: Preset, batch_size: int, device: torch.device
+) -> Iterable[tuple[Tensor, Tensor]]:
+    return batches(images, batch_size=batch_size, seed=0, epoch=0, train=False, preset=prepared, device=device)
+
+
 def _in_image(boxes: Tensor, parts: Tensor, shown: tuple[int, int]) -> Tensor:
     """From pixels of the network's input to pixels of the image, of which it sees a part (left, top, width, height)."""
     scale = parts[:, 2:] / torch.tensor([shown[1], shown[0]], dtype=torch.float64)
@@ -127,3 +134,223 @@ def _in_image(boxes: Tensor, parts: Tensor, shown: tuple[int, int]) -> Tensor:
 def _missed(found: Tensor, boxes: Sequence[Tensor]) -> Tensor:
     """bool [N]: the box meets none of the image's."""
     return torch.stack([box_overlap(box, true).max() < 0.5 for box, true in zip(found, boxes, strict=True)])
+
+
+# ---- a table of runs -------------------------------------------------------------------------------------------------
+
+HEADS = {
+    "classification_top1": "classification, %",
+    "region.top1": "top-1, region",
+    "region.top5": "top-5, region",
+    "region.known_class": "known class, region",
+    "rectangle.top1": "top-1, rectangle",
+    "rectangle.top5": "top-5, rectangle",
+    "rectangle.known_class": "known class, rectangle",
+}
+"""What is summarised over seeds, all errors, and what it is called in tables."""
+
+
+def measure_table(
+    out: str | Path,
+    root: str | Path,
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    progress: Callable[[str, dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Measure every finished run of a table on a set with boxes, and keep it with the table's results in one JSON file.
+
+    Args:
+        out: the folder with NAME/seedK/ in it.
+        root: the set, as `read_boxed` takes it; its test split is measured.
+        path: the file; its name must hold "quick" where rows are.
+        device: where to compute.
+        progress: called after each run with its folder and what `measure_localisation` found.
+
+    Returns:
+        What was written: the content of ``foveal report --json``, and for each run ``localisation``, for each row
+        ``localisation`` with mean, std (None with one seed), min, max and n of every share.
+
+    Raises:
+        FileNotFoundError: there is no run in the folder, or the set is not there.
+        ValueError: the file's name says too little, the set is not in order, or a network has no class activation maps.
+    """
+    boxed = read_boxed(root)
+    write_json(out, path)  # its checks come before the work
+    content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    for row in content["rows"]:
+        for run in row["runs"]:
+            if run["state"] == "finished":
+                recipe, model = load_run(Path(out) / run["folder"])
+                run["localisation"] = measure_localisation(model.to(device), boxed, preset_of(recipe))
+                if progress:
+                    progress(run["folder"], run["localisation"])
+        row["localisation"] = _over_seeds([run["localisation"] for run in row["runs"] if "localisation" in run])
+    write_file(Path(path), json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
+    return content
+
+
+def _over_seeds(found: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | int | None]]:
+    """Mean and spread of each share over the seeds of a row."""
+    summary: dict[str, dict[str, float | int | None]] = {}
+    for share in HEADS if found else ():
+        rule, _, key = share.rpartition(".")
+        values = [one[rule][key] if rule else one[key] for one in found]
+        summary[share] = {
+            "mean": statistics.fmean(values),
+            "std": statistics.stdev(values) if len(values) > 1 else None,
+            "min": min(values),
+            "max": max(values),
+            "n": len(values),
+        }
+    return summary
+
+
+def error_table(content: dict[str, Any]) -> Table:
+    """What `measure_table` returns as a table for the terminal, in percent."""
+    from rich.table import Table
+
+    shown = Table("row", *HEADS.values(), box=None)
+    for row in content["rows"]:
+        if row["localisation"]:
+            shown.add_row(row["name"], *(percent(row["localisation"][share]) for share in HEADS))
+    return shown
+
+
+def percent(found: dict[str, float | int | None]) -> str:
+    """Mean and standard deviation over seeds of a share, in percent."""
+    spread = "" if found["std"] is None else f" ± {100 * found['std']:.1f}"
+    return f"{100 * (found['mean'] or 0):.1f}{spread}"
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Networks to look at, by name, how their images are prepared, and what their classes are called."""
+
+    by_name: dict[str, nn.Module]
+    prepared: Preset
+    classes: tuple[str, ...] | None
+
+
+def preset_of(recipe: Recipe) -> Preset:
+    """How the images of a recipe are prepared."""
+    data = recipe.data
+    given = {key: value for key in ("size", "resize") if (value := getattr(data, key)) is not None}
+    return preset(data.name, **given, **data.augment.model_dump())
+
+
+def open_networks(name: str, plan: str | None = None) -> Networks:
+    """The network of a run, those of a table (the first seed of each row), or an untrained one by its name.
+
+    Args:
+        name: the folder of a run, of a table of runs, or a network's name, which then has 1000 classes and takes images of
+            224x224.
+        plan: what to convert in an untrained one, YAML or a file of it.
+
+    Raises:
+        FileNotFoundError: no finished run is in the folder.
+        ValueError: the rows of the table prepare their images differently, or there is no network of that name.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        if "/" in name:
+            raise FileNotFoundError(f"{name} is not there: name the folder of a run or of a table, or a network")
+        torch.manual_seed(0)
+        model = convert(create_model(name, num_classes=1000), load_plan(plan) if plan else {})
+        return Networks({name: model.eval()}, preset("folder"), None)
+    if plan is not None:
+        raise ValueError(
+            f"--plan converts a network by name; {name} is the folder of runs, which are as they were trained"
+        )
+    runs = [folder] if (folder / "recipe.yaml").is_file() else sorted(folder.glob("*/seed*"))
+    runs = [run for run in runs if (run / "result.json").is_file()]
+    if not runs:
+        raise FileNotFoundError(f"{name} holds no finished run: name the folder of one, or of a table with NAME/seedK/")
+    first = {run.parent.name: run for run in reversed(runs)}
+    loaded = sorted((load_run(run) for run in first.values()), key=lambda one: (one[0].row, one[0].name))
+    presets = {preset_of(recipe) for recipe, _ in loaded}
+    if len(presets) > 1:
+        raise ValueError(f"the rows of {name} prepare their images differently: look at them one by one")
+    saved = load_newest(runs[0] / "checkpoint")
+    classes = tuple(saved.manifest["classes"]) if saved else None
+    return Networks({recipe.name: model for recipe, model in loaded}, presets.pop(), classes)
+
+
+def draw_networks(
+    networks: Networks,
+    files: Sequence[str | Path],
+    *,
+    label: int | None = None,
+    layer: str | None = None,
+    threshold: float = 0.3,
+    rule: str = "region",
+    boxed: BoxedSet | None = None,
+    title: str | None = None,
+) -> tuple[Figure, list[dict[str, Any]]]:
+    """Draw the activation maps of networks side by side on the same image files.
+
+    Args:
+        networks: what `open_networks` returns.
+        files: image files; the picture shows the part of them that the networks see.
+        label: the class whose map is drawn; each network's first guess by default.
+        layer: draw Grad-CAM at this layer; by default the class activation map.
+        threshold: of `cam_box`.
+        rule: of `cam_box`.
+        boxed: a set with true boxes, which are drawn where it holds the file.
+        title: above the picture.
+
+    Returns:
+        The figure; and for each network and file ``network``, ``file``, ``class``, its ``probability`` and ``box`` in
+        pixels of the file.
+
+    Raises:
+        ValueError: a file is no image, or a network has no such map.
+    """
+    paths = tuple(Path(file) for file in files)
+    pictures = [decode(path) for path in paths]
+    parts = [seen_part(networks.prepared, (picture.shape[1], picture.shape[2])) for picture in pictures]
+    corners = [[round(v) for v in (x, y, x + width, y + height)] for x, y, width, height in parts]
+    crops = [picture[:, y:b, x:r] for picture, (x, y, r, b) in zip(pictures, corners, strict=True)]
+    known = (
+        {}
+        if boxed is None
+        else {Path(str(p)).resolve(): b for p, b in zip(boxed.images.paths, boxed.boxes, strict=True)}
+    )
+    truths = [
+        known.get(path.resolve(), torch.empty(0, 4)) - torch.tensor([x, y, x, y])
+        for path, (x, y, _, _) in zip(paths, corners, strict=True)
+    ]
+    listed = FolderSet("files", "test", paths, torch.zeros(len(paths), dtype=torch.long), ("",))
+    found: list[dict[str, Any]] = []
+    heats: dict[str, list[Tensor]] = {}
+    boxes: dict[str, list[Tensor]] = {}
+    notes: dict[str, list[str]] = {}
+    for name, model in networks.by_name.items():
+        first = next(p for p in model.parameters() if p.ndim > 2)
+        stream = _stream(listed, networks.prepared, 1, first.device)
+        for (image, _), path, crop, (x, y, _, _) in zip(stream, paths, crops, corners, strict=True):
+            shown = image.mean(1, keepdim=True) if first.shape[1] == 1 else image
+            wanted = None if label is None else torch.tensor([[label]])
+            if layer is None:
+                maps, scores = class_activation_map(model, shown, wanted)
+            else:
+                maps, scores = grad_cam(model, shown, layer, wanted)
+            chosen = int(scores.argmax()) if label is None else label
+            probability = scores.float().softmax(1)[0, chosen].item()
+            warm = heat(maps[0, 0], (crop.shape[1], crop.shape[2])).cpu()
+            box = cam_box(warm, threshold, rule)
+            of_class = networks.classes[chosen] if networks.classes else str(chosen)
+            heats.setdefault(name, []).append(warm)
+            boxes.setdefault(name, []).append(box)
+            notes.setdefault(name, []).append(f"{of_class}, {probability:.0%}")
+            where = (box + torch.tensor([x, y, x, y])).tolist()
+            found.append(
+                {"network": name, "file": str(path), "class": of_class, "probability": probability, "box": where}
+            )
+    figure = draw_activation_maps(
+        crops, heats, boxes, truths=truths if boxed is not None else None, notes=notes, title=title
+    )
+    return figure, found
