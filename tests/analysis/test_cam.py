@@ -47,7 +47,7 @@ def test_class_activation_map_is_the_sum_over_channels(head):
                     torch.testing.assert_close(maps[n, k, i, j], value.detach(), rtol=0, atol=1e-13)
     bias = model[-1 if head == "linear" else -2].bias
     torch.testing.assert_close(maps.mean((2, 3)) + bias[classes].detach(), scores.gather(1, classes))
-    assert model.training and all(module.training for module in model)
+    assert all(module.training for module in model.modules())
 
 
 def test_the_first_guess_is_the_default():
@@ -103,7 +103,10 @@ def test_converted_networks(layer):
     [
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 4)), "no map was averaged"),
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), "there is no such layer"),
-        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(4, 4)), "no map was averaged"),
+        (
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(4, 4)),
+            "no map was averaged",
+        ),
         (Functional(lambda x: x.amax((2, 3))), "mean of its maps"),
         (
             nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 6), nn.ReLU()),
@@ -219,7 +222,9 @@ def test_grad_cam_says_why_a_layer_does_not_do():
         grad_cam(nn.Sequential(nn.Conv2d(3, 2, 3)), torch.randn(1, 3, 8, 8), "0")
 
 
-@pytest.mark.parametrize("classes", [torch.tensor([[4]]), torch.tensor([[-1]]), torch.tensor([1]), torch.tensor([[1.0]])])
+@pytest.mark.parametrize(
+    "classes", [torch.tensor([[4]]), torch.tensor([[-1]]), torch.tensor([1]), torch.tensor([[1.0]])]
+)
 def test_classes_are_those_of_the_network(classes):
     with pytest.raises(ValueError, match="classes must be"):
         class_activation_map(small(), torch.randn(1, 3, 8, 8, dtype=torch.float64), classes)

@@ -62,7 +62,7 @@ def test_wrong_counts():
         error([[1], [2]], [[HIT], [HIT]], [1], [[HIT]])
     with pytest.raises(ValueError, match="0 labels"):
         localisation_error(torch.zeros(0, 1), torch.zeros(0, 1, 4), torch.zeros(0), [])
-    with pytest.raises(ValueError, match="K > 0 for each image; got .* for image 1"):
+    with pytest.raises(ValueError, match=r"K > 0 for each image; got .* for image 1"):
         localisation_error(
             torch.tensor([[1], [1]]), torch.zeros(2, 1, 4), torch.ones(2), [torch.zeros(1, 4), torch.zeros(0, 4)]
         )
