@@ -545,7 +545,10 @@ class Rule(enum.StrEnum):
 @_guarded
 def cam(
     model: Annotated[str, typer.Argument(help="Folder of a run, of a table of runs, or a model.")],
-    images: Annotated[list[Path] | None, typer.Argument(help="Image files to draw; none: measure on --boxes.")] = None,
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(help="Image files, or numbers in a run's test split; none: measure on --boxes."),
+    ] = None,
     plan: Annotated[str | None, typer.Option(help="What to convert in a model: a YAML file, or YAML itself.")] = None,
     label: Annotated[
         int | None, typer.Option("--class", min=0, help="The class to look for.  [default: the first guess]")

@@ -58,7 +58,7 @@ def sees_colours(order=(2, 1, 0)):
 
 @pytest.mark.parametrize(
     "prepared",
-    [Preset(), Preset(size=(64, 96)), Preset(size=(28, 44), resize=32), Preset(size=(24, 24), resize=(24, 24))],
+    [Preset(), Preset(size=(64, 96)), Preset(size=(28, 32), resize=32), Preset(size=(24, 24), resize=(24, 24))],
 )
 def test_a_network_that_sees_the_object_makes_no_error(coloured, prepared):
     found = measure_localisation(sees_colours(), read_boxed(coloured), prepared)
@@ -160,6 +160,16 @@ def test_a_table_is_measured_run_by_run(trained, coloured, tmp_path):
     assert not (tmp_path / "errors.json").exists()
 
 
+def test_a_set_of_other_classes_is_refused(trained, tmp_path):
+    for split in ("train", "val"):
+        picture = tmp_path / split / "yellow" / "1.png"
+        picture.parent.mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(picture)
+    (tmp_path / "val_boxes.csv").write_text("file,xmin,ymin,xmax,ymax\nval/yellow/1.png,0,0,3,3\n")
+    with pytest.raises(ValueError, match="has other classes than those"):
+        measure_table(trained, tmp_path, tmp_path / "quick.json")
+
+
 def test_networks_of_a_run_of_a_table_and_by_name(trained):
     table = open_networks(str(trained))
     assert list(table.by_name) == ["first", "second"]
@@ -178,7 +188,7 @@ def test_networks_of_a_run_of_a_table_and_by_name(trained):
 
 
 def test_the_box_is_in_pixels_of_the_file(coloured):
-    networks = Networks({"colours": sees_colours()}, Preset(size=(20, 36), resize=32), CLASSES)
+    networks = Networks({"colours": sees_colours()}, Preset(size=(20, 36), resize=(32, 48)), CLASSES)
     file = coloured / "val" / "red" / "2.png"
     left, top, right, bottom = BOXES[2]
     for layer in (None, "0"):
@@ -197,6 +207,18 @@ def test_gray_networks_see_gray_images(coloured):
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2))
     _, found = draw_networks(Networks({"gray": model}, Preset(), None), [coloured / "val" / "red" / "2.png"] * 2)
     assert [one["class"] in "01" for one in found] == [True, True]
+
+
+def test_an_image_of_the_test_split_by_its_number(trained, coloured):
+    networks = open_networks(str(trained / "second" / "seed0"))
+    figure, found = draw_networks(networks, ["2", coloured / "val" / "green" / "1.png"])
+    assert [one["file"] for one in found] == ["2", str(coloured / "val" / "green" / "1.png")]
+    by_number, by_file = (figure.axes[k].images[0].get_array() for k in (0, 2))  # the third in the order of the folders
+    assert (by_number == by_file).all()
+    with pytest.raises(ValueError, match="must be below 6, the size of the test split; got 6"):
+        draw_networks(networks, ["6"])
+    with pytest.raises(ValueError, match="7: cannot be read as an image"):
+        draw_networks(Networks({"colours": sees_colours()}, Preset()), ["7"])
 
 
 def test_the_preset_of_a_recipe_is_that_of_its_data(trained):

@@ -23,12 +23,12 @@ from foveal.analysis import (
     heat,
     localisation_error,
 )
-from foveal.data import BoxedSet, FolderSet, Preset, batches, preset, read_boxed, seen_part
+from foveal.data import BoxedSet, FolderSet, ImageSet, Preset, batches, preset, read_boxed, seen_part
 from foveal.data.images import decode
 from foveal.models import create_model
 from foveal.surgery import convert
 from foveal.training.checkpoint import load_newest, write_file
-from foveal.training.engine import load_run
+from foveal.training.engine import load_data, load_run
 from foveal.training.recipe import Recipe, load_plan
 from foveal.training.report import write_json
 
@@ -118,7 +118,7 @@ def measure_localisation(
 
 
 def _stream(
-    images: FolderSet, prepared: Preset, batch_size: int, device: torch.device
+    images: FolderSet | ImageSet, prepared: Preset, batch_size: int, device: torch.device
 ) -> Iterable[tuple[Tensor, Tensor]]:
     return batches(images, batch_size=batch_size, seed=0, epoch=0, train=False, preset=prepared, device=device)
 
@@ -181,7 +181,12 @@ def measure_table(
     for row in content["rows"]:
         for run in row["runs"]:
             if run["state"] == "finished":
-                recipe, model = load_run(Path(out) / run["folder"])
+                folder = Path(out) / run["folder"]
+                recipe, model = load_run(folder)
+                if _classes_of(folder) != boxed.images.classes:
+                    raise ValueError(
+                        f"{root} has other classes than those that {folder} was trained for, or another order"
+                    )
                 run["localisation"] = measure_localisation(model.to(device), boxed, preset_of(recipe))
                 if progress:
                     progress(run["folder"], run["localisation"])
@@ -228,11 +233,12 @@ def percent(found: dict[str, float | int | None]) -> str:
 
 @dataclass(frozen=True)
 class Networks:
-    """Networks to look at, by name, how their images are prepared, and what their classes are called."""
+    """Networks to look at, by name, how their images are prepared, what their classes are called, and their recipe."""
 
     by_name: dict[str, nn.Module]
     prepared: Preset
-    classes: tuple[str, ...] | None
+    classes: tuple[str, ...] | None = None
+    recipe: Recipe | None = None
 
 
 def preset_of(recipe: Recipe) -> Preset:
@@ -260,7 +266,7 @@ def open_networks(name: str, plan: str | None = None) -> Networks:
             raise FileNotFoundError(f"{name} is not there: name the folder of a run or of a table, or a network")
         torch.manual_seed(0)
         model = convert(create_model(name, num_classes=1000), load_plan(plan) if plan else {})
-        return Networks({name: model.eval()}, preset("folder"), None)
+        return Networks({name: model.eval()}, preset("folder"))
     if plan is not None:
         raise ValueError(
             f"--plan converts a network by name; {name} is the folder of runs, which are as they were trained"
@@ -274,9 +280,14 @@ def open_networks(name: str, plan: str | None = None) -> Networks:
     presets = {preset_of(recipe) for recipe, _ in loaded}
     if len(presets) > 1:
         raise ValueError(f"the rows of {name} prepare their images differently: look at them one by one")
-    saved = load_newest(runs[0] / "checkpoint")
-    classes = tuple(saved.manifest["classes"]) if saved else None
-    return Networks({recipe.name: model for recipe, model in loaded}, presets.pop(), classes)
+    by_name = {recipe.name: model for recipe, model in loaded}
+    return Networks(by_name, presets.pop(), _classes_of(runs[0]), loaded[0][0])
+
+
+def _classes_of(run: Path) -> tuple[str, ...]:
+    """The names of the classes that a run was trained for."""
+    saved = load_newest(run / "checkpoint")
+    return tuple(saved.manifest["classes"]) if saved else ()
 
 
 def draw_networks(
@@ -294,7 +305,8 @@ def draw_networks(
 
     Args:
         networks: what `open_networks` returns.
-        files: image files; the picture shows the part of them that the networks see.
+        files: image files, or numbers of images in the test split of the runs' data, from 0; the picture shows the part of
+            them that the networks see.
         label: the class whose map is drawn; each network's first guess by default.
         layer: draw Grad-CAM at this layer; by default the class activation map.
         threshold: of `cam_box`.
@@ -307,10 +319,10 @@ def draw_networks(
         pixels of the file.
 
     Raises:
-        ValueError: a file is no image, or a network has no such map.
+        ValueError: a file is no image, a number is not one of the test split, or a network has no such map.
     """
-    paths = tuple(Path(file) for file in files)
-    pictures = [decode(path) for path in paths]
+    names = [str(file) for file in files]
+    pictures = [_picture(networks, name) for name in names]
     parts = [seen_part(networks.prepared, (picture.shape[1], picture.shape[2])) for picture in pictures]
     corners = [[round(v) for v in (x, y, x + width, y + height)] for x, y, width, height in parts]
     crops = [picture[:, y:b, x:r] for picture, (x, y, r, b) in zip(pictures, corners, strict=True)]
@@ -320,18 +332,18 @@ def draw_networks(
         else {Path(str(p)).resolve(): b for p, b in zip(boxed.images.paths, boxed.boxes, strict=True)}
     )
     truths = [
-        known.get(path.resolve(), torch.empty(0, 4)) - torch.tensor([x, y, x, y])
-        for path, (x, y, _, _) in zip(paths, corners, strict=True)
+        known.get(Path(name).resolve(), torch.empty(0, 4)) - torch.tensor([x, y, x, y])
+        for name, (x, y, _, _) in zip(names, corners, strict=True)
     ]
-    listed = FolderSet("files", "test", paths, torch.zeros(len(paths), dtype=torch.long), ("",))
     found: list[dict[str, Any]] = []
     heats: dict[str, list[Tensor]] = {}
     boxes: dict[str, list[Tensor]] = {}
     notes: dict[str, list[str]] = {}
     for name, model in networks.by_name.items():
         first = next(p for p in model.parameters() if p.ndim > 2)
-        stream = _stream(listed, networks.prepared, 1, first.device)
-        for (image, _), path, crop, (x, y, _, _) in zip(stream, paths, crops, corners, strict=True):
+        for file, picture, crop, (x, y, _, _) in zip(names, pictures, crops, corners, strict=True):
+            alone = ImageSet("alone", "test", picture[None], torch.zeros(1, dtype=torch.long), ("",))
+            ((image, _),) = _stream(alone, networks.prepared, 1, first.device)
             shown = image.mean(1, keepdim=True) if first.shape[1] == 1 else image
             wanted = None if label is None else torch.tensor([[label]])
             if layer is None:
@@ -347,10 +359,18 @@ def draw_networks(
             boxes.setdefault(name, []).append(box)
             notes.setdefault(name, []).append(f"{of_class}, {probability:.0%}")
             where = (box + torch.tensor([x, y, x, y])).tolist()
-            found.append(
-                {"network": name, "file": str(path), "class": of_class, "probability": probability, "box": where}
-            )
+            found.append({"network": name, "file": file, "class": of_class, "probability": probability, "box": where})
     figure = draw_activation_maps(
         crops, heats, boxes, truths=truths if boxed is not None else None, notes=notes, title=title
     )
     return figure, found
+
+
+def _picture(networks: Networks, name: str) -> Tensor:
+    """An image file, or an image of the test split by its number."""
+    if networks.recipe is None or not name.isdecimal() or Path(name).exists():
+        return decode(Path(name))
+    dataset, _ = load_data(networks.recipe, "test")
+    if int(name) >= len(dataset):
+        raise ValueError(f"the number of an image must be below {len(dataset)}, the size of the test split; got {name}")
+    return dataset[int(name)][0]
