@@ -20,7 +20,7 @@ def test_a_row_for_each_image_and_a_column_for_each_network():
     figure = draw_activation_maps(images, heats, boxes, truths=truths, notes=notes, title="Maps")
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["image", "a\ncat", "b\ncat", "", "dog", "cow"]
-    assert "dashed: the true box" in figure.get_supxlabel()
+    assert "dashed: the true one" in figure.get_supxlabel()
     framed = [[patch.get_bbox().bounds for patch in axes.patches] for axes in figure.axes]
     assert framed[0] == [(-0.5, -0.5, 4.0, 4.0)] * 2  # the truth alone; each frame is drawn twice
     assert framed[1] == [(0.5, 1.5, 4.0, 4.0)] * 2 + [(-0.5, -0.5, 4.0, 4.0)] * 2

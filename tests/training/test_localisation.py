@@ -210,10 +210,12 @@ def test_gray_networks_see_gray_images(coloured):
 
 def test_an_image_of_the_test_split_by_its_number(trained, coloured):
     networks = open_networks(str(trained / "second" / "seed0"))
-    figure, found = draw_networks(networks, ["2", coloured / "val" / "green" / "1.png"])
-    assert [one["file"] for one in found] == ["2", str(coloured / "val" / "green" / "1.png")]
+    file = coloured / "val" / "green" / "1.png"
+    figure, found = draw_networks(networks, ["2", file], boxed=read_boxed(coloured))
+    assert [one["file"] for one in found] == ["2", str(file)]
     by_number, by_file = (figure.axes[k].images[0].get_array() for k in (0, 2))  # the third in the order of the folders
     assert (by_number == by_file).all()
+    assert [len(figure.axes[k].patches) for k in (0, 2)] == [2, 2]  # the true box
     with pytest.raises(ValueError, match="must be below 6, the size of the test split; got 6"):
         draw_networks(networks, ["6"])
     with pytest.raises(ValueError, match="7: cannot be read as an image"):

@@ -84,8 +84,10 @@ def draw_activation_maps(
     panels[0, 0].set_title("image", fontsize=6.5, color=card.INK)
     for axes in panels.flat:
         axes.set_axis_off()
-    dashed = "; dashed: the true box" if truths is not None else ""
-    figure.supxlabel(f"map from dark (0) to bright (1); white: its box{dashed}", fontsize=6.5, color=card.MUTED)
+    dashed = ", dashed: the true one" if any(len(of) for of in truths or ()) else ""
+    joint = "; " if len(heats) > 1 else "\n"
+    caption = f"map from dark (0) to bright (1){joint}white: its box{dashed}"
+    figure.supxlabel(caption, fontsize=6.5, color=card.MUTED)
     if title is not None:
         figure.suptitle(title, fontsize=8, color=card.INK)
     return figure

@@ -88,7 +88,7 @@ def measure_localisation(
         guesses.append(scores.topk(min(5, scores.shape[1]), 1).indices.cpu())
         labels.append(label.cpu())
         shown = (images.shape[2], images.shape[3])
-    heats, guess, label = heat(torch.cat(maps), shown), torch.cat(guesses), torch.cat(labels)
+    found, guess, label = torch.cat(maps), torch.cat(guesses), torch.cat(labels)
     parts = torch.tensor([seen_part(prepared, size) for size in boxed.sizes], dtype=torch.float64)
     whole = torch.tensor([[0, 0, width - 1, height - 1] for height, width in boxed.sizes])
     right = guess == label[:, None]
@@ -101,7 +101,7 @@ def measure_localisation(
     }
     half = torch.arange(len(boxed)) % 2
     for rule in RULES:
-        boxes = torch.stack([_in_image(cam_box(heats, t, rule), parts, shown) for t in thresholds])
+        boxes = torch.stack([_in_image(each, parts, shown) for each in _boxes(found, shown, thresholds, rule)])
         missed = torch.stack([_missed(each, boxed.boxes) for each in boxes]).double()
         chosen = torch.tensor([choose_threshold(missed[:, half == 1 - side].mean(1)) for side in (0, 1)])
         index = chosen[half], torch.arange(len(boxed))
@@ -121,6 +121,12 @@ def _stream(
     images: FolderSet | ImageSet, prepared: Preset, batch_size: int, device: torch.device
 ) -> Iterable[tuple[Tensor, Tensor]]:
     return batches(images, batch_size=batch_size, seed=0, epoch=0, train=False, preset=prepared, device=device)
+
+
+def _boxes(maps: Tensor, shown: tuple[int, int], thresholds: Sequence[float], rule: str) -> Tensor:
+    """Tensor[thresholds, N, 4]; a few images at a time, whose maps at full size would fill the memory together."""
+    warm = (heat(part, shown) for part in maps.split(256))
+    return torch.cat([torch.stack([cam_box(each, t, rule) for t in thresholds]) for each in warm], 1)
 
 
 def _in_image(boxes: Tensor, parts: Tensor, shown: tuple[int, int]) -> Tensor:
@@ -322,7 +328,8 @@ def draw_networks(
         ValueError: a file is no image, a number is not one of the test split, or a network has no such map.
     """
     names = [str(file) for file in files]
-    pictures = [_picture(networks, name) for name in names]
+    opened = [_picture(networks, name) for name in names]
+    pictures = [picture for picture, _ in opened]
     parts = [seen_part(networks.prepared, (picture.shape[1], picture.shape[2])) for picture in pictures]
     corners = [[round(v) for v in (x, y, x + width, y + height)] for x, y, width, height in parts]
     crops = [picture[:, y:b, x:r] for picture, (x, y, r, b) in zip(pictures, corners, strict=True)]
@@ -332,8 +339,8 @@ def draw_networks(
         else {Path(str(p)).resolve(): b for p, b in zip(boxed.images.paths, boxed.boxes, strict=True)}
     )
     truths = [
-        known.get(Path(name).resolve(), torch.empty(0, 4)) - torch.tensor([x, y, x, y])
-        for name, (x, y, _, _) in zip(names, corners, strict=True)
+        known.get(path.resolve(), torch.empty(0, 4)) - torch.tensor([x, y, x, y])
+        for (_, path), (x, y, _, _) in zip(opened, corners, strict=True)
     ]
     found: list[dict[str, Any]] = []
     heats: dict[str, list[Tensor]] = {}
@@ -366,11 +373,12 @@ def draw_networks(
     return figure, found
 
 
-def _picture(networks: Networks, name: str) -> Tensor:
-    """An image file, or an image of the test split by its number."""
+def _picture(networks: Networks, name: str) -> tuple[Tensor, Path]:
+    """An image file, or an image of the test split by its number; and its path, where it has one."""
     if networks.recipe is None or not name.isdecimal() or Path(name).exists():
-        return decode(Path(name))
+        return decode(Path(name)), Path(name)
     dataset, _ = load_data(networks.recipe, "test")
     if int(name) >= len(dataset):
         raise ValueError(f"the number of an image must be below {len(dataset)}, the size of the test split; got {name}")
-    return dataset[int(name)][0]
+    path = Path(str(dataset.paths[int(name)])) if isinstance(dataset, FolderSet) else Path(name)
+    return dataset[int(name)][0], path
