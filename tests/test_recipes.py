@@ -33,10 +33,12 @@ TABLES = {  # rows to train, rows that are published only
     "acn/table8": (6, 8),
     "acn/table8_shapes": (4, 0),
     "acn/control_variates": (3, 0),
+    "acn/table7": (4, 0),
     "acn/table9": (8, 0),
     "acn/table10": (4, 0),
     "acn/table11": (10, 0),
     "acn/figure7": (4, 0),
+    "acn/figure8": (4, 0),
     "acn/figure10": (6, 0),
     "acn/figure12": (4, 0),
     "acn/figure13": (2, 0),
@@ -133,7 +135,7 @@ def test_every_recipe_is_counted():
         (table_of(name), isinstance(load_row(find_recipes(name)[0]), Quoted)) for name in list_recipes()
     )
     assert {table: (found[table, False], found[table, True]) for table in dict.fromkeys(t for t, _ in found)} == TABLES
-    assert len(ALL) == sum(map(sum, TABLES.values())) - 5 == 186
+    assert len(ALL) == sum(map(sum, TABLES.values())) - 5 == 212
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -237,6 +239,10 @@ PARAMETERS = {  # theirs, and the redundant biases of the authors' layers that o
     "acn/table6/acn_drn_d_22": (16_393_752 + 3 * 82_962, 0),  # layer7 is dilated, so both its scales have offsets
     "acn/table6/drn_c_26": (21_126_584, 0),
     "acn/table6/acn_drn_c_26": (21_126_584 + 3 * 82_962, 0),
+    "acn/table7/drn_c_26": (21_126_584, 0),
+    "acn/table7/dilated_drn_c_26": (21_126_584, 0),
+    "acn/table7/deformable_drn_c_26": (21_126_584 + 2 * 82_962, 0),
+    "acn/table7/acn_drn_c_26": (21_126_584 + 3 * 82_962, 0),
     "acn/control_variates/joint": (
         14_728_266 - 1_152 + 41_490 + 9 * 256 + 1,
         0,
@@ -249,6 +255,7 @@ PARAMETERS = {  # theirs, and the redundant biases of the authors' layers that o
     "acn/table9/concat": (14_774_436 + 41_490 + 2 * 256 * 256, 0),
     "acn/table10/dilated": (14_774_436, 0),
     "acn/table10/deformable": (14_774_436 + 41_490, 0),
+    "acn/figure8/anisotropic": (10_961_370 + 41_490, 0),
     "acn/figure10/position_1_3": (10_961_370 + 41_490 + 82_962, 0),
     "acn/figure12/position_1": (16_393_752 + 2 * 82_962, 0),
     "acn/figure12/position_2": (16_393_752 + 82_962, 0),

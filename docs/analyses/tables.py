@@ -132,7 +132,37 @@ def over_seeds(name):
     return "\n".join([*lines, "", about, f"Not the published experiment: {'; '.join(one['differs'])}."])
 
 
+def table7():
+    """Errors of the rows of the ACN paper's Table VII, mean and deviation over seeds, from `foveal cam --json`."""
+    path = RESULTS / "acn_table7_tiny_imagenet_quick.json"
+    if not path.exists():
+        return "not run yet"
+    found = json.loads(path.read_text())
+    shares = ("classification_top1", "region.top1", "region.top5", "region.known_class")
+    shares = (*shares, "rectangle.top1", "rectangle.known_class")
+    lines = [
+        "| row (quick), error in % | classification | localisation top-1, region | top-5, region | known class, region "
+        "| top-1, rectangle | known class, rectangle |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        cells = []
+        for share in shares if row["localisation"] else ():
+            one = row["localisation"][share]
+            spread = "" if one["std"] is None else f" ± {100 * one['std']:.1f}"
+            cells.append(f"{100 * one['mean']:.1f}{spread}")
+        lines.append(f"| {row['title']} | {' | '.join(cells)} |")
+    runs = [run for row in found["rows"] for run in row["runs"] if "localisation" in run]
+    measured = runs[0]["localisation"]
+    about = (
+        f"{measured['n']} images, {measured['left_out']} left out; seeds {', '.join(map(str, found['seeds']))}, mean ± "
+        f"standard deviation. Whole image: {100 * measured['whole_image']:.1f}. {machine(runs[0]['environment'])}."
+    )
+    return "\n".join([*lines, "", about])
+
+
 TABLES = {
+    "table7": table7,
     "correlation": correlation,
     "spread": spread,
     "growth": growth,
