@@ -30,13 +30,14 @@ def problem(batch, ins, outs, size, side, columns, groups, dtype, memory_format)
     return input, torch.randn(outs, ins // groups, columns).to(dtype), bins, torch.randn(outs).to(dtype)
 
 
-def largest_error(found, exact):
-    return float((found.double() - exact).abs().max())
+def error(found, exact):
+    """Root mean square: the largest of a few dozen would be chance."""
+    return float((found.double() - exact).square().mean().sqrt())
 
 
-def allowed(plain, exact, dtype):
-    """Twice plain PyTorch's error; the interpreter cuts bfloat16 off where a GPU rounds, which doubles it once more."""
-    return (4 if dtype == torch.bfloat16 else 2) * largest_error(plain, exact) + 1e-6 * float(exact.abs().max())
+def allowed(plain, exact):
+    """Twice plain PyTorch's error."""
+    return 2 * error(plain, exact) + 1e-7 * float(exact.abs().max())
 
 
 # batch, input and output channels, size, sides of the map, columns, stride, padding, dilation, groups
@@ -50,11 +51,14 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize(
-    ("dtype", "memory_format"),
-    [(torch.float32, f) for f in FORMATS] + [(torch.float16, FORMATS[0]), (torch.bfloat16, FORMATS[1])],
-    ids=["float32", "float32, channels last", "float16", "bfloat16, channels last"],
+    ("case", "dtype", "memory_format"),
+    [
+        *((case, torch.float32, FORMATS[0]) for case in CASES),
+        *((case, torch.float16, FORMATS[1]) for case in CASES[::2]),
+        *((case, torch.bfloat16, FORMATS[0]) for case in CASES[1::2]),
+    ],
+    ids=str,
 )
 def test_equals_the_definition(kernels, case, dtype, memory_format):
     *shape, stride, padding, dilation, groups = case
@@ -64,27 +68,27 @@ def test_equals_the_definition(kernels, case, dtype, memory_format):
     same_dtype = reference.binned_conv2d(input, weight, bins, bias, *plain)
     room = op._forward_shape(input, weight, bins, bias, *plain).fill_(NAN)
     found = kernels.convolve(input, weight, bins, bias, room, *plain)
-    assert largest_error(found, exact) <= allowed(same_dtype, exact, dtype)
+    assert error(found, exact) <= allowed(same_dtype, exact)
 
     grad = torch.randn(exact.shape).to(dtype)
     wide = [t.double() for t in (grad, input, weight)]
     exact_input, exact_weight = reference.binned_conv2d_backward(*wide, bins, *plain, [True, True])
     plain_input, plain_weight = reference.binned_conv2d_backward(grad, input, weight, bins, *plain, [True, True])
     found = kernels.input_gradient(grad, weight, bins, torch.full_like(input, NAN), *plain)
-    assert largest_error(found, exact_input) <= allowed(plain_input, exact_input, dtype)
+    assert error(found, exact_input) <= allowed(plain_input, exact_input)
     found = kernels.weight_gradient(grad, input, weight, bins, *plain)
     assert found.dtype == dtype
     assert found.shape == weight.shape
-    assert largest_error(found, exact_weight) <= allowed(plain_weight, exact_weight, dtype)
+    assert error(found, exact_weight) <= allowed(plain_weight, exact_weight)
 
 
 def test_shares_of_the_weight_gradient_add_up(kernels):
-    input, weight, bins, _ = problem(4, 2, 2, (24, 23), (3, 3), 3, 1, torch.float32, FORMATS[0])
-    plain = ([1, 1], [1, 1], [1, 1], 1)
-    grad = torch.randn(4, 2, 24, 23)
+    input, weight, bins, _ = problem(4, 2, 2, (17, 16), (2, 2), 2, 1, torch.float32, FORMATS[0])
+    plain = ([1, 1], [0, 0], [1, 1], 1)
+    grad = torch.randn(4, 2, 16, 15)
     with mock.patch.object(kernels.torch, "empty", wraps=torch.empty) as made:
         found = kernels.weight_gradient(grad, input, weight, bins, *plain)
-    assert made.call_args.args[0][0] > 4, "the pixels are split"
+    assert made.call_args.args[0][0] >= 3, "the pixels are split"
     exact = reference.binned_conv2d_backward(grad.double(), input.double(), weight.double(), bins, *plain, [True, True])
     torch.testing.assert_close(found.double(), exact[1], rtol=1e-5, atol=1e-4)
     assert torch.equal(found, kernels.weight_gradient(grad, input, weight, bins, *plain))
@@ -298,7 +302,7 @@ def test_real_shapes(gpu, shape, dtype, memory_format):
         room = op._forward_shape(input, weight, bins, None, *plain)
         found = kernels.convolve(input, weight, bins, None, room, *plain)
         same = reference.binned_conv2d(input, weight, bins, None, *plain)
-        assert largest_error(found, exact) <= 2 * largest_error(same, exact)
+        assert error(found, exact) <= 2 * error(same, exact)
         grad = torch.randn_like(found)
         wide = [t.double() for t in (grad, input, weight)]
         exact = reference.binned_conv2d_backward(*wide, bins, *plain, [True, True])
@@ -308,7 +312,7 @@ def test_real_shapes(gpu, shape, dtype, memory_format):
             kernels.weight_gradient(grad, input, weight, bins, *plain),
         )
         for found, other, want in zip(mine, same, exact, strict=True):
-            assert largest_error(found, want) <= 2 * largest_error(other, want)
+            assert error(found, want) <= 2 * error(other, want)
         assert torch.equal(mine[1], kernels.weight_gradient(grad, input, weight, bins, *plain))
     finally:
         torch.backends.cudnn.conv.fp32_precision = before

@@ -415,4 +415,4 @@ def _unit(grad: Tensor, weight: Tensor, most: int) -> Tensor:
     """
     sums = torch.where(grad.isfinite(), grad.abs(), 0).sum(3, dtype=torch.float64)
     largest = sums.max() * torch.where(weight.isfinite(), weight.abs(), 0).max() * most
-    return tiles.power_of_two((62 - torch.frexp(largest).exponent).clamp(-100, 100))
+    return tiles.power_of_two((62 - torch.frexp(largest).exponent).clamp(-100, 126))
