@@ -27,8 +27,8 @@ def takes(input: Tensor) -> bool:
 
 def precision(input: Tensor) -> str:
     """How products of float32 are rounded: as cuDNN's convolutions would (``torch.backends.cudnn.conv.fp32_precision``)."""
-    exact = input.dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision != "tf32"
-    return "ieee" if exact else "tf32"
+    setting = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+    return "ieee" if input.dtype == torch.float32 and setting != "tf32" else "tf32"
 
 
 def kind(input: Tensor) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def of_product(input: Tensor, pixels: int, ins: int, outs: int) -> Tile:
 def of_samples(input: Tensor, ins: int, outs: int) -> Tile:
     """Tiles of the same product after interpolation, which holds four corners and the best set so far besides."""
     if precision(input) == "ieee":
-        return Tile(32, min(64, side(outs)), 16, 4)
+        return Tile(64, 64, 16, 4) if outs >= 64 else Tile(32, side(outs), 16, 4)
     return Tile(64, min(128, side(outs)), min(32, side(ins)), 8)
 
 

@@ -147,7 +147,9 @@ def test_large_bins_stay_in_the_range_of_float16(kernels):
     found = kernels.weight_gradient(grad, input, weight, bins, *plain)
     torch.testing.assert_close(found.double(), exact[1], rtol=1e-3, atol=0)
     grad = torch.full_like(found.new_empty(1, 3, 9, 9), 30000.0)
-    exact = reference.binned_conv2d_backward(grad.double(), input.double(), weight.double(), bins, *plain, [True, False])
+    exact = reference.binned_conv2d_backward(
+        grad.double(), input.double(), weight.double(), bins, *plain, [True, False]
+    )
     found = kernels.input_gradient(grad, weight, bins, torch.empty_like(input), *plain)
     torch.testing.assert_close(found.double(), exact[0], rtol=1e-3, atol=0)
 

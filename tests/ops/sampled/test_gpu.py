@@ -89,7 +89,7 @@ def test_equals_the_definition(kernels, case, dtype, memory_format, deterministi
     finally:
         torch.use_deterministic_algorithms(True)
     given = wide(input, weight, taps, offset, bias)
-    free, best = reference.sampled_conv2d(*given, *plain)
+    freely, best = reference.sampled_conv2d(*given, *plain)
     forced = winner if winner.numel() else None
     exact = reference.sampled_conv2d(*given, *plain, winner=forced)[0]
 
@@ -103,7 +103,7 @@ def test_equals_the_definition(kernels, case, dtype, memory_format, deterministi
         other = winner != best
         assert other.float().mean() < 0.02
         slack = 0.05 if dtype == torch.bfloat16 else 0.01
-        torch.testing.assert_close(exact[other], free[other], rtol=slack, atol=slack)
+        torch.testing.assert_close(exact[other], freely[other], rtol=slack, atol=slack)
     wanted = [True, True, offset is not None]
     exact = reference.sampled_conv2d_backward(*wide(grad, input, weight, taps, offset), winner, *plain, wanted)
     others = iter(torch.autograd.grad(same, [t for t in free if t is not None], grad))

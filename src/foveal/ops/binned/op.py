@@ -309,14 +309,11 @@ def _backward_on_gpu(
 ) -> tuple[Tensor, Tensor]:
     plain = (stride, padding, dilation, groups)
     gpu = _gpu()
-    mine = [False, False]
-    if gpu is not None:
-        repeats = stride[0] * stride[1]
-        turned = gpu.is_faster(input, weight, bins, groups, turned=True, repeats=repeats)
-        mine = [wanted[0] and turned, wanted[1] and gpu.is_faster(input, weight, bins, groups)]
-    others = [w and not m for w, m in zip(wanted, mine, strict=True)]
-    if not any(mine):
+    if gpu is None:
         return _backward._init_fn(grad, input, weight, bins, *plain, wanted)
+    turned = gpu.is_faster(input, weight, bins, groups, turned=True, repeats=stride[0] * stride[1])
+    mine = [wanted[0] and turned, wanted[1] and gpu.is_faster(input, weight, bins, groups)]
+    others = [want and not take for want, take in zip(wanted, mine, strict=True)]
     grad_input, grad_weight = _backward_shape(grad, input, weight, bins, *plain, mine)
     if mine[0]:
         gpu.input_gradient(grad, weight, bins, grad_input, *plain)

@@ -342,7 +342,7 @@ def _data(
     pixels = grad.shape[0] * size[0] * size[1]
     ins, outs = weight.shape[-2], weight.shape[-3] // groups
     fixed = wanted[0] and torch.are_deterministic_algorithms_enabled()
-    sums = strays = scale = None
+    sums = strays = scale = source.new_empty(0)
     if wanted[0]:
         sums = torch.zeros(source.shape, dtype=torch.int64 if fixed else torch.float32, device=source.device)
     if fixed:
