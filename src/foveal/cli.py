@@ -699,6 +699,7 @@ def bench(
     case: Annotated[str, typer.Option(help="Which cases, as a pattern: 'lpsc-*'.")] = "*",
     quick: Annotated[bool, typer.Option("--quick", help="A short run, for a first look.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads; with one, its CPU time is the clock.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, or cuda: other cases, beside cuDNN and torchvision.")] = "cpu",
     out: Annotated[Path | None, typer.Option("--json", help="File for the figures and the hardware.")] = None,
 ) -> None:
     """Measure the ops beside PyTorch's own and other libraries'.
@@ -706,7 +707,10 @@ def bench(
     Each figure stands beside its bar. Ctrl-C keeps what was measured.
     """
     from foveal import bench as measured
+    from foveal import bench_gpu
 
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"--device must be cpu or cuda; got {device!r}")
     if out is not None and (out.is_dir() or not out.resolve().parent.is_dir()):
         raise FileNotFoundError(f"--json must name a file in a folder that exists; got {out}")
     console = _console()
@@ -716,7 +720,10 @@ def bench(
             text = f"{index + 1}/{cases} {name}"
             status.update(text) if console.is_terminal else _say(text)
 
-        results = measured.run(case, threads=threads, quick=quick, progress=show)
+        if device == "cuda":
+            results = bench_gpu.run(case, quick=quick, progress=show)
+        else:
+            results = measured.run(case, threads=threads, quick=quick, progress=show)
     measured.print_table(results, console)
     if out is not None:
         measured.write(results, out)
