@@ -25,7 +25,7 @@ from rich.console import Console
 from foveal import cli
 from foveal.training import engine
 
-COMMANDS = ["train", "evaluate", "report", "list", "cost", "draw", "field", "bench", "doctor"]
+COMMANDS = ["train", "evaluate", "predict", "report", "list", "cost", "draw", "field", "cam", "bench", "doctor"]
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -158,6 +158,14 @@ def test_no_arguments_show_the_help(run: Run) -> None:
         (["field", "small_cnn", "--input-size", "3,a,b"], "--input-size must be channels,height,width"),
         (["field", "small_cnn", "--input-size", "3,1,1"], "has no map of more than one position at --input-size 3,1,1"),
         (["field", "small_cnn", "--activations", "linear"], "activations must be one of 'as_is', 'identity'"),
+        (["cam"], "Missing argument"),
+        (["cam", "small_cnn"], "name images to draw, or --boxes and --json to measure the runs of a table"),
+        (["cam", "small_cn", "a.png"], "small_cnn"),
+        (["cam", "runs/nowhere", "a.png"], "runs/nowhere is not there: name the folder of a run or of a table"),
+        (["cam", "small_cnn", "a.png"], "a.png"),
+        (["cam", "small_cnn", "a.png", "--json", "b.json"], "--json is for measuring: leave the images out"),
+        (["cam", "small_cnn", "a.png", "--rule", "hull"], "hull"),
+        (["cam", "nowhere", "--boxes", "no", "--json", "b.json"], "no"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -272,6 +280,52 @@ def test_field_looks_at_the_last_map(run: Run, tmp_path: Path) -> None:
     assert code == 0
     assert "pool2" in text
     assert (tmp_path / "field.svg").read_bytes().startswith(b"<?xml")
+
+
+def test_cam_draws_the_rows_of_a_table(run: Run, trained: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(image.parent)
+    code, out, err = run("cam", trained, image.name, image.name, "--out", "maps.png", "--class", "2", "--device", "cpu")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["beta", "beta", "alpha", "alpha", "picture: maps.png"]
+    assert re.fullmatch(r"beta  image.png: 2 \([\d.]+%\), box \d+,\d+ to \d+,\d+", lines[0])
+    assert Path("maps.png").read_bytes().startswith(b"\x89PNG")
+    code, out, err = run("cam", "small_cnn", image.name, "--layer", "conv3", "--rule", "rectangle", "--plan", LOG_POLAR)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "picture: cam.png"
+    code, _, err = run("cam", "small_cnn", image.name, "--layer", "conv9")
+    assert code == 2
+    assert "layer must be the name of a module" in err
+    code, _, err = run("cam", trained, image.name, "--class", "4")
+    assert code == 2
+    assert "classes must be 0 to 3; got 4 to 4" in err
+
+
+def test_cam_measures_the_runs_of_a_table(run: Run, image: Path, tmp_path: Path) -> None:
+    lines = ["file,xmin,ymin,xmax,ymax"]
+    for split in ("train", "val"):
+        for label in ("a", "b"):
+            path = tmp_path / split / label / "1.png"
+            path.parent.mkdir(parents=True)
+            path.write_bytes(image.read_bytes())
+            lines += [f"val/{label}/1.png,2,2,12,12"] if split == "val" else []
+    (tmp_path / "val_boxes.csv").write_text("\n".join(lines))
+    recipe = tmp_path / "row.yaml"
+    recipe.write_text(
+        f"model: {{name: cifar_resnet20}}\ndata: {{name: folder, root: '{tmp_path}', size: 16}}\n"
+        "train: {epochs: 1, batch_size: 2, lr: 0.01}\n"
+    )
+    assert run("train", recipe, "--out", tmp_path / "out", "--device", "cpu")[0] == 0
+    target = tmp_path / "errors.json"
+    code, out, err = run("cam", tmp_path / "out", "--boxes", tmp_path, "--json", target, "--device", "cpu")
+    assert code == 0
+    assert re.match(r"row/seed0: classification error \d+\.\d%, localisation error by region \d+\.\d%, localis", err)
+    assert out.splitlines()[-1] == f"errors: {target}"
+    assert json.loads(target.read_text())["rows"][0]["localisation"]["rectangle.top1"]["n"] == 1
+    (tmp_path / "val_boxes.csv").write_text("file,xmin,ymin,xmax,ymax\nval/a/2.png,0,0,5,5\n")
+    code, _, err = run("cam", tmp_path / "out", "--boxes", tmp_path, "--json", target)
+    assert code == 2
+    assert "val_boxes.csv:2: there is no image val/a/2.png" in err
 
 
 def test_mistakes_of_all_recipes_come_together(run: Run, tmp_path: Path, table: Path) -> None:
@@ -692,3 +746,26 @@ def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 def test_doctor_is_content_with_what_it_needs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "_PACKAGES", {"torch": "foveal", "yaml": "foveal"})
     assert "\nNothing is missing.\n" in run("doctor")[1]
+
+
+def test_predict(run: Run, tmp_path: Path, torchvision: Any) -> None:
+    (tmp_path / "row.yaml").write_text(
+        "task: {name: segmentation}\nmodel: {name: unet, width: 2}\ndata: {name: shapes_masks, limit: 8}\n"
+        "train: {epochs: 2, batch_size: 4, lr: 0.01, optimizer: adam}\n"
+    )
+    code, out, _ = run("train", tmp_path / "row.yaml", "--out", tmp_path / "out")
+    assert code == 0
+    assert re.search(r"epoch 1/2  loss \d\.\d+  train \d+\.\d\d%  test \d+\.\d\d%  ", out)
+    assert re.search(r"  test mIoU \d+\.\d\d%, oAcc \d+\.\d\d%, mAcc \d+\.\d\d%, fAcc \d+\.\d\d%\n", out)
+    from PIL import Image
+
+    Image.new("RGB", (31, 20)).save(tmp_path / "a.png")
+    folder = tmp_path / "out/row/seed0"
+    code, out, _ = run("predict", folder, tmp_path / "a.png", "--out", tmp_path / "masks", "--views", 8)
+    assert code == 0
+    assert out == f"{tmp_path / 'a.png'}: {tmp_path / 'masks/a_mask.png'} and a_overlay.png\n"
+    code, out, _ = run("evaluate", folder)
+    assert code == 0
+    assert "row: test mIoU" in out
+    code, _, error = run("predict", folder, tmp_path / "b.png", "--out", tmp_path / "masks")
+    assert (code, "b.png is not there" in error) == (2, True)

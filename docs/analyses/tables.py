@@ -1,13 +1,24 @@
-"""Make the tables of the pages beside this file from docs/results: python docs/analyses/tables.py."""
+"""Make the tables of the pages in docs from docs/results: python docs/analyses/tables.py."""
 
 import importlib.util
 import json
 import re
+import statistics
 from pathlib import Path
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
+PAGES = sorted([*HERE.glob("*.md"), *HERE.parent.glob("*.md")])
 ABLATIONS = ("reduce", "radius", "radial_bins", "angular_bins", "growth")
+SEEDS = (
+    "lpsc_table1a_10_epochs",
+    "lpsc_table1b_quick",
+    "acn_table4_mnist28_quick",
+    "acn_table4_mnist14_quick",
+    "acn_control_variates_quick",
+    "acn_table9_quick",
+    "acn_table10_quick",
+)
 
 
 def read(name):
@@ -94,12 +105,70 @@ def ablation(name):
     return "\n".join(lines)
 
 
+def over_seeds(name):
+    """Rows that were trained with several seeds, each beside its baseline seed by seed."""
+    found = read(name)
+    rows = {row["name"]: row for row in found["rows"]}
+    accuracies = {name: {run["seed"]: run["accuracy"] for run in row["runs"]} for name, row in rows.items()}
+    lines = [
+        "| row | test accuracy, % | min to max | against the baseline, points | ahead in | parameters | conv multiply-adds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        accuracy, against, ahead = row["test_accuracy"], "", ""
+        if row["against"]:
+            theirs = accuracies[row["against"]["baseline"]]
+            points = [100 * (mine - theirs[seed]) for seed, mine in accuracies[row["name"]].items()]
+            against = f"{statistics.fmean(points):+.2f} ± {statistics.stdev(points):.2f}"
+            ahead = f"{sum(point > 0 for point in points)} of {len(points)} seeds"
+        title = row["title"] + (" (quick)" if row["quick"] else "")
+        lines.append(
+            f"| {title} | {100 * accuracy['mean']:.2f} ± {100 * accuracy['std']:.2f} "
+            f"| {100 * accuracy['min']:.2f} to {100 * accuracy['max']:.2f} | {against} | {ahead} "
+            f"| {row['params']:,} | {row['conv_macs'] / 1e6:.1f} M |"
+        )
+    one = found["rows"][0]
+    about = f"n = {len(found['seeds'])} seeds; {one['runs'][0]['epochs']} epochs; {machine(found['hardware'][0])}."
+    return "\n".join([*lines, "", about, f"Not the published experiment: {'; '.join(one['differs'])}."])
+
+
+def table7():
+    """Errors of the rows of the ACN paper's Table VII, mean and deviation over seeds, from `foveal cam --json`."""
+    path = RESULTS / "acn_table7_tiny_imagenet_quick.json"
+    if not path.exists():
+        return "not run yet"
+    found = json.loads(path.read_text())
+    shares = ("classification_top1", "region.top1", "region.top5", "region.known_class")
+    shares = (*shares, "rectangle.top1", "rectangle.known_class")
+    lines = [
+        "| row (quick), error in % | classification | localisation top-1, region | top-5, region | known class, region "
+        "| top-1, rectangle | known class, rectangle |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        cells = []
+        for share in shares if row["localisation"] else ():
+            one = row["localisation"][share]
+            spread = "" if one["std"] is None else f" ± {100 * one['std']:.1f}"
+            cells.append(f"{100 * one['mean']:.1f}{spread}")
+        lines.append(f"| {row['title']} | {' | '.join(cells)} |")
+    runs = [run for row in found["rows"] for run in row["runs"] if "localisation" in run]
+    measured = runs[0]["localisation"]
+    about = (
+        f"{measured['n']} images, {measured['left_out']} left out; seeds {', '.join(map(str, found['seeds']))}, mean ± "
+        f"standard deviation. Whole image: {100 * measured['whole_image']:.1f}. {machine(runs[0]['environment'])}."
+    )
+    return "\n".join([*lines, "", about])
+
+
 TABLES = {
+    "table7": table7,
     "correlation": correlation,
     "spread": spread,
     "growth": growth,
     "robustness": robustness,
     **{f"ablation_{name}": lambda name=name: ablation(name) for name in ABLATIONS},
+    **{name: lambda name=name: over_seeds(name) for name in SEEDS},
 }
 
 
@@ -114,5 +183,5 @@ def written(page):
 
 
 if __name__ == "__main__":
-    for page in sorted(HERE.glob("*.md")):
+    for page in PAGES:
         page.write_text(written(page))

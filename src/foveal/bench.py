@@ -124,17 +124,28 @@ def run(
         >>> run("overhead", quick=True)["rows"][0]["unit"]
         'us'
     """
-    names = [name for name in CASES if fnmatch.fnmatchcase(name, pattern)]
-    if not names:
-        raise ValueError(f"case must match one of {', '.join(CASES)}; got {pattern!r}")
     if threads < 1:
         raise ValueError(f"threads must be at least 1; got {threads}")
-    watch = _Watch(threads, quick)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = measure(CASES, pattern, _Watch(threads, quick), progress)
+    finally:
+        torch.set_num_threads(before)
+    command = f"foveal bench --case '{pattern}' --threads {threads}{' --quick' if quick else ''}"
+    return {"environment": {**_environment(threads), "command": command}, **found}
+
+
+def measure(
+    cases: Mapping[str, Case], pattern: str, watch: _Watch, progress: Callable[[int, int, str], None] | None
+) -> dict[str, Any]:
+    """Measure the cases whose name matches: all that `run` returns but the environment."""
+    names = [name for name in cases if fnmatch.fnmatchcase(name, pattern)]
+    if not names:
+        raise ValueError(f"case must match one of {', '.join(cases)}; got {pattern!r}")
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     interrupted = False
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     try:
         with torch.random.fork_rng(devices=[]):
             for index, name in enumerate(names):
@@ -142,24 +153,15 @@ def run(
                     progress(index, len(names), name)
                 torch.default_generator.manual_seed(0)
                 try:
-                    for row in CASES[name].measure(watch):
+                    for row in cases[name].measure(watch):
                         bar = str(row.bar) if row.bar else None
-                        case = {"case": name, "title": CASES[name].title}
+                        case = {"case": name, "title": cases[name].title}
                         rows.append({**case, **asdict(row), "bar": bar, "met": row.met})
                 except Exception as error:  # the other figures are worth having
                     failed[name] = f"{type(error).__name__}: {error}"
     except KeyboardInterrupt:
         interrupted = True
-    finally:
-        torch.set_num_threads(before)
-    command = f"foveal bench --case '{pattern}' --threads {threads}{' --quick' if quick else ''}"
-    return {
-        "environment": {**_environment(threads), "command": command},
-        "rows": rows,
-        "left_out": watch.left_out,
-        "failed": failed,
-        "interrupted": interrupted,
-    }
+    return {"rows": rows, "left_out": watch.left_out, "failed": failed, "interrupted": interrupted}
 
 
 def write(results: Mapping[str, Any], path: str | Path) -> None:
@@ -199,13 +201,19 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
     facts = results["environment"]
     for text in (
         f"{sum(told)} of {len(told)} bars met",
-        f"{facts['cpu']}, kernels: {facts['instruction_set'] or 'none, plain PyTorch'}, "
-        f"threads: {facts['threads']}, {facts['clock']}, torch {facts['torch']}",
+        f"{_hardware(facts)}, {facts['clock']}, torch {facts['torch']}",
         *(f"left out: {name}: {reason}" for name, reason in results["left_out"].items()),
         *(f"failed: {name}: {reason}" for name, reason in results["failed"].items()),
         *(["stopped before the end"] if results["interrupted"] else []),
     ):
         console.print(Text(text), width=width, soft_wrap=False)
+
+
+def _hardware(facts: Mapping[str, Any]) -> str:
+    if "gpu" in facts:
+        return f"{facts['gpu']}, Triton {facts['triton']}"
+    kernels = facts["instruction_set"] or "none, plain PyTorch"
+    return f"{facts['cpu']}, kernels: {kernels}, threads: {facts['threads']}"
 
 
 def _three_digits(value: float) -> str:

@@ -578,6 +578,77 @@ def field(
     print(f"picture: {out}")
 
 
+class Rule(enum.StrEnum):
+    region = "region"
+    rectangle = "rectangle"
+
+
+@app.command()
+@_guarded
+def cam(
+    model: Annotated[str, typer.Argument(help="Folder of a run, of a table of runs, or a model.")],
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(help="Image files, or numbers in a run's test split; none: measure on --boxes."),
+    ] = None,
+    plan: Annotated[str | None, typer.Option(help="What to convert in a model: a YAML file, or YAML itself.")] = None,
+    label: Annotated[
+        int | None, typer.Option("--class", min=0, help="The class to look for.  [default: the first guess]")
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Grad-CAM at this layer.  [default: the class activation map]")
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="Of the box, a share of the map's range.")] = 0.3,
+    rule: Annotated[
+        Rule, typer.Option(help="Box of the largest region, or largest rectangle, above it.")
+    ] = Rule.region,
+    boxes: Annotated[Path | None, typer.Option(help="Folder of a set with true boxes.")] = None,
+    out: Annotated[Path, typer.Option(help="File for the picture, .png or .svg.")] = Path("cam.png"),
+    to_json: Annotated[
+        Path | None, typer.Option("--json", help="File for the localisation errors of a table's runs.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+) -> None:
+    """Draw where networks see a class, or measure their localisation error.
+
+    Rows of a table stand side by side. Without images every run of a table is measured on --boxes, with a threshold chosen
+    on the other half of the images, into --json.
+    Example: foveal cam runs/acn/table7 dog.jpg
+    """
+    from foveal import analysis
+    from foveal.data import read_boxed
+    from foveal.training import localisation
+    from foveal.training.engine import pick_device
+
+    if images:
+        if to_json is not None:
+            raise ValueError("--json is for measuring: leave the images out")
+        networks = localisation.open_networks(model, plan)
+        boxed = None if boxes is None else read_boxed(boxes)
+        settings: dict[str, Any] = {"label": label, "layer": layer, "threshold": threshold, "rule": rule.value}
+        figure, found = localisation.draw_networks(networks, images, boxed=boxed, **settings)
+        analysis.save(figure, out)
+        for one in found:
+            left, top, right, bottom = one["box"]
+            place = f"{left:g},{top:g} to {right:g},{bottom:g}"
+            print(f"{one['network']}  {one['file']}: {one['class']} ({one['probability']:.1%}), box {place}")
+        print(f"picture: {out}")
+        return
+    if boxes is None or to_json is None:
+        raise ValueError("name images to draw, or --boxes and --json to measure the runs of a table")
+
+    def show(run: str, measured: dict[str, Any]) -> None:
+        _say(f"{run}: classification error {measured['classification_top1']:.1%}, {_shares(measured)}")
+
+    content = localisation.measure_table(model, boxes, to_json, device=pick_device(device), progress=show)
+    _console().print(localisation.error_table(content))
+    print(f"errors: {to_json}")
+
+
+def _shares(measured: dict[str, Any]) -> str:
+    return ", ".join(f"localisation error by {rule.value} {measured[rule.value]['top1']:.1%}" for rule in Rule)
+
+
 def _size(text: str) -> list[int]:
     if not re.fullmatch(r"\d{1,6},\d{1,6},\d{1,6}", text):
         raise ValueError(f"--input-size must be channels,height,width such as 3,32,32, got {text}")
@@ -628,6 +699,7 @@ def bench(
     case: Annotated[str, typer.Option(help="Which cases, as a pattern: 'lpsc-*'.")] = "*",
     quick: Annotated[bool, typer.Option("--quick", help="A short run, for a first look.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads; with one, its CPU time is the clock.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, or cuda: other cases, beside cuDNN and torchvision.")] = "cpu",
     out: Annotated[Path | None, typer.Option("--json", help="File for the figures and the hardware.")] = None,
 ) -> None:
     """Measure the ops beside PyTorch's own and other libraries'.
@@ -635,7 +707,10 @@ def bench(
     Each figure stands beside its bar. Ctrl-C keeps what was measured.
     """
     from foveal import bench as measured
+    from foveal import bench_gpu
 
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"--device must be cpu or cuda; got {device!r}")
     if out is not None and (out.is_dir() or not out.resolve().parent.is_dir()):
         raise FileNotFoundError(f"--json must name a file in a folder that exists; got {out}")
     console = _console()
@@ -645,7 +720,10 @@ def bench(
             text = f"{index + 1}/{cases} {name}"
             status.update(text) if console.is_terminal else _say(text)
 
-        results = measured.run(case, threads=threads, quick=quick, progress=show)
+        if device == "cuda":
+            results = bench_gpu.run(case, quick=quick, progress=show)
+        else:
+            results = measured.run(case, threads=threads, quick=quick, progress=show)
     measured.print_table(results, console)
     if out is not None:
         measured.write(results, out)

@@ -88,3 +88,25 @@ def test_he_initialisation(name):
         std = math.sqrt(2 / (conv.kernel_size[0] ** 2 * conv.out_channels))
         assert abs(conv.weight.std().item() - std) < 5 * std / math.sqrt(2 * conv.weight.numel())
     assert not model.fc.bias.any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_width(name):
+    narrow, whole = (models.create_model(name, num_classes=20, width=width) for width in (0.25, 1.0))
+    plain = models.create_model(name, num_classes=20)
+    assert [p.shape for p in whole.parameters()] == [p.shape for p in plain.parameters()]
+    pairs = list(zip(narrow.modules(), plain.modules(), strict=True))
+    convolutions = [(a, b) for a, b in pairs if isinstance(b, nn.Conv2d)]
+    assert len(convolutions) >= 25
+    for small, large in convolutions[1:-1]:
+        assert (small.in_channels * 4, small.out_channels * 4) == (large.in_channels, large.out_channels)
+        assert (small.dilation, small.stride) == (large.dilation, large.stride)
+    assert (narrow.conv1.in_channels, narrow.fc.out_channels) == (3, 20)
+    maps = models.create_model(name, num_classes=20, width=0.25, out_map=True)
+    assert maps(torch.zeros(1, 3, 64, 64)).shape == (1, 20, 8, 8)
+
+
+@pytest.mark.parametrize("width", [0, -1.0, math.nan, math.inf, True, "half"])
+def test_width_is_a_factor(width):
+    with pytest.raises(ValueError, match="width must be a number above 0"):
+        models.drn_c_26(width=width)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from foveal import models
-from foveal.models.wrn import WideBlock
+from foveal.models.wrn import WideBlock, WideResNet
 
 PARAMETERS = {  # with 10 and with 100 classes
     "wrn_28_10": (36_479_194, 36_536_884),
@@ -102,3 +102,15 @@ def test_he_initialisation():
     model.init_layer(conv)
     assert abs(conv.weight.std().item() - math.sqrt(2 / (9 * 512))) < 1e-3
     assert not model.fc.bias.any()
+
+
+def test_a_quarter_of_wrn_16_8_is_wrn_16_2():
+    with torch.device("meta"):
+        narrow, published, plain = models.wrn_16_8(width=0.25), WideResNet(16, 2, 10, 3, 0.0), models.wrn_16_8()
+    shapes = [[parameter.shape for parameter in model.parameters()] for model in (narrow, published, plain)]
+    assert shapes[0] == shapes[1] != shapes[2]
+    with torch.device("meta"):
+        assert [parameter.shape for parameter in models.wrn_16_8(width=1).parameters()] == shapes[2]
+    for width in (0, -0.5, float("nan"), True, "half"):
+        with pytest.raises(ValueError, match="width must be a number above 0"):
+            models.wrn_16_8(width=width)

@@ -1,6 +1,7 @@
 """Analyses: what a network costs, what it sees, and pictures of what its layers are."""
 
 from foveal.analysis.boxes import draw_boxes
+from foveal.analysis.cam import RULES, cam_box, class_activation_map, grad_cam, heat
 from foveal.analysis.card import save, to_data_uri
 from foveal.analysis.cost import Cost, LayerCount, MultiplyAdds, cost, latencies, multiply_adds, paper_counts
 from foveal.analysis.draw import (
@@ -10,6 +11,7 @@ from foveal.analysis.draw import (
     draw_taps,
     draw_winning_scale,
 )
+from foveal.analysis.draw_activation import draw_activation_maps
 from foveal.analysis.draw_fields import (
     draw_bins_on_image,
     draw_correlation,
@@ -18,6 +20,12 @@ from foveal.analysis.draw_fields import (
     draw_weight_spread,
 )
 from foveal.analysis.feature_maps import draw_feature_maps, feature_maps
+from foveal.analysis.localisation import (
+    LocalisationError,
+    box_overlap,
+    choose_threshold,
+    localisation_error,
+)
 from foveal.analysis.receptive_field import (
     FieldGrowth,
     ReceptiveField,
@@ -35,16 +43,23 @@ from foveal.analysis.scales import (
 from foveal.analysis.statistics import BinCorrelation, WeightSpread, bin_correlation, weight_spread
 
 __all__ = [
+    "RULES",
     "BinCorrelation",
     "Cost",
     "FieldGrowth",
     "LayerCount",
+    "LocalisationError",
     "MultiplyAdds",
     "ReceptiveField",
     "SharesBySize",
     "WeightSpread",
     "bin_correlation",
+    "box_overlap",
+    "cam_box",
+    "choose_threshold",
+    "class_activation_map",
     "cost",
+    "draw_activation_maps",
     "draw_bins",
     "draw_bins_on_image",
     "draw_boxes",
@@ -62,7 +77,10 @@ __all__ = [
     "effective_receptive_field",
     "feature_maps",
     "field_growth",
+    "grad_cam",
+    "heat",
     "latencies",
+    "localisation_error",
     "map_layers",
     "multiply_adds",
     "paper_counts",

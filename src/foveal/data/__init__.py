@@ -1,6 +1,7 @@
 """Labelled images and images with boxes: sets by name, how they are prepared, and the batches of an epoch."""
 
 from foveal.data.box_batches import BoxBatches, box_batches
+from foveal.data.boxes import BoxedSet, read_boxed, seen_part
 from foveal.data.coco import DetectionSet, read_coco, read_voc, shape_scenes
 from foveal.data.datasets import FolderSet, ImageSet, create_dataset, list_datasets
 from foveal.data.images import decode
@@ -16,6 +17,7 @@ __all__ = [
     "IGNORE",
     "Batches",
     "BoxBatches",
+    "BoxedSet",
     "DetectionSet",
     "Expected",
     "FolderSet",
@@ -38,9 +40,11 @@ __all__ = [
     "list_datasets",
     "list_mask_datasets",
     "preset",
+    "read_boxed",
     "read_coco",
     "read_mask",
     "read_voc",
     "scaled",
+    "seen_part",
     "shape_scenes",
 ]

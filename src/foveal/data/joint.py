@@ -41,6 +41,9 @@ class JointPreset:
         affine: largest random shift and change of size, as a share; with a chance of a half.
         colour: strength from 0 to 1 of random hue (up to a sixth of the circle), saturation and brightness, likewise.
         whole: evaluate whole images at their own size (the masks are not scaled); else the centre of ``size``.
+
+    Raises:
+        ValueError: an argument breaks its rule.
     """
 
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -55,6 +58,15 @@ class JointPreset:
     affine: float = 0.0
     colour: float = 0.0
     whole: bool = True
+
+    def __post_init__(self) -> None:
+        if self.crop not in ("centre", "random"):
+            raise ValueError(f"crop must be centre or random for images with masks; got {self.crop!r}")
+        for needs, why in ((self.crop == "random", "crop is random"), (not self.whole, "whole is false")):
+            if needs and self.size is None:
+                raise ValueError(f"size must be set, because {why}; got None")
+        if self.scale is not None and not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale must be (least, largest), above 0; got {self.scale!r}")
 
 
 def joint_batches(
@@ -179,7 +191,7 @@ def _cut(image: Tensor, mask: Tensor, preset: JointPreset, chance: bool) -> tupl
     if down or right:
         around = [right // 2, down // 2, right - right // 2, down - down // 2]
         image = v2.functional.pad(image, around, fill=0)
-        mask = v2.functional.pad(mask, around, fill=IGNORE)
+        mask = v2.functional.pad(mask[None], around, fill=IGNORE)[0]
     kind: type[v2.Transform] = v2.RandomCrop if chance and preset.crop == "random" else v2.CenterCrop
     image, mask = kind([height, width])(tv_tensors.Image(image), tv_tensors.Mask(mask))
     return image.as_subclass(Tensor), mask.as_subclass(Tensor)

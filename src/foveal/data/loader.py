@@ -211,17 +211,7 @@ def _cropped(preset: Preset, seed: int, epoch: int, image: Tensor, index: int) -
 def _scaled(preset: Preset, images: Tensor) -> Tensor:
     """Scale uint8 images to preset.resize, or else until they just cover preset.size."""
     height, width = images.shape[-2:]
-    if isinstance(preset.resize, tuple):
-        new = preset.resize
-    elif preset.resize is not None:
-        short = min(height, width)
-        new = (preset.resize * height // short, preset.resize * width // short)
-    elif preset.size is not None:
-        scale = max(preset.size[0] / height, preset.size[1] / width)
-        new = (max(preset.size[0], round(height * scale)), max(preset.size[1], round(width * scale)))
-    else:
-        return images
-    return _interpolated(images, new)
+    return _interpolated(images, preset.scaled((height, width)))
 
 
 def _interpolated(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -83,6 +83,19 @@ class Preset:
         if not isinstance(self.flip, bool):
             raise ValueError(f"flip must be True or False; got {self.flip!r}")
 
+    def scaled(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width that an image of a height and width is scaled to, before anything is cut out of it."""
+        height, width = size
+        if isinstance(self.resize, tuple):
+            return self.resize
+        if self.resize is not None:
+            short = min(height, width)
+            return self.resize * height // short, self.resize * width // short
+        if self.size is not None:
+            scale = max(self.size[0] / height, self.size[1] / width)
+            return max(self.size[0], round(height * scale)), max(self.size[1], round(width * scale))
+        return size
+
 
 _CIFAR = Preset(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010), pad=4, flip=True)
 _MNIST = Preset(mean=(0.1307,), std=(0.3081,), pad=2)

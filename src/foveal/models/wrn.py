@@ -1,5 +1,6 @@
 """Wide residual networks: few, wide blocks that normalise before they convolve."""
 
+import math
 from collections import OrderedDict
 
 from torch import Tensor, nn
@@ -36,15 +37,19 @@ class WideResNet(nn.Sequential):
 
     init_layer = staticmethod(he_init)  # also for a layer that is put in a convolution's place
 
-    def __init__(self, depth: int, widen: int, num_classes: int, in_channels: int, dropout: float) -> None:
+    def __init__(
+        self, depth: int, widen: int, num_classes: int, in_channels: int, dropout: float, width: float = 1.0
+    ) -> None:
+        if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width < math.inf:
+            raise ValueError(f"width must be a number above 0, the factor on the groups' channels; got {width!r}")
         children: OrderedDict[str, nn.Module] = OrderedDict(conv1=nn.Conv2d(in_channels, 16, 3, padding=1, bias=False))
         channels = 16
         for i in range(3):
-            width = 16 * 2**i * widen
-            first = WideBlock(channels, width, 1 if i == 0 else 2, dropout)
-            rest = (WideBlock(width, width, 1, dropout) for _ in range((depth - 4) // 6 - 1))
+            wide = max(1, round(16 * 2**i * widen * width))
+            first = WideBlock(channels, wide, 1 if i == 0 else 2, dropout)
+            rest = (WideBlock(wide, wide, 1, dropout) for _ in range((depth - 4) // 6 - 1))
             children[f"layer{i + 1}"] = nn.Sequential(first, *rest)
-            channels = width
+            channels = wide
         fc = nn.Linear(channels, num_classes)
         nn.init.zeros_(fc.bias)
         children.update(
@@ -83,9 +88,12 @@ def wrn_28_10(num_classes: int = 10, in_channels: int = 3, dropout: float = 0.0)
     return WideResNet(28, 10, num_classes, in_channels, dropout)
 
 
-def wrn_16_8(num_classes: int = 10, in_channels: int = 3, dropout: float = 0.0) -> WideResNet:
-    """WRN-16-8, usual for SVHN (there with dropout 0.4) and STL-10; 10,961,370 parameters with 10 classes."""
-    return WideResNet(16, 8, num_classes, in_channels, dropout)
+def wrn_16_8(num_classes: int = 10, in_channels: int = 3, dropout: float = 0.0, width: float = 1.0) -> WideResNet:
+    """WRN-16-8, usual for SVHN (there with dropout 0.4) and STL-10; 10,961,370 parameters with 10 classes.
+
+    ``width`` is a factor on the channels of the three groups; 0.25 is WRN-16-2.
+    """
+    return WideResNet(16, 8, num_classes, in_channels, dropout, width)
 
 
 def wrn_40_4(num_classes: int = 10, in_channels: int = 3, dropout: float = 0.0) -> WideResNet:

@@ -20,15 +20,13 @@ from foveal.analysis import (
     effective_receptive_field,
     to_data_uri,
 )
-from foveal.data import scaled
 from foveal.training import engine
-from foveal.training.mask_pictures import draw_cases, to_image
+from foveal.training.cases import best_and_worst
 from foveal.training.results import one_line
 
 _MOST_PLACES = 3  # layers drawn for each row
 _SAMPLES = 32  # test images that offsets and receptive fields are measured on
 _SHOWN = 4  # of them
-_EXTREMES = 2  # best and worst segmented images
 _PIXELS = _SAMPLES * 96 * 96  # of all of them together: of larger images fewer are taken
 
 
@@ -88,29 +86,10 @@ def _tested(found: Mapping[str, Any], batch_size: int) -> Any:
     return found["task"].batches(*found["data"], batch_size=batch_size, seed=0, epoch=0, **how)
 
 
-@torch.no_grad()
 def _cases(found: Mapping[str, Any]) -> dict[str, str]:
-    """The images on which a segmentation is best and worst, each beside truth, prediction and difference."""
-    task, (_, preset) = found["task"], found["data"]
-    metric, binary = task.metrics[0], task.outputs("..") == 1
-    seen: list[tuple[float, str, Tensor, Tensor, Tensor]] = []
-    for images, truths in _tested(found, 1):
-        outputs = task.forward(found["model"], images, truths)
-        value = task.summary(task.count(outputs, truths, train=False))[metric.name]
-        if value is not None:
-            image = to_image(images[0], preset.mean, preset.std)
-            size = truths[0].mask.shape
-            called = task.masks(outputs, [size])[0]
-            caption = f"image {len(seen) + 1}: {metric.title} {metric.text(value)}"
-            image = scaled(image, (size[0], size[1]))
-            seen.append((value, caption, image, truths[0].mask, called))
-        if len(seen) == _SAMPLES:
-            break
-    seen.sort(key=lambda case: case[0], reverse=metric.higher_is_better)
-    some = seen if len(seen) <= 2 * _EXTREMES else seen[:_EXTREMES] + seen[-_EXTREMES:]
-    src = to_data_uri(draw_cases([case[1:] for case in some], binary=binary), "png")
-    what = f"The best and the worst of {len(seen)} test images by {metric.title}, the best first"
-    return {"src": src, "text": what}
+    """The images on which a segmentation is best and worst."""
+    figure, text = best_and_worst(found["model"], found["task"], *found["data"])
+    return {"src": to_data_uri(figure, "png"), "text": text}
 
 
 def _varied(labels: Tensor) -> list[int]:

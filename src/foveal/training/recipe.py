@@ -203,8 +203,8 @@ class Train(_Section):
 class Published(_Section):
     """The numbers that a paper printed for this row, as tables show them (shares in percent).
 
-    For classification its accuracy or its error; else any of the task's metrics by name, each a number or
-    [mean, standard deviation].
+    For classification its `accuracy` or its `error`, with `std`; else any of the task's metrics by name, each a number
+    or [mean, standard deviation].
     """
 
     model_config = ConfigDict(extra="allow")

@@ -30,6 +30,10 @@ _SOFT = 1.0  # added above and below in the dice term
 
 
 def _load(data: Data, split: str, root: str | None, *, binary: bool, whole: bool) -> tuple[MaskSet, JointPreset]:
+    if data.download:
+        raise ValueError(
+            f"data.download must be false for {data.name!r}, which is not fetched; put the data in data.root"
+        )
     dataset = create_mask_dataset(data.name, split, root, binary=binary)
     limit = data.limit if data.fraction is None else max(1, round(data.fraction * len(dataset)))
     if limit is not None and limit < len(dataset):

@@ -1,6 +1,8 @@
 """The whole contract of binned convolution: arguments, schema, shapes, gradients, FLOP formula, kernel per device."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -217,6 +219,34 @@ def _forward_on_cpu(
     return cpu.convolve(input, weight, bias, out, how, stride, padding, groups)
 
 
+@cache
+def _gpu() -> ModuleType | None:
+    """The Triton kernels, or None where Triton is missing; imported when first needed, for it takes a while."""
+    try:
+        from foveal.ops.binned import gpu
+    except ImportError:
+        return None
+    return gpu
+
+
+@_forward.register_kernel("cuda")
+def _forward_on_gpu(
+    input: Tensor,
+    weight: Tensor,
+    bins: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    gpu = _gpu()
+    if gpu is None or not gpu.is_faster(input, weight, bins, groups):
+        return _forward._init_fn(input, weight, bins, bias, stride, padding, dilation, groups)
+    out = _forward_shape(input, weight, bins, bias, stride, padding, dilation, groups)
+    return gpu.convolve(input, weight, bins, bias, out, stride, padding, dilation, groups)
+
+
 @torch.library.custom_op("foveal::binned_conv2d_backward", mutates_args=())
 def _backward(
     grad: Tensor,
@@ -262,6 +292,36 @@ def _backward_on_cpu(
         # always this one: the library's has other bits for another number of threads
         how = plan(bins, weight.shape[2], dilation, strided=max(stride) > 1)
         cpu.weight_gradient(grad, input, weight, how, stride, padding, groups, grad_weight)
+    return grad_input, grad_weight
+
+
+@_backward.register_kernel("cuda")
+def _backward_on_gpu(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bins: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor]:
+    plain = (stride, padding, dilation, groups)
+    gpu = _gpu()
+    if gpu is None:
+        return _backward._init_fn(grad, input, weight, bins, *plain, wanted)
+    turned = gpu.is_faster(input, weight, bins, groups, turned=True, repeats=stride[0] * stride[1])
+    mine = [wanted[0] and turned, wanted[1] and gpu.is_faster(input, weight, bins, groups)]
+    others = [want and not take for want, take in zip(wanted, mine, strict=True)]
+    grad_input, grad_weight = _backward_shape(grad, input, weight, bins, *plain, mine)
+    if mine[0]:
+        gpu.input_gradient(grad, weight, bins, grad_input, *plain)
+    if mine[1]:
+        grad_weight = gpu.weight_gradient(grad, input, weight, bins, *plain)
+    if any(others):
+        found = _backward._init_fn(grad, input, weight, bins, *plain, others)
+        grad_input, grad_weight = (found[0], grad_weight) if others[0] else (grad_input, found[1])
     return grad_input, grad_weight
 
 

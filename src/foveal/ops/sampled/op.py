@@ -1,7 +1,8 @@
 """The whole contract of sampled convolution: arguments, schema, shapes, gradients, FLOP formula, kernel per device."""
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -245,10 +246,15 @@ def anisotropic_conv2d(
 
 def _scaled_taps(scales: tuple[float, ...], sides: Any, dilation: Any, window: Any, before: Any, device: Any) -> Tensor:
     """Taps of every scale around the sampling centre of scale 1."""
-    line = [torch.arange(n, dtype=torch.float64) * d - w / 2 for n, d, w in zip(sides, dilation, window, strict=True)]
-    centre = torch.tensor([w / 2 - b for w, b in zip(window, before, strict=True)], dtype=torch.float64)
-    factors = torch.tensor(scales, dtype=torch.float64).reshape(-1, 1, 1)
-    return (factors * torch.cartesian_prod(*line).reshape(-1, 2) + centre).to(device, torch.float32)
+    # made where it is needed, of plain numbers: a copy from the host would make a GPU wait
+    sets = []
+    for scale in scales:
+        line = [
+            torch.arange(n, dtype=torch.float64, device=device) * (scale * d) + (w / 2 - b - scale * w / 2)
+            for n, d, w, b in zip(sides, dilation, window, before, strict=True)
+        ]
+        sets.append(torch.cartesian_prod(*line).reshape(-1, 2))
+    return torch.stack(sets).to(torch.float32)
 
 
 _known_taps = lru_cache(maxsize=256)(_scaled_taps)  # not where a compiler or a mode would have its own tensors kept
@@ -379,6 +385,38 @@ def _forward_on_cpu(
     return output, winner
 
 
+@cache
+def _gpu() -> ModuleType | None:
+    """The Triton kernels, or None where Triton is missing; imported when first needed, for it takes a while."""
+    try:
+        from foveal.ops.sampled import gpu
+    except ImportError:
+        return None
+    return gpu
+
+
+@_forward.register_kernel("cuda")
+def _forward_on_gpu(
+    input: Tensor,
+    weight: Tensor,
+    taps: Tensor,
+    offset: Tensor | None,
+    bias: Tensor | None,
+    deformed: Sequence[int],
+    stride: Sequence[int],
+    groups: int,
+    fuse: str,
+    output_size: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    plain = (deformed, stride, groups, fuse, output_size)
+    gpu = _gpu()
+    if gpu is None or not gpu.takes(input, taps):
+        return _forward._init_fn(input, weight, taps, offset, bias, *plain)
+    output, winner = _forward_shape(input, weight, taps, offset, bias, *plain)
+    gpu.forward(input, weight, taps, offset, bias, output, winner, plain)
+    return output, winner
+
+
 @torch.library.custom_op("foveal::sampled_conv2d_backward", mutates_args=())
 def _backward(
     grad: Tensor,
@@ -435,6 +473,30 @@ def _backward_on_cpu(
         return _backward._init_fn(grad, input, weight, taps, offset, winner, *plain, wanted)
     found = _backward_shape(grad, input, weight, taps, offset, winner, *plain, wanted)
     cpu.backward(grad, input, weight, taps, offset, winner, plain, wanted, found)
+    return found
+
+
+@_backward.register_kernel("cuda")
+def _backward_on_gpu(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    taps: Tensor,
+    offset: Tensor | None,
+    winner: Tensor,
+    deformed: Sequence[int],
+    stride: Sequence[int],
+    groups: int,
+    fuse: str,
+    output_size: Sequence[int],
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    plain = (deformed, stride, groups, fuse, output_size)
+    gpu = _gpu()
+    if gpu is None or not gpu.takes(input, taps):
+        return _backward._init_fn(grad, input, weight, taps, offset, winner, *plain, wanted)
+    found = _backward_shape(grad, input, weight, taps, offset, winner, *plain, wanted)
+    gpu.backward(grad, input, weight, taps, offset, winner, plain, wanted, found)
     return found
 
 

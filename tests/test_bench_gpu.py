@@ -1,0 +1,107 @@
+"""The benchmark of the GPU kernels: what can be checked without one; its peers compute the same, its counts are right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from test_bench import Untimed
+
+from foveal import bench, bench_gpu
+
+SHAPE = (2, 16, 12, 11)
+
+
+def same(sides: bench.Sides, names: tuple[str, ...], tolerance: float) -> None:
+    first, *others = (way() for name in names for way in sides[name])
+    assert len(others) >= 2 * len(names) - 1
+    for other in others:
+        torch.testing.assert_close(other, first, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_log_polar_peers_compute_the_same(backward: bool) -> None:
+    watch = Untimed()
+    rows = list(bench_gpu._log_polar(watch, shape=SHAPE, size=9, bars={}, dtype=torch.float32, backward=backward))
+    (sides,) = watch.sides
+    assert set(sides) == {"ours", bench_gpu.DENSE, bench_gpu.PLAIN, bench_gpu.REFERENCE}
+    if backward:
+        assert [len(way()) for ways in sides.values() for way in ways] == [2] * 8, "gradients of input and weight"  # type: ignore[arg-type]
+    else:
+        same(sides, ("ours", bench_gpu.DENSE, bench_gpu.REFERENCE), 1e-4)
+    assert {row.what for row in rows} == {*sides, "achieved", "least bytes moved"} - {"ours"}
+
+
+def test_anisotropic_peers_compute_the_same(torchvision: Any) -> None:
+    watch = Untimed()
+    bars = {bench_gpu.PER_SCALE: bench._at_least(4)}
+    rows = list(bench_gpu._anisotropic(watch, shape=SHAPE, bars=bars, dtype=torch.float32))
+    same(watch.sides[0], ("ours", bench_gpu.PER_SCALE), 1e-4)
+    assert [str(row.bar) for row in rows if row.bar] == [">= 4"]
+
+
+def test_the_deterministic_mode_is_measured_in_it() -> None:
+    watch = Untimed()
+    (row,) = bench_gpu._deterministic(watch, SHAPE)
+    assert str(row.bar) == "<= 2"
+    modes = []
+    for ways in watch.sides[0].values():
+        with torch.overrides.TorchFunctionMode():
+            handle = ways[0]
+        given, ordered = handle.args  # type: ignore[attr-defined]
+        given[0].register_hook(lambda grad: modes.append(torch.are_deterministic_algorithms_enabled()))
+        handle()
+        assert torch.are_deterministic_algorithms_enabled(), "put back"
+        assert modes.pop() is ordered
+
+
+def test_counts_of_a_layer() -> None:
+    """A log-polar layer with 13 columns on 2 maps of 3 x 5 pixels and 4 channels, in halves."""
+    operations, moved = bench_gpu.work((2, 4, 3, 5), 4 * 4 * 13, torch.bfloat16, backward=False)
+    assert operations == 2 * 30 * 4 * 4 * 13
+    assert moved == 2 * (30 * 4 + 30 * 4 + 4 * 4 * 13)
+    operations, moved = bench_gpu.work((2, 4, 3, 5), 4 * 4 * 13, torch.bfloat16, backward=True, extra=10)
+    assert operations == 3 * 2 * 30 * 4 * 4 * 13
+    assert moved == 2 * (5 * 30 * 4 + 3 * 4 * 4 * 13) + 3 * 40
+
+
+def test_share_of_the_roofline() -> None:
+    card = bench_gpu.CARDS["H200"]
+    rows = list(bench_gpu.achieved(2.0, card.halves, 1e12, torch.bfloat16, "NVIDIA H200"))
+    assert [(row.what, row.unit) for row in rows] == [
+        ("achieved", "TFLOP/s"), ("least bytes moved", "GB/s"), ("of the roofline", "x"),
+    ]  # fmt: skip
+    assert rows[0].figure == pytest.approx(card.halves / 2e12)
+    assert rows[1].figure == 500
+    assert rows[2].figure == pytest.approx(0.5), "products bound it"
+    bound = list(bench_gpu.achieved(2.0, 1e9, card.memory, torch.bfloat16, "NVIDIA H200"))[2]
+    assert bound.figure == pytest.approx(0.5), "memory bounds it"
+    assert len(list(bench_gpu.achieved(2.0, 1e9, 1e9, torch.bfloat16, "another card"))) == 2
+
+
+def test_the_bars_that_were_set() -> None:
+    titles = {name: case.title for name, case in bench_gpu.CASES.items()}
+    assert len(titles) == 6 + 24 + 8 + 1
+    assert all("never slower" in title for name, title in titles.items() if name.startswith("rule"))
+    assert "8x128x128x128" in titles["lpsc-k31-train"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_what_is_missing() -> None:
+    with pytest.raises(ValueError, match=r"device must be one that PyTorch finds; got cuda.*--device cpu"):
+        bench_gpu.run()
+
+
+@pytest.mark.gpu
+def test_a_case_on_a_gpu(gpu_found: None = None) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    torch.use_deterministic_algorithms(False)
+    try:
+        found = bench_gpu.run("lpsc-k9", quick=True)
+    finally:
+        torch.use_deterministic_algorithms(True)
+    assert not found["failed"]
+    assert found["environment"]["gpu"] == torch.cuda.get_device_name(0)
+    assert {row["unit"] for row in found["rows"]} >= {"x faster", "TFLOP/s", "GB/s"}
