@@ -33,7 +33,10 @@ def table() -> str:
 def page() -> str:
     """The page with its table made anew."""
     return re.sub(
-        r"(<!-- gpu:[^\n]*-->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{table()}\n{m[2]}", PAGE.read_text(), flags=re.DOTALL
+        r"(<!-- gpu:[^\n]*-->\n).*?(<!-- end -->)",
+        lambda m: f"{m[1]}{table()}\n{m[2]}",
+        PAGE.read_text(),
+        flags=re.DOTALL,
     )
 
 
