@@ -1,16 +1,29 @@
-"""The benchmark of the GPU kernels: what can be checked without one; its peers compute the same, its counts are right."""
+"""The benchmark of the GPU kernels, as far as it goes without one: peers compute the same, counts and limits are right."""
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_bench import Untimed
 
 from foveal import bench, bench_gpu
 
 SHAPE = (2, 16, 12, 11)
+
+
+class Untimed(bench._Watch):
+    """Keeps the sides instead of measuring them; each is told to take one second."""
+
+    def __init__(self) -> None:
+        super().__init__(threads=1, quick=True)
+        self.sides: list[bench.Sides] = []
+
+    def medians(self, sides: bench.Sides) -> dict[str, bench._Time]:
+        self.sides.append(sides)
+        return dict.fromkeys(sides, bench._Time(1.0, 0.0))
 
 
 def same(sides: bench.Sides, names: tuple[str, ...], tolerance: float) -> None:
@@ -47,8 +60,7 @@ def test_the_deterministic_mode_is_measured_in_it() -> None:
     assert str(row.bar) == "<= 2"
     modes = []
     for ways in watch.sides[0].values():
-        with torch.overrides.TorchFunctionMode():
-            handle = ways[0]
+        handle = ways[0]
         given, ordered = handle.args  # type: ignore[attr-defined]
         given[0].register_hook(lambda grad: modes.append(torch.are_deterministic_algorithms_enabled()))
         handle()
@@ -83,8 +95,24 @@ def test_share_of_the_roofline() -> None:
 def test_the_bars_that_were_set() -> None:
     titles = {name: case.title for name, case in bench_gpu.CASES.items()}
     assert len(titles) == 6 + 24 + 8 + 1
+    lpsc, acn = ("lpsc-k9", "lpsc-k13", "lpsc-k31"), ("acn-256-bfloat16", "acn-256-float32")
+    found = {}
+    for name in (*lpsc, *(f"{name}-train" for name in lpsc), *acn, *(f"{name}-train" for name in acn)):
+        found[name] = sorted(map(str, bench_gpu.CASES[name].measure.keywords["bars"].values()))  # type: ignore[attr-defined]
+    assert found == {
+        **{f"lpsc-{k}{t}": [bar] for k, bar in (("k9", ">= 1.5"), ("k13", ">= 3.5"), ("k31", ">= 8")) for t in ("", "-train")},
+        "acn-256-bfloat16": ["<= 3", ">= 8"], "acn-256-bfloat16-train": ["<= 3.5", ">= 8"],
+        "acn-256-float32": [">= 4"], "acn-256-float32-train": [">= 4"],
+    }  # fmt: skip
     assert all("never slower" in title for name, title in titles.items() if name.startswith("rule"))
     assert "8x128x128x128" in titles["lpsc-k31-train"]
+
+
+def test_the_page_is_what_its_script_makes() -> None:
+    folder = Path(__file__).parent.parent / "docs"
+    found: dict[str, Any] = runpy.run_path(str(folder / "gpu.py"))
+    assert (folder / "gpu.md").read_text() == found["page"]()
+    assert "not measured" in found["table"]() or any(found["RESULTS"].glob("*.json"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -94,7 +122,7 @@ def test_without_a_gpu_it_says_what_is_missing() -> None:
 
 
 @pytest.mark.gpu
-def test_a_case_on_a_gpu(gpu_found: None = None) -> None:
+def test_a_case_on_a_gpu() -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     torch.use_deterministic_algorithms(False)

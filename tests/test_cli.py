@@ -716,6 +716,11 @@ def test_bench_stopped_or_failed(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_
         assert "something" in out
         assert len(json.loads((tmp_path / "figures.json").read_text())["rows"]) == 1
     assert run("bench", "--case", "nothing")[0] == 2
+    assert "must be cpu or cuda; got 'tpu'" in run("bench", "--device", "tpu")[2]
+    if not torch.cuda.is_available():
+        code, _, err = run("bench", "--device", "cuda")
+        assert code == 2
+        assert "torch.cuda.is_available() is False" in err
     code, _, err = run("bench", "--json", tmp_path / "missing" / "figures.json")
     assert code == 2
     assert "--json must name a file in a folder that exists" in err
