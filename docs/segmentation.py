@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+from PIL import Image
+
 from foveal.analysis import save
 from foveal.training import engine
 from foveal.training.cases import best_and_worst
@@ -50,6 +52,8 @@ def draw(content: dict, runs: Path, name: str) -> None:
             figure, text = best_and_worst(model, recipe.make_task(), dataset, preset, extremes=1)
             path = HERE / "images" / f"{name}_{row['name'].removesuffix('-quick')}.png"
             save(figure, path)
+            with Image.open(path) as picture:
+                picture.convert("RGB").reduce(2).save(path, optimize=True)
             print(f"{path.name}: {text}")
 
 

@@ -168,7 +168,7 @@ def create_mask_dataset(name: str, split: str, root: str | Path | None = None, *
     Example:
         >>> shapes = create_mask_dataset("shapes_masks", "test")
         >>> len(shapes), shapes.classes[:2], shapes[0][1].unique()
-        (200, ('background', 'disc'), tensor([0, 5], dtype=torch.uint8))
+        (200, ('background', 'disc'), tensor([0, 3], dtype=torch.uint8))
     """
     if name not in _NAMES:
         raise ValueError(f"name must be that of a set with masks; got {name!r}, {nearest(name, _NAMES)}")
