@@ -533,6 +533,11 @@ def test_evaluate(run: Run, trained: Path, table: Path, tmp_path: Path) -> None:
     assert (code, err) == (0, "")
     assert f"({result['test_correct']} of 8; 95 % interval" in out
     assert "ms per image in batches of 4" in out
+    _, seen, _ = run("evaluate", trained / "alpha/seed1", "--split", "train")
+    assert re.search(r"^alpha: train accuracy \d+\.\d\d% \(\d+ of 8;", seen)
+    code, _, err = run("evaluate", trained / "alpha/seed1", "--split", "all")
+    assert code == 2
+    assert "'all' is not one of 'train', 'test'" in err
     code, _, err = run("evaluate", trained / "alpha/seed1", "--data-root", tmp_path)
     assert code == 2
     assert str(tmp_path) in err

@@ -13,7 +13,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -218,16 +218,16 @@ def _default_out(name: str, rows: list[Recipe]) -> Path:
     return folder
 
 
-def _measured(recipe: Recipe, found: dict[str, Any]) -> str:
-    """The metrics of a network on the test images; of what was counted, with its interval."""
+def _measured(recipe: Recipe, found: dict[str, Any], split: str = "test") -> str:
+    """The metrics of a network on some images; of what was counted, with its interval."""
     from foveal.training.tasks import wilson_interval
 
     if "correct" not in found:
         metrics = recipe.make_task().metrics
-        return "test " + ", ".join(f"{metric.title} {metric.text(found[metric.name])}" for metric in metrics)
+        return f"{split} " + ", ".join(f"{metric.title} {metric.text(found[metric.name])}" for metric in metrics)
     correct, n = int(found["correct"]), int(found["n"])
     low, high = wilson_interval(correct, n)
-    return f"test accuracy {correct / n:.2%} ({correct} of {n}; 95 % interval {low:.1%} to {high:.1%})"
+    return f"{split} accuracy {correct / n:.2%} ({correct} of {n}; 95 % interval {low:.1%} to {high:.1%})"
 
 
 def _print_epoch(progress: Progress) -> None:
@@ -282,10 +282,11 @@ class _Bar:
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run: runs/quickstart/conv/seed0.")],
     data_root: Annotated[Path | None, typer.Option(help="Where the data lies, if not where the recipe says.")] = None,
+    split: Annotated[Literal["train", "test"], typer.Option(help="Which images, without augmentation.")] = "test",
     results: Annotated[Path | None, typer.Option(help="File for what a detector finds, as COCO's results.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
 ) -> None:
-    """Measure the saved network of a run on the test split."""
+    """Measure the saved network of a run on its test images, or on those that it was trained with."""
     from foveal.training import engine
 
     recipe, model = engine.load_run(run)
@@ -294,7 +295,7 @@ def evaluate(
     totals: list[Any] = []
     if data_root is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": str(data_root)})})
-    dataset, preset = engine.load_data(recipe, "test")
+    dataset, preset = engine.load_data(recipe, split)
     settings = recipe.train
     measured = engine.evaluate(
         model.to(engine.pick_device(device)),
@@ -307,7 +308,7 @@ def evaluate(
         workers=recipe.data.workers,
         totals_to=totals.append,
     )
-    print(f"{recipe.name}: {_measured(recipe, measured)}")
+    print(f"{recipe.name}: {_measured(recipe, measured, split)}")
     loss = "" if measured["loss"] is None else f"loss {measured['loss']:.4f}, "
     print(f"{loss}{measured['ms_per_image']:.3f} ms per image in batches of {settings.batch_size}")
     if results is not None:
