@@ -11,7 +11,7 @@ RESULTS = HERE.parent / "results"
 PAGES = sorted([*HERE.glob("*.md"), *HERE.parent.glob("*.md")])
 ABLATIONS = ("reduce", "radius", "radial_bins", "angular_bins", "growth")
 SEEDS = (
-    "lpsc_table1a_10_epochs",
+    "lpsc_table1a_10_epochs_changed",
     "lpsc_table1b_quick",
     "acn_table4_mnist28_quick",
     "acn_table4_mnist14_quick",

@@ -286,7 +286,7 @@ def evaluate(
     results: Annotated[Path | None, typer.Option(help="File for what a detector finds, as COCO's results.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
 ) -> None:
-    """Measure the saved network of a run on its test images, or on those that it was trained with."""
+    """Measure the saved network of a run on its images."""
     from foveal.training import engine
 
     recipe, model = engine.load_run(run)
@@ -610,7 +610,7 @@ def cam(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
 ) -> None:
-    """Draw where networks see a class, or measure their localisation error.
+    """Draw where networks see a class, or measure how well they locate it.
 
     Rows of a table stand side by side. Without images every run of a table is measured on --boxes, with a threshold chosen
     on the other half of the images, into --json.

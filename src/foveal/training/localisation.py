@@ -31,6 +31,7 @@ from foveal.training.checkpoint import load_newest, write_file
 from foveal.training.engine import load_data, load_run
 from foveal.training.recipe import Recipe, load_plan
 from foveal.training.report import write_json
+from foveal.training.tasks import Classification
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -248,10 +249,15 @@ class Networks:
 
 
 def preset_of(recipe: Recipe) -> Preset:
-    """How the images of a recipe are prepared."""
-    data = recipe.data
-    given = {key: value for key in ("size", "resize") if (value := getattr(data, key)) is not None}
-    return preset(data.name, **given, **data.augment.model_dump())
+    """How the images of a recipe are prepared.
+
+    Raises:
+        ValueError: its task is not classification, the only one with a class for each image.
+    """
+    task = recipe.make_task()
+    if not isinstance(task, Classification):
+        raise ValueError(f"activation maps are of networks that classify; {recipe.name} is for {recipe.task.name}")
+    return task.preparation(recipe.data)
 
 
 def open_networks(name: str, plan: str | None = None) -> Networks:

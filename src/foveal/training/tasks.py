@@ -50,8 +50,12 @@ class Classification:
         limit = data.limit if data.fraction is None else max(1, round(data.fraction * len(dataset)))
         if limit is not None and limit < len(dataset):
             dataset = _subset(dataset, limit)
+        return dataset, self.preparation(data)
+
+    def preparation(self, data: Data) -> Preset:
+        """How images are prepared."""
         given = {key: value for key in ("size", "resize") if (value := getattr(data, key)) is not None}
-        return dataset, preset(data.name, **given, **augmentation(data, ("pad", "crop", "flip", "cutout")))
+        return preset(data.name, **given, **augmentation(data, ("pad", "crop", "flip", "cutout")))
 
     def batches(
         self,

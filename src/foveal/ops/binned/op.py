@@ -321,7 +321,8 @@ def _backward_on_gpu(
         grad_weight = gpu.weight_gradient(grad, input, weight, bins, *plain)
     if any(others):
         found = _backward._init_fn(grad, input, weight, bins, *plain, others)
-        grad_input, grad_weight = (found[0], grad_weight) if others[0] else (grad_input, found[1])
+        grad_input = found[0] if others[0] else grad_input
+        grad_weight = found[1] if others[1] else grad_weight
     return grad_input, grad_weight
 
 
