@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from PIL import Image
 
 from foveal.analysis import save
@@ -42,6 +43,18 @@ def table(content: dict) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def without_photographs(figure: Figure) -> None:
+    """Leave prediction and difference: the images and masks of a set are not ours to publish."""
+    for row in range(0, len(figure.axes), 4):
+        photograph, _, prediction, _ = figure.axes[row : row + 4]
+        prediction.set_title(photograph.get_title(), fontsize="medium")
+    for number, axes in enumerate(list(figure.axes)):
+        if number % 4 < 2:
+            axes.remove()
+    for text in figure.texts:
+        text.set(x=0.75, fontsize=6)
+
+
 def draw(content: dict, runs: Path, name: str) -> None:
     """The best and worst image of the first seed of each row."""
     for row in content["rows"]:
@@ -50,21 +63,23 @@ def draw(content: dict, runs: Path, name: str) -> None:
             recipe, model = engine.load_run(runs / run)
             dataset, preset = engine.load_data(recipe, "test")
             figure, text = best_and_worst(model, recipe.make_task(), dataset, preset, extremes=1)
+            without_photographs(figure)
             path = HERE / "images" / f"{name}_{row['name'].removesuffix('-quick')}.png"
             save(figure, path)
             with Image.open(path) as picture:
-                picture.convert("RGB").reduce(2).save(path, optimize=True)
+                width, height = picture.size
+                picture.convert("RGB").crop((width // 2, 0, width, height)).reduce(2).save(path, optimize=True)
             print(f"{path.name}: {text}")
 
 
 def main() -> None:
-    """Print the tables; with folders of runs, in the order of the results, draw the pictures, too."""
+    """Print the tables; with folders of runs, in the order of the results, draw the pictures, too (``-`` leaves one out)."""
     for k, name in enumerate(RESULTS):
         path = HERE / "results" / f"{name}.json"
         if path.is_file():
             content = json.loads(path.read_text(encoding="utf-8"))
             print(f"{name}\n{table(content)}\n")
-            if len(sys.argv) > 1 + k:
+            if len(sys.argv) > 1 + k and Path(sys.argv[1 + k]).is_dir():
                 draw(content, Path(sys.argv[1 + k]), name)
 
 
