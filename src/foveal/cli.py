@@ -610,7 +610,7 @@ def cam(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
 ) -> None:
-    """Draw where networks see a class, or measure how well they locate it.
+    """Draw or measure where networks see a class.
 
     Rows of a table stand side by side. Without images every run of a table is measured on --boxes, with a threshold chosen
     on the other half of the images, into --json.
