@@ -14,7 +14,7 @@ from foveal.training import engine
 from foveal.training.cases import best_and_worst
 
 HERE = Path(__file__).parent
-RESULTS = ("lpsc_table5_drive_quick", "lpsc_table4_voc_quick")
+RESULTS = ("lpsc_table5_drive_quick", "lpsc_table4_voc_quick", "lpsc_table4_shapes_quick")
 
 
 def shown(found: dict, scale: float = 100.0) -> str:
