@@ -1,4 +1,4 @@
-"""Make the tables and pictures of segmentation.md from its results and the runs that they came from."""
+"""Make the pictures of segmentation.md from the runs that its results came from: python docs/segmentation.py RUNS5 RUNS4 SHAPES."""
 
 from __future__ import annotations
 
@@ -15,32 +15,6 @@ from foveal.training.cases import best_and_worst
 
 HERE = Path(__file__).parent
 RESULTS = ("lpsc_table5_drive_quick", "lpsc_table4_voc_quick", "lpsc_table4_shapes_quick")
-
-
-def shown(found: dict, scale: float = 100.0) -> str:
-    """93.41, or 93.41 ± 0.12 over several seeds."""
-    if found["mean"] is None:
-        return "–"
-    return f"{scale * found['mean']:.2f}" + (f" ± {scale * found['std']:.2f}" if found["std"] is not None else "")
-
-
-def table(content: dict) -> str:
-    """A line for each row that was trained; its metrics on test images, and what it came to while training."""
-    rows = [row for row in content["rows"] if not row["quoted"]]
-    metrics = rows[0]["metrics"]
-    trained = [metric for metric in metrics if f"train_{metric['name']}" in rows[0]["runs"][0]]
-    heads = ["row", "seeds", *(f"{metric['title']}, %" for metric in metrics)]
-    heads += [f"training {metric['title']}, %" for metric in trained[:1]] + ["parameters", "minutes a run"]
-    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
-    for row in rows:
-        runs = [run for run in row["runs"] if run["state"] == "finished"]
-        cells = [row["title"], str(len(runs)), *(shown(row[f"test_{metric['name']}"]) for metric in metrics)]
-        for metric in trained[:1]:
-            values = [100 * run[f"train_{metric['name']}"] for run in runs]
-            cells.append(", ".join(f"{value:.1f}" for value in values))
-        cells += [f"{row['params']:,}", ", ".join(f"{run['seconds'] / 60:.1f}" for run in runs)]
-        lines.append(cells)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def without_photographs(figure: Figure) -> None:
@@ -73,14 +47,10 @@ def draw(content: dict, runs: Path, name: str) -> None:
 
 
 def main() -> None:
-    """Print the tables; with folders of runs, in the order of the results, draw the pictures, too (``-`` leaves one out)."""
-    for k, name in enumerate(RESULTS):
-        path = HERE / "results" / f"{name}.json"
-        if path.is_file():
-            content = json.loads(path.read_text(encoding="utf-8"))
-            print(f"{name}\n{table(content)}\n")
-            if len(sys.argv) > 1 + k and Path(sys.argv[1 + k]).is_dir():
-                draw(content, Path(sys.argv[1 + k]), name)
+    """Draw the pictures from folders of runs, in the order of the results (``-`` leaves one out)."""
+    for name, runs in zip(RESULTS, sys.argv[1:], strict=False):
+        if Path(runs).is_dir():
+            draw(json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8")), Path(runs), name)
 
 
 if __name__ == "__main__":

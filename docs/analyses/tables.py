@@ -1,4 +1,4 @@
-"""Make the tables of the pages beside this file, and of classification.md: python docs/analyses/tables.py."""
+"""Make the tables of the pages beside this file, and of those named in OTHERS: python docs/analyses/tables.py."""
 
 import importlib.util
 import json
@@ -6,9 +6,12 @@ import re
 import statistics
 from pathlib import Path
 
+from foveal.training.localisation import percent
+
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
-PAGES = sorted([*HERE.glob("*.md"), HERE.parent / "classification.md"])
+OTHERS = ("classification", "detection", "segmentation")
+PAGES = sorted([*HERE.glob("*.md"), *(HERE.parent / f"{name}.md" for name in OTHERS)])
 ABLATIONS = ("reduce", "radius", "radial_bins", "angular_bins", "growth")
 SEEDS = (
     "lpsc_table1a_10_epochs_changed",
@@ -19,6 +22,8 @@ SEEDS = (
     "acn_table9_quick",
     "acn_table10_quick",
 )
+SEGMENTED = ("lpsc_table5_drive_quick", "lpsc_table4_voc_quick", "lpsc_table4_shapes_quick")
+DETECTED = ("acn_table8_shapes_quick", "acn_table8_coco_quick")
 
 
 def read(name):
@@ -134,10 +139,7 @@ def over_seeds(name):
 
 def table7():
     """Errors of the rows of the ACN paper's Table VII, mean and deviation over seeds, from `foveal cam --json`."""
-    path = RESULTS / "acn_table7_tiny_imagenet_quick.json"
-    if not path.exists():
-        return "not run yet"
-    found = json.loads(path.read_text())
+    found = read("acn_table7_tiny_imagenet_quick")
     shares = ("classification_top1", "region.top1", "region.top5", "region.known_class")
     shares = (*shares, "rectangle.top1", "rectangle.known_class")
     lines = [
@@ -146,11 +148,7 @@ def table7():
         "|---|---|---|---|---|---|---|",
     ]
     for row in found["rows"]:
-        cells = []
-        for share in shares if row["localisation"] else ():
-            one = row["localisation"][share]
-            spread = "" if one["std"] is None else f" ± {100 * one['std']:.1f}"
-            cells.append(f"{100 * one['mean']:.1f}{spread}")
+        cells = [percent(row["localisation"][share]) for share in shares if row["localisation"]]
         lines.append(f"| {row['title']} | {' | '.join(cells)} |")
     runs = [run for row in found["rows"] for run in row["runs"] if "localisation" in run]
     measured = runs[0]["localisation"]
@@ -158,6 +156,55 @@ def table7():
         f"{measured['n']} images, {measured['left_out']} left out; seeds {', '.join(map(str, found['seeds']))}, mean ± "
         f"standard deviation. Whole image: {100 * measured['whole_image']:.1f}. {machine(runs[0]['environment'])}."
     )
+    return "\n".join([*lines, "", about])
+
+
+def shown(found):
+    """93.41, or 93.41 ± 0.12 over several seeds."""
+    if found["mean"] is None:
+        return "–"
+    return f"{100 * found['mean']:.2f}" + (f" ± {100 * found['std']:.2f}" if found["std"] is not None else "")
+
+
+def segmentation(name):
+    """A line for each row that was trained; its metrics on test images, and what it came to while training."""
+    rows = [row for row in read(name)["rows"] if not row["quoted"]]
+    metrics = rows[0]["metrics"]
+    trained = [metric for metric in metrics if f"train_{metric['name']}" in rows[0]["runs"][0]]
+    heads = ["row", "seeds", *(f"{metric['title']}, %" for metric in metrics)]
+    heads += [f"training {metric['title']}, %" for metric in trained[:1]] + ["parameters", "minutes a run"]
+    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+    for row in rows:
+        runs = [run for run in row["runs"] if run["state"] == "finished"]
+        cells = [row["title"], str(len(runs)), *(shown(row[f"test_{metric['name']}"]) for metric in metrics)]
+        for metric in trained[:1]:
+            values = [100 * run[f"train_{metric['name']}"] for run in runs]
+            cells.append(", ".join(f"{value:.1f}" for value in values))
+        cells += [f"{row['params']:,}", ", ".join(f"{run['seconds'] / 60:.1f}" for run in runs)]
+        lines.append(cells)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def detection(name):
+    """The rows of a result file, as Markdown."""
+    content = read(name)
+    scores = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large")
+    lines = [
+        "| row (quick) | mAP | @.5 | @.75 | small | medium | large | training loss | parameters | multiply-adds |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in content["rows"]:
+        if not row["runs"]:
+            continue
+        run = row["runs"][0]
+        cells = ["–" if run[f"test_{key}"] is None else f"{100 * run[f'test_{key}']:.1f} %" for key in scores]
+        lines.append(
+            f"| {row['title']} | {' | '.join(cells)} | {run['train_loss']:.2f} | {run['params']:,} | {run['macs'] / 1e9:.2f} G |"
+        )
+    runs = [run for row in content["rows"] for run in row["runs"]]
+    where = runs[0]["environment"]
+    seconds = sum(run["seconds"] for run in runs)
+    about = f"{where['cpu']}, {where['threads']} thread(s), PyTorch {where['torch']}, seed {runs[0]['seed']}: {seconds:,.0f} s for all."
     return "\n".join([*lines, "", about])
 
 
@@ -169,6 +216,8 @@ TABLES = {
     "robustness": robustness,
     **{f"ablation_{name}": lambda name=name: ablation(name) for name in ABLATIONS},
     **{name: lambda name=name: over_seeds(name) for name in SEEDS},
+    **{name: lambda name=name: segmentation(name) for name in SEGMENTED},
+    **{name: lambda name=name: detection(name) for name in DETECTED},
 }
 
 
