@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foveal.data.images import Member, decode
+from foveal.data.images import Member, decode, image_files
 
 RNG = np.random.default_rng(0)
 
@@ -101,3 +101,10 @@ def test_a_member_of_an_archive(tmp_path):
     cut = member._replace(size=20)
     with pytest.raises(ValueError, match=r"a\.tar: x/1\.png: cannot be read as an image \(.*; store it with 8 bits"):
         decode(cut)
+
+
+def test_image_files(tmp_path):
+    for name in ("b.PNG", "a.jpg", "notes.txt", "c.tif"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    assert [path.name for path in image_files(tmp_path)] == ["a.jpg", "b.PNG", "c.tif"]

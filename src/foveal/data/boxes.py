@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from foveal.data.datasets import FolderSet, create_dataset
-from foveal.data.images import SUFFIXES
+from foveal.data.images import image_files
 from foveal.data.presets import Preset
 
 _COLUMNS = ("file", "xmin", "ymin", "xmax", "ymax")
@@ -107,7 +107,7 @@ def _cls_loc(root: Path, split: str) -> BoxedSet:
     for folder in (base / "val", notes):
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is not there; CLS-LOC has Data/CLS-LOC/val and Annotations/CLS-LOC/val")
-    paths = sorted(file for file in (base / "val").iterdir() if file.suffix.lower() in SUFFIXES)
+    paths = image_files(base / "val")
     blacklist = {int(n) for file in root.glob("*blacklist*.txt") for n in file.read_text().split()}
     listed = [p for p in paths if not (blacklist and (n := re.search(r"(\d+)$", p.stem)) and int(n[1]) in blacklist)]
     mistakes: list[str] = []

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from foveal.data.images import SUFFIXES, decode
+from foveal.data.images import decode
 from foveal.data.scenes import draw_scenes
 
 _SHOWN = 8  # of many names in a message
@@ -248,11 +248,6 @@ def shape_scenes(n: int, *, split: str, size: int = 96, seed: int = 0, **argumen
     ids, numbers = tuple(range(1, n + 1)), tuple(range(1, len(drawn.classes) + 1))
     sizes = [(size, size)] * n
     return _set(("shape_scenes", split, drawn.images, sizes, ids, objects, drawn.classes, numbers), None, "the scenes")
-
-
-def folder_images(folder: str | Path) -> tuple[Path, ...]:
-    """The image files of a folder, in alphabetical order."""
-    return tuple(path for path in sorted(Path(folder).iterdir()) if path.suffix.lower() in SUFFIXES)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from foveal.data.hashing import random_bits
-from foveal.data.images import SUFFIXES, Member, decode
+from foveal.data.images import SUFFIXES, Member, decode, image_files
 from foveal.data.integrity import PUBLISHED, Expected, check_files
 from foveal.data.shards import read_shards
 from foveal.data.synthetic import draw_shapes
@@ -321,7 +321,7 @@ def _folder(root: Path, split: str) -> FolderSet:
     for name in _subfolders(base):
         if name not in classes:
             raise ValueError(f"{base / name}: a class must be in {train} too; it has {', '.join(classes)}")
-        files = sorted(file for file in (base / name).iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+        files = image_files(base / name)
         if not files:
             raise ValueError(f"{base / name}: there must be images ({', '.join(SUFFIXES)}) in it; remove it or fill it")
         empty = [file for file in files if not file.stat().st_size]

@@ -11,6 +11,11 @@ from torch import Tensor
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 
+def image_files(folder: Path) -> list[Path]:
+    """The image files of a folder, in alphabetical order."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
 class Member(NamedTuple):
     """A file in a tar archive, where its bytes lie."""
 

@@ -13,17 +13,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from foveal.data.coco import VOC_CLASSES
 from foveal.data.datasets import nearest
-from foveal.data.images import SUFFIXES, decode
+from foveal.data.images import SUFFIXES, decode, image_files
 from foveal.data.synthetic import SHAPES, draw_shapes
 
 IGNORE = 255
 """The value of pixels that belong to no class and are not looked at."""
 
-_VOC = (
-    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
 _NAMES = ("voc", "voc_aug", "drive", "shapes_masks", "masks")
 
 
@@ -221,7 +218,7 @@ def _voc(root: Path, split: str, augmented: bool) -> MaskSet:
                 f"{lists / 'train_aug.txt'} is not there, and {sbd} neither; voc_aug needs the list with "
                 "SegmentationClassAug, or SBD as torchvision.datasets.SBDataset(root/sbd, download=True) leaves it"
             )
-    return MaskSet("voc", split, _there(images), _there(truth), None, _VOC)
+    return MaskSet("voc", split, _there(images), _there(truth), None, ("background", *VOC_CLASSES))
 
 
 def _drive(root: Path, split: str) -> MaskSet:
@@ -252,7 +249,7 @@ def _folder(root: Path, split: str, binary: bool) -> MaskSet:
         raise FileNotFoundError(
             f"{base.absolute()} must hold the folders images and masks, with one mask of the same name for each image"
         )
-    images = sorted(path for path in (base / "images").iterdir() if path.suffix.lower() in SUFFIXES)
+    images = image_files(base / "images")
     if not images:
         raise ValueError(f"{base / 'images'}: there must be images ({', '.join(SUFFIXES)}) in it")
 

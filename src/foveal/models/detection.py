@@ -19,6 +19,7 @@ DEPTHS = (18, 34, 50, 101)
 POOLS = ("max", "align")
 _STRIDE = 16  # of the map that proposals and boxes are read from, in pixels
 _PARTS = 7  # a box is pooled to 7x7 parts
+_MAPS = 256  # channels of the map that boxes are pooled from
 _DENSE = 2000  # boxes of an image that stand in for proposals, as many as Fast R-CNN takes
 
 
@@ -163,12 +164,9 @@ def faster_rcnn(
     resnet = _resnet(depth, given)
     if pyramid:
         return _pyramid(resnet, num_classes, given)
-    channels = 256
-    neck = nn.Sequential(nn.Conv2d(_channels(resnet.layer4), channels, 1), nn.ReLU(inplace=True))
-    small_start(neck[0], 0.01)
-    trunk = Trunk(_dilated(resnet), neck, pyramid=False)
+    trunk = _narrowed(resnet)
     rpn = _rpn(_channels(trunk.layer3), given)
-    return _assemble(trunk, rpn, *_two_layers(channels, num_classes, pool, given), num_classes, given)
+    return _assemble(trunk, rpn, *_two_layers(_MAPS, num_classes, pool, given), num_classes, given)
 
 
 def fast_rcnn(depth: int, num_classes: int = 80, *, pool: str = "max", **options: Any) -> Detector:
@@ -181,11 +179,8 @@ def fast_rcnn(depth: int, num_classes: int = 80, *, pool: str = "max", **options
     """
     given = options_of(**options)
     resnet = _resnet(depth, given)
-    channels = 256
-    neck = nn.Sequential(nn.Conv2d(_channels(resnet.layer4), channels, 1), nn.ReLU(inplace=True))
-    small_start(neck[0], 0.01)
-    trunk = Trunk(_dilated(resnet), neck, pyramid=False)
-    return _assemble(trunk, None, *_two_layers(channels, num_classes, pool, given), num_classes, given)
+    trunk = _narrowed(resnet)
+    return _assemble(trunk, None, *_two_layers(_MAPS, num_classes, pool, given), num_classes, given)
 
 
 def rfcn(depth: int, num_classes: int = 80, **options: Any) -> Detector:
@@ -296,6 +291,13 @@ def _dilated(resnet: Any) -> Any:
     return resnet
 
 
+def _narrowed(resnet: Any) -> Trunk:
+    """The last stage, dilated, and a 1x1 convolution to the channels that boxes are pooled from."""
+    neck = nn.Sequential(nn.Conv2d(_channels(resnet.layer4), _MAPS, 1), nn.ReLU(inplace=True))
+    small_start(neck[0], 0.01)
+    return Trunk(_dilated(resnet), neck, pyramid=False)
+
+
 def _channels(stage: Any) -> int:
     """Channels of a stage's output."""
     return [module for module in stage.modules() if isinstance(module, nn.Conv2d)][-1].out_channels
@@ -341,7 +343,7 @@ def _pyramid(resnet: Any, num_classes: int, given: dict[str, Any]) -> Detector:
     from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
     from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-    channels, width = 256, given["head_width"]
+    channels, width = _MAPS, given["head_width"]
     stages = [_channels(getattr(resnet, f"layer{index}")) for index in (1, 2, 3, 4)]
     trunk = Trunk(resnet, FeaturePyramidNetwork(stages, channels, LastLevelMaxPool()), pyramid=True)
     pool = MultiScaleRoIAlign(["0", "1", "2", "3"], _PARTS, sampling_ratio=2)

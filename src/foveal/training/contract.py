@@ -6,11 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    import torch
-
     from foveal.training.recipe import Data
 
 
@@ -120,3 +119,11 @@ def augmentation(data: Data, takes: Sequence[str]) -> dict[str, Any]:
         if key not in takes and said[key] != field.default:
             raise ValueError(f"data.augment.{key} is not for this task, which takes {', '.join(takes)}; leave it out")
     return {key: said[key] for key in takes}
+
+
+def kept_images(data: Data, count: int) -> list[int] | None:
+    """Which images of a split `data.limit` or `data.fraction` leaves: drawn from all of it, in its order; None: all."""
+    limit = data.limit if data.fraction is None else max(1, round(data.fraction * count))
+    if limit is None or limit >= count:
+        return None
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:limit].sort().values.tolist()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from foveal.data.box_batches import box_batches
 from foveal.data.coco import DetectionSet, read_coco, read_voc, shape_scenes
 from foveal.training.average_precision import average_precision, coco_results
-from foveal.training.contract import Metric
+from foveal.training.contract import Metric, kept_images
 
 if TYPE_CHECKING:
     from foveal.training.recipe import Data
@@ -87,11 +87,8 @@ class Detection:
             dataset = dataset.with_objects()
             if not len(dataset):
                 raise ValueError(f"data {data.name}: no training image has an object")
-        limit = data.limit if data.fraction is None else max(1, round(data.fraction * len(dataset)))
-        if limit is not None and limit < len(dataset):
-            order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
-            dataset = dataset.subset(order[:limit].sort().values.tolist())
-        return dataset, data.augment.flip
+        kept = kept_images(data, len(dataset))
+        return dataset if kept is None else dataset.subset(kept), data.augment.flip
 
     def _open(self, data: Data, split: str, root: str | None) -> DetectionSet:
         if data.name == "shape_scenes":

@@ -148,9 +148,7 @@ def load_run(run: str | Path) -> tuple[Recipe, nn.Module]:
     if not (run / "recipe.yaml").is_file():
         raise FileNotFoundError(f"{run} is not the folder of a run: it has no recipe.yaml (try OUT/NAME/seed0)")
     recipe = load_recipe(run / "recipe.yaml")
-    saved = checkpoint.load_newest(run / "checkpoint")
-    if saved is None:
-        raise checkpoint.CheckpointError(f"nothing is saved in {run / 'checkpoint'} yet; train it first")
+    saved = _newest(run)
     about = saved.manifest
     refuse_other_checkpoint(saved, recipe, about["seed"])
     num_classes = recipe.make_task().outputs(about["classes"])
@@ -165,10 +163,14 @@ def load_classes(run: str | Path) -> tuple[str, ...]:
     Raises:
         CheckpointError: nothing good was saved there.
     """
-    saved = checkpoint.load_newest(Path(run) / "checkpoint")
+    return tuple(_newest(Path(run)).manifest["classes"])
+
+
+def _newest(run: Path) -> checkpoint.Checkpoint:
+    saved = checkpoint.load_newest(run / "checkpoint")
     if saved is None:
-        raise checkpoint.CheckpointError(f"nothing is saved in {Path(run) / 'checkpoint'} yet; train it first")
-    return tuple(saved.manifest["classes"])
+        raise checkpoint.CheckpointError(f"nothing is saved in {run / 'checkpoint'} yet; train it first")
+    return saved
 
 
 def load_data(recipe: Recipe, split: str) -> tuple[Any, Any]:

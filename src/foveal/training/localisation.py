@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +26,11 @@ from foveal.data import BoxedSet, FolderSet, ImageSet, Preset, batches, preset, 
 from foveal.data.images import decode
 from foveal.models import create_model
 from foveal.surgery import convert
-from foveal.training.checkpoint import load_newest, write_file
-from foveal.training.engine import load_data, load_run
+from foveal.training.checkpoint import write_file
+from foveal.training.engine import load_classes, load_data, load_run
 from foveal.training.recipe import Recipe, load_plan
 from foveal.training.report import write_json
+from foveal.training.results import spread
 from foveal.training.tasks import Classification
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def measure_table(
             if run["state"] == "finished":
                 folder = Path(out) / run["folder"]
                 recipe, model = load_run(folder)
-                if _classes_of(folder) != boxed.images.classes:
+                if load_classes(folder) != boxed.images.classes:
                     raise ValueError(
                         f"{root} has other classes than those that {folder} was trained for, or another order"
                     )
@@ -207,14 +207,7 @@ def _over_seeds(found: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | 
     summary: dict[str, dict[str, float | int | None]] = {}
     for share in HEADS if found else ():
         rule, _, key = share.rpartition(".")
-        values = [one[rule][key] if rule else one[key] for one in found]
-        summary[share] = {
-            "mean": statistics.fmean(values),
-            "std": statistics.stdev(values) if len(values) > 1 else None,
-            "min": min(values),
-            "max": max(values),
-            "n": len(values),
-        }
+        summary[share] = spread([one[rule][key] if rule else one[key] for one in found])
     return summary
 
 
@@ -231,8 +224,8 @@ def error_table(content: dict[str, Any]) -> Table:
 
 def percent(found: dict[str, float | int | None]) -> str:
     """Mean and standard deviation over seeds of a share, in percent."""
-    spread = "" if found["std"] is None else f" ± {100 * found['std']:.1f}"
-    return f"{100 * (found['mean'] or 0):.1f}{spread}"
+    around = "" if found["std"] is None else f" ± {100 * found['std']:.1f}"
+    return f"{100 * (found['mean'] or 0):.1f}{around}"
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------
@@ -293,13 +286,7 @@ def open_networks(name: str, plan: str | None = None) -> Networks:
     if len(presets) > 1:
         raise ValueError(f"the rows of {name} prepare their images differently: look at them one by one")
     by_name = {recipe.name: model for recipe, model in loaded}
-    return Networks(by_name, presets.pop(), _classes_of(runs[0]), loaded[0][0])
-
-
-def _classes_of(run: Path) -> tuple[str, ...]:
-    """The names of the classes that a run was trained for."""
-    saved = load_newest(run / "checkpoint")
-    return tuple(saved.manifest["classes"]) if saved else ()
+    return Networks(by_name, presets.pop(), load_classes(runs[0]), loaded[0][0])
 
 
 def draw_networks(

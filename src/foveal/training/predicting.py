@@ -13,7 +13,7 @@ from torch import Tensor
 
 from foveal.analysis import draw_boxes, save
 from foveal.data import JointPreset, decode, scaled
-from foveal.data.images import SUFFIXES
+from foveal.data.images import SUFFIXES, image_files
 from foveal.training.detection import Detection
 from foveal.training.engine import load_classes, load_run
 from foveal.training.environment import pick_device
@@ -46,7 +46,6 @@ def predict(
         device: ``"auto"`` is CUDA where there is one, else the CPU.
         views: 8 averages over the image turned and mirrored; the recipe's by default.
         window: side of sliding windows, for large images; the recipe's by default.
-
         threshold: least score of a box that is drawn.
 
     Yields:
@@ -117,7 +116,7 @@ def _files(places: Sequence[str | Path]) -> list[Path]:
     """The images that paths stand for; none of them has the name of another."""
     files: list[Path] = []
     for place in map(Path, places):
-        found = sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES) if place.is_dir() else [place]
+        found = image_files(place) if place.is_dir() else [place]
         if not found:
             raise ValueError(f"{place}: there must be images ({', '.join(SUFFIXES)}) in it")
         files += found

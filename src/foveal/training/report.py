@@ -13,6 +13,7 @@ import yaml
 
 from foveal.training.charts import charts
 from foveal.training.checkpoint import write_file
+from foveal.training.contract import Metric
 from foveal.training.pictures import pictures
 from foveal.training.results import recipe_of, results, table
 
@@ -193,11 +194,11 @@ def _found(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _head(metric: Mapping[str, Any]) -> str:
     """accuracy, % and the like."""
-    return f"{metric['title']}, {metric['unit']}" if metric["unit"] else metric["title"]
+    return Metric(**metric).head
 
 
 def _scale(metric: Mapping[str, Any]) -> float:
-    return 100.0 if metric["unit"] == "%" else 1.0
+    return Metric(**metric).scale
 
 
 def _value(found: Mapping[str, Any] | None, metric: Mapping[str, Any]) -> str:
@@ -334,10 +335,10 @@ def _html(out: Path, rows: list[dict[str, Any]]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(number=_number, plain=_plain, value=_value, published=_published)
-    environment.filters.update(about=_about_published)
+    environment.filters.update(about=_about_published, head=_head, scale=_scale)
     drawn = pictures(out, rows)
     intervals = _intervals(rows)
-    metrics = {metric["name"]: metric | {"head": _head(metric)} for row in rows for metric in row["metrics"]}
+    metrics = {metric["name"]: metric for row in rows for metric in row["metrics"]}
     return environment.from_string(template).render(
         name=out.resolve().name,
         rows=[

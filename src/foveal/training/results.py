@@ -144,18 +144,20 @@ def _about_metric(metric: Metric) -> dict[str, Any]:
     return {key: getattr(metric, key) for key in ("name", "title", "unit", "higher_is_better")}
 
 
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, standard deviation (None for one value), smallest and largest of numbers, and how many there are."""
+    return {
+        "mean": statistics.fmean(values) if values else None,
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "min": min(values, default=None),
+        "max": max(values, default=None),
+        "n": len(values),
+    }
+
+
 def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
     """One metric of a row; seeds where it is not defined are left out."""
-    known = [value for value in values if value is not None]
-    return {
-        "mean": statistics.fmean(known) if known else None,
-        "std": statistics.stdev(known) if len(known) > 1 else None,
-        "min": min(known, default=None),
-        "max": max(known, default=None),
-        "n": len(known),
-        "interval": None,
-        "std_of_epochs": None,
-    }
+    return {**spread([value for value in values if value is not None]), "interval": None, "std_of_epochs": None}
 
 
 def _printed(published: Published) -> dict[str, Any]:
@@ -205,7 +207,7 @@ def _against(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[
     beats = mine["min"] > theirs["mean"] if headline["higher_is_better"] else mine["max"] < theirs["mean"]
     return {
         "baseline": baseline["name"],
-        "points": (100 if headline["unit"] == "%" else 1) * (mine["mean"] - theirs["mean"]),
+        "points": Metric(**headline).scale * (mine["mean"] - theirs["mean"]),
         "worst_beats": beats if several else None,
     }
 
@@ -284,9 +286,9 @@ def _by_statistic(
             for metric in metrics
         }
         values = columns[headline.name]
-        spread = statistics.stdev(values) if len(values) > 1 else None
+        around = statistics.stdev(values) if len(values) > 1 else None
         means = {name: statistics.fmean(found) if found else None for name, found in columns.items()}
-        return {**means, "std_of_epochs": spread}
+        return {**means, "std_of_epochs": around}
     chosen: Mapping[str, Any] = result
     if statistic == "best":
         candidates = [result, *measured]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from foveal.data import IGNORE, JointPreset, MaskSet, Truth, create_mask_dataset, joint_batches
 from foveal.training.areas import confusion, roc_area, shares
-from foveal.training.contract import Metric, augmentation
+from foveal.training.contract import Metric, augmentation, kept_images
 from foveal.training.prediction import all_views, by_windows
 
 if TYPE_CHECKING:
@@ -35,11 +35,8 @@ def _load(data: Data, split: str, root: str | None, *, binary: bool, whole: bool
             f"data.download must be false for {data.name!r}, which is not fetched; put the data in data.root"
         )
     dataset = create_mask_dataset(data.name, split, root, binary=binary)
-    limit = data.limit if data.fraction is None else max(1, round(data.fraction * len(dataset)))
-    if limit is not None and limit < len(dataset):
-        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:limit].sort().values
-        dataset = dataset.subset(order.tolist())
-    return dataset, _preparation(data, whole)
+    kept = kept_images(data, len(dataset))
+    return dataset if kept is None else dataset.subset(kept), _preparation(data, whole)
 
 
 def _preparation(data: Data, whole: bool) -> JointPreset:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveal.data import FolderSet, ImageSet, Preset, batches, create_dataset, preset
-from foveal.training.contract import Metric, Task, augmentation
+from foveal.training.contract import Metric, Task, augmentation, kept_images
 from foveal.training.detection import Detection
 from foveal.training.segmentation import Segmentation, Vessels
 
@@ -47,9 +47,9 @@ class Classification:
     def load(self, data: Data, split: str, root: str | None) -> tuple[ImageSet | FolderSet, Preset]:
         """One split of a set of labelled images, or of the part of it that `limit` or `fraction` leaves."""
         dataset = create_dataset(data.name, split, root=root, download=data.download)
-        limit = data.limit if data.fraction is None else max(1, round(data.fraction * len(dataset)))
-        if limit is not None and limit < len(dataset):
-            dataset = _subset(dataset, limit)
+        kept = kept_images(data, len(dataset))
+        if kept is not None:
+            dataset = _subset(dataset, kept)
         return dataset, self.preparation(data)
 
     def preparation(self, data: Data) -> Preset:
@@ -137,13 +137,12 @@ def create_task(name: str, **keywords: Any) -> Task:
     return TASKS[name](**keywords)
 
 
-def _subset(dataset: ImageSet | FolderSet, limit: int) -> ImageSet | FolderSet:
-    """Some images of a set, drawn from all of it, in its order."""
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:limit].sort().values
-    labels = dataset.labels[order]
+def _subset(dataset: ImageSet | FolderSet, kept: list[int]) -> ImageSet | FolderSet:
+    """Some images of a set."""
+    labels = dataset.labels[kept]
     if isinstance(dataset, ImageSet):
-        return dataclasses.replace(dataset, images=dataset.images[order], labels=labels)
-    return dataclasses.replace(dataset, paths=tuple(dataset.paths[index] for index in order.tolist()), labels=labels)
+        return dataclasses.replace(dataset, images=dataset.images[kept], labels=labels)
+    return dataclasses.replace(dataset, paths=tuple(dataset.paths[index] for index in kept), labels=labels)
 
 
 def wilson_interval(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
