@@ -21,6 +21,12 @@ torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)  # also fills torch.empty with NaN
 
 
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """The same weights in every run for networks that a test file makes as it is imported."""
+    if isinstance(collector, pytest.Module):
+        torch.manual_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def _seed_and_loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same random numbers in any order of tests, and no connection that leaves the machine."""
