@@ -88,6 +88,8 @@ def cases(dtype, channels):
     yield "binned, input", lambda: binned.input_gradient(output, tied, bins, input, *plain)
     yield "binned, input, stride 2", lambda: binned.input_gradient(output, tied, bins, input, [2, 2], *plain[1:])
     yield "binned, weight", lambda: binned.weight_gradient(output, input, tied, bins, *plain)
+    large = torch.arange(441).reshape(21, 21) % 13  # shares tables of sums
+    yield "binned, large", lambda: binned.convolve(input, tied, large, bias, output, [1, 1], [10, 10], *plain[2:])
     taps, offset = torch.zeros(2, 9, 2), torch.zeros(2, 36, 28, 28)
     for fuse in ("max", "sum"):
         plain = ([0, 1], [1, 1], 1, fuse, [28, 28])
@@ -117,4 +119,9 @@ if __name__ == "__main__":
     torch.backends.cudnn.conv.fp32_precision = "tf32" if name == "tf32" else "ieee"
     dtype = torch.float32 if name == "tf32" else getattr(torch, name)
     made = {case: compiled(call) for case, call in cases(dtype, int(channels))}
-    print(json.dumps({case: next(iter(kernels.values())) for case, kernels in made.items()}, indent=1))
+    named = {
+        case if len(kernels) == 1 else f"{case}, {kernel}": what
+        for case, kernels in made.items()
+        for kernel, what in kernels.items()
+    }
+    print(json.dumps(named, indent=1))

@@ -1,5 +1,6 @@
 """The Triton kernels of binned convolution: interpreted on CPU tensors, compiled for sm_90, and, where there is one, on a GPU."""
 
+import gc
 import subprocess
 import sys
 from unittest import mock
@@ -80,6 +81,90 @@ def test_equals_the_definition(kernels, case, dtype, memory_format):
     assert found.dtype == dtype
     assert found.shape == weight.shape
     assert error(found, exact_weight) <= allowed(plain_weight, exact_weight)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "dilation", "stride"),
+    [(torch.float32, (1, 1), 1), (torch.bfloat16, (2, 1), 1), (torch.float32, (1, 2), 2)],
+)
+def test_large_windows_share_tables_of_sums(kernels, dtype, dilation, stride):
+    """The same numbers as without tables, up to the rounding of these; where every second pixel is skipped there are none."""
+    bins = log_polar_bins(21, 2, 6, 2.0)
+    input, weight = torch.randn(2, 3, 7, 6).to(dtype), torch.randn(4, 3, 13).to(dtype)
+    plain = ([stride] * 2, [10 * d - 1 for d in dilation], list(dilation), 1)
+    terms = [kernels._terms(bins, 13, dilation, input, reflected=turn, strided=stride > 1) for turn in (False, True)]
+    for each in terms:
+        assert (each.cells is not None) == (stride == 1)
+        assert len(each.term) < (0.6 if stride == 1 else 1) * bins.numel()
+    exact = reference.binned_conv2d(input.double(), weight.double(), bins, None, *plain)
+    grad = torch.randn(exact.shape).to(dtype)
+    wide = [t.double() for t in (grad, input, weight)]
+    exact = [exact, *reference.binned_conv2d_backward(*wide, bins, *plain, [True, True])]
+    same = [
+        reference.binned_conv2d(input, weight, bins, None, *plain),
+        *reference.binned_conv2d_backward(grad, input, weight, bins, *plain, [True, True]),
+    ]
+    found = [
+        kernels.convolve(input, weight, bins, None, torch.full_like(grad, NAN), *plain),
+        kernels.input_gradient(grad, weight, bins, torch.full_like(input, NAN), *plain),
+        kernels.weight_gradient(grad, input, weight, bins, *plain),
+    ]
+    for mine, other, want in zip(found, same, exact, strict=True):
+        assert error(mine, want) <= (1.25 if dtype == torch.bfloat16 else 1) * allowed(other, want)
+
+
+def test_a_nan_stays_in_its_bins_in_large_windows(kernels):
+    bins = log_polar_bins(21, 2, 6, 2.0)
+    input = torch.zeros(1, 1, 25, 25)
+    input[0, 0, 12, 12] = NAN
+    output = torch.empty(1, 1, 25, 25)
+    for column in (0, 3, 9):
+        weight = torch.zeros(1, 1, 13)
+        weight[0, 0, column] = 1
+        found = kernels.convolve(input, weight, bins, None, output, [1, 1], [10, 10], [1, 1], 1)
+        # a weight of zero spreads it, as a product does
+        window = torch.zeros(25, 25, dtype=torch.bool)
+        window[2:23, 2:23] = bins.flip(0, 1) >= 0
+        assert torch.equal(found[0, 0].isnan(), window)
+
+
+def test_a_plan_is_kept_until_the_map_changes(kernels):
+    input, bins = torch.zeros(1), log_polar_bins(5, 1, 4, 2.0)
+    made = kernels._terms(bins, 5, (1, 1), input)
+    assert kernels._terms(bins, 5, (1, 1), input) is made
+    assert kernels._terms(bins, 5, (1, 1), input, reflected=True) is not made
+    assert kernels._terms(bins.clone(), 5, (1, 1), input) is not made
+    bins.copy_(bins.t().contiguous())
+    changed = kernels._terms(bins, 5, (1, 1), input)
+    assert not torch.equal(changed.term, made.term)
+    kept = len(kernels._made)
+    del bins
+    gc.collect()
+    assert len(kernels._made) < kept, "plans go with their maps"
+
+
+def test_a_map_with_wrong_values_is_refused(kernels):
+    input, weight, bins, _ = problem(1, 2, 3, (4, 5), (3, 3), 3, 1, torch.float32, FORMATS[0])
+    bins[0, 0] = 3
+    with pytest.raises(ValueError, match=r"bins must lie in -1 .. 2"):
+        kernels.convolve(input, weight, bins, None, torch.empty(1, 3, 4, 5), [1, 1], [1, 1], [1, 1], 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("reflected", [False, True])
+def test_terms_made_on_the_device_are_the_same(kernels, dtype, reflected):
+    bins = log_polar_bins(9, 2, 6, 2.0)
+    bins[bins == 4] = -1  # a column without taps
+    known = kernels._terms(bins, 13, (1, 2), torch.zeros(1, dtype=dtype), reflected=reflected)
+    with torch.inference_mode():
+        unseen = bins.clone()
+    made = kernels._terms(unseen, 13, (1, 2), torch.zeros(1, dtype=dtype), reflected=reflected)
+    assert made.cells is None
+    outside = int(made.first[0])  # taps without bin come first, and are not read
+    assert torch.equal(made.first - outside, known.first)
+    assert torch.equal(made.term[outside:], known.term)
+    assert (made.scale is None) == (dtype == torch.float32)
+    assert made.scale is None or torch.equal(made.scale, known.scale)
 
 
 def test_shares_of_the_weight_gradient_add_up(kernels):
@@ -242,7 +327,7 @@ print("done")
     assert done.stdout == "done\n"
 
 
-NAMES = ("binned", "binned, input", "binned, input, stride 2", "binned, weight")
+NAMES = ("binned", "binned, large, convolve", "binned, input", "binned, input, stride 2", "binned, weight")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -260,6 +345,13 @@ def test_compiled_kernels_use_matrix_units_and_spill_nothing(compiled_for_gpu, n
     assert facts["matrix"] > 0
     assert facts["atomics"] == 0, "the same bits in every run"
     assert channels == 24 or facts["vector_loads"] > 0
+
+
+@pytest.mark.parametrize(("dtype", "channels"), [("bfloat16", 128), pytest.param("tf32", 64, marks=pytest.mark.slow)])
+def test_the_compiled_kernel_of_tables_spills_nothing(compiled_for_gpu, dtype, channels):
+    facts = compiled_for_gpu(dtype, channels)["binned, large, tables"]
+    assert facts["spilled"] == 0
+    assert facts["vector_loads"] > 0
 
 
 @pytest.mark.slow
@@ -304,7 +396,9 @@ def test_real_shapes(gpu, shape, dtype, memory_format):
         room = op._forward_shape(input, weight, bins, None, *plain)
         found = kernels.convolve(input, weight, bins, None, room, *plain)
         same = reference.binned_conv2d(input, weight, bins, None, *plain)
-        assert error(found, exact) <= 2 * error(same, exact)
+        # tables of sums round once more
+        factor = 2.5 if side > 19 and dtype == torch.bfloat16 else 2
+        assert error(found, exact) <= factor * error(same, exact)
         grad = torch.randn_like(found)
         wide = [t.double() for t in (grad, input, weight)]
         exact = reference.binned_conv2d_backward(*wide, bins, *plain, [True, True])
@@ -314,7 +408,7 @@ def test_real_shapes(gpu, shape, dtype, memory_format):
             kernels.weight_gradient(grad, input, weight, bins, *plain),
         )
         for found, other, want in zip(mine, same, exact, strict=True):
-            assert error(found, want) <= 2 * error(other, want)
+            assert error(found, want) <= factor * error(other, want)
         assert torch.equal(mine[1], kernels.weight_gradient(grad, input, weight, bins, *plain))
     finally:
         torch.backends.cudnn.conv.fp32_precision = before

@@ -1,36 +1,43 @@
 """Binned convolution on the GPU, in Triton: what a bin adds up is formed on chip and feeds matrix products, one a column.
 
-Maps are read with channels last (others are copied). Indices are 32 bits wide unless a map has more elements. Nothing is
-read back to the host, memory comes from PyTorch's allocator, and nothing depends on timing: calls may be captured in a
-CUDA graph, and the same arguments give the same bits. No tile size was tuned on hardware.
+Maps are read with channels last (others are copied). Indices are 32 bits wide unless a map has more elements. The host
+reads a map of bins once, to plan its sums, and keeps the plan as long as the map; nothing else waits for the device, memory
+comes from PyTorch's allocator, and nothing depends on timing: calls may be captured in a CUDA graph, and the same arguments
+give the same bits. No tile size was tuned on hardware.
 """
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from foveal.ops import tiles
+from foveal.ops.binned.plan import Plan, plan
+
+_MANY_TAPS = 361  # beyond, bins share tables of sums; an estimate: each costs a map to be written, and reads
+_TABLES = 4
 
 
 @triton.jit
 def _sums(
-    source, order, low, high, image, row, col, real, channel, known, channels, height, width, kernel_width,
-    TAP_Y, TAP_X, DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr,
+    source, term, low, high, image, row, col, real, channel, known, slot, channels, height, width,
+    SHARED: tl.constexpr, DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr,
 ):  # fmt: skip
-    """What the taps order[low : high] of one bin add up: float32 [pixels, channels].
+    """What the terms low to high - 1 of one bin add up: float32 [pixels, channels].
 
-    Tap (a, b) of the pixel that starts at (row, col) reads pixel (row + a * TAP_Y) / DOWN_Y of the map, and so on across,
-    where that is a whole number inside of it.
+    A term is a table and how far down and right of a pixel's (row, col) it is read; SHARED: there are several, ``slot``
+    numbers apart in memory. With strides DOWN the map has a pixel at every DOWN-th place only, and zeros between.
     """
     total = tl.zeros((row.shape[0], channel.shape[0]), tl.float32)
     start = ((image * height + row) * width + col) * channels
-    for j in range(low, high):
-        tap = tl.load(order + j).to(tl.int32)
-        down = tap // kernel_width * TAP_Y
-        right = tap % kernel_width * TAP_X
+    for j in tl.range(low, high, loop_unroll_factor=4):
+        down = tl.load(term + 3 * j + 1)
+        right = tl.load(term + 3 * j + 2)
         y = row + down
         x = col + right
         inside = real & (y >= 0) & (x >= 0)
@@ -41,6 +48,8 @@ def _sums(
             y = y // DOWN_Y
             x = x // DOWN_X
             at = ((image * height + y) * width + x) * channels
+        if SHARED:
+            at += tl.load(term + 3 * j).to(start.dtype) * slot
         inside &= (y < height) & (x < width)
         there = inside[:, None] & known[None, :]
         total += tl.load(source + at[:, None] + channel[None, :], mask=there, other=0.0).to(tl.float32)
@@ -48,16 +57,45 @@ def _sums(
 
 
 @triton.jit
+def _tables(
+    source, first, cell, output, pixels, channels, height, width, out_height, out_width, TOP, LEFT,
+    WIDE: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """Sums that bins share: output [tables, pixels, channels] of a source [N, height, width, channels].
+
+    Pixels are those of maps out_height x out_width, which begin TOP rows above the source and LEFT columns before it: all
+    where a table is not zero. The first table is the source.
+    """
+    block = tl.program_id(0)
+    if WIDE:
+        block = block.to(tl.int64)
+    table = tl.program_id(1)
+    channel = tl.program_id(2) * BK + tl.arange(0, BK)
+    known = channel < channels
+    pixel = block * BM + tl.arange(0, BM)
+    real = pixel < pixels
+    image = pixel // (out_height * out_width)
+    row = pixel // out_width % out_height - TOP
+    col = pixel % out_width - LEFT
+    s = _sums(
+        source, cell, tl.load(first + table), tl.load(first + table + 1), image, row, col, real, channel, known, 0,
+        channels, height, width, False, 1, 1,
+    )  # fmt: skip
+    at = (table.to(pixel.dtype) * pixels + pixel)[:, None] * channels + channel[None, :]
+    tl.store(output + at, s.to(output.dtype.element_ty), mask=real[:, None] & known[None, :])
+
+
+@triton.jit
 def _convolve(
-    source, weight, bias, first, order, scale, output,
-    pixels, groups, ins, outs, columns, height, width, out_height, out_width, kernel_width,
-    BEFORE_Y, BEFORE_X, STEP_Y, STEP_X, TAP_Y, TAP_X, DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr,
-    BIASED: tl.constexpr, SCALED: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    source, weight, bias, first, term, scale, output,
+    pixels, slot, groups, ins, outs, columns, height, width, out_height, out_width,
+    BEFORE_Y, BEFORE_X, STEP_Y, STEP_X, DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr,
+    BIASED: tl.constexpr, SCALED: tl.constexpr, SHARED: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr,
+    WIDE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """Convolution, and the gradient of its input (then "input" below is the gradient of the output).
 
-    source [N, height, width, groups * ins], weight [groups, columns, ins, outs], output [pixels, groups * outs] with
+    source [tables, N, height, width, groups * ins], weight [groups, columns, ins, outs], output [pixels, groups * outs] with
     pixels = N * out_height * out_width. A program makes BM pixels of BN channels: for each block of BK input channels and
     each column it adds up the bin in registers and multiplies that with the column's weights.
     """
@@ -78,8 +116,8 @@ def _convolve(
         known = inner < ins
         for r in range(0, columns):
             s = _sums(
-                source, order, tl.load(first + r), tl.load(first + r + 1), image, row, col, real, group * ins + inner, known,
-                groups * ins, height, width, kernel_width, TAP_Y, TAP_X, DOWN_Y, DOWN_X,
+                source, term, tl.load(first + r), tl.load(first + r + 1), image, row, col, real, group * ins + inner, known,
+                slot, groups * ins, height, width, SHARED, DOWN_Y, DOWN_X,
             )  # fmt: skip
             if SCALED:
                 s *= tl.load(scale + r)
@@ -94,15 +132,15 @@ def _convolve(
 
 @triton.jit
 def _weight_gradient(
-    source, grad, first, order, scale, partial,
-    pixels, share, groups, ins, outs, columns, height, width, out_height, out_width, kernel_width,
-    BEFORE_Y, BEFORE_X, STEP_Y, STEP_X, TAP_Y, TAP_X,
-    SCALED: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+    source, grad, first, term, scale, partial,
+    pixels, share, slot, groups, ins, outs, columns, height, width, out_height, out_width,
+    BEFORE_Y, BEFORE_X, STEP_Y, STEP_X,
+    SCALED: tl.constexpr, SHARED: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """A share of the gradient of the weight: partial [shares, groups, columns, ins, outs], later added up in order.
 
-    source [N, height, width, groups * ins], grad [pixels, groups * outs]. A program goes through ``share`` pixels, BM at a
+    source [tables, N, height, width, groups * ins], grad [pixels, groups * outs]. A program goes through ``share`` pixels, BM at a
     time: it adds up the bin of one column again, and multiplies that, turned, with the gradient.
     """
     blocks = tl.cdiv(ins, BK)
@@ -127,8 +165,8 @@ def _weight_gradient(
         row = pixel // out_width % out_height * STEP_Y - BEFORE_Y
         col = pixel % out_width * STEP_X - BEFORE_X
         s = _sums(
-            source, order, low, high, image, row, col, real, group * ins + inner, known, groups * ins,
-            height, width, kernel_width, TAP_Y, TAP_X, 1, 1,
+            source, term, low, high, image, row, col, real, group * ins + inner, known, slot, groups * ins,
+            height, width, SHARED, 1, 1,
         )  # fmt: skip
         if SCALED:
             s *= tl.load(scale + r)
@@ -176,7 +214,8 @@ def convolve(
 ) -> Tensor:
     """Fill output [N, O, H', W'] with the convolution, and return it."""
     packed = weight.unflatten(0, (groups, -1)).permute(0, 3, 2, 1)
-    return _run(input, packed, bins, bias, output, padding, stride, dilation, (1, 1))
+    terms = _terms(bins, weight.shape[2], dilation, input, strided=max(stride) > 1)
+    return _run(input, packed, terms, bias, output, padding, stride, (1, 1))
 
 
 def input_gradient(
@@ -191,8 +230,9 @@ def input_gradient(
 ) -> Tensor:
     """Fill output [N, C, H, W] with the gradient of the input: each pixel gathers from the outputs that read it."""
     packed = weight.unflatten(0, (groups, -1)).permute(0, 3, 1, 2)
-    back = [-step for step in dilation]
-    return _run(grad, packed, bins, None, output, [-pad for pad in padding], (1, 1), back, stride)
+    terms = _terms(bins, weight.shape[2], dilation, grad, reflected=True, strided=max(stride) > 1)
+    before = [space * (side - 1) - pad for space, side, pad in zip(dilation, bins.shape, padding, strict=True)]
+    return _run(grad, packed, terms, None, output, before, (1, 1), stride)
 
 
 def weight_gradient(
@@ -216,14 +256,16 @@ def weight_gradient(
     programs = groups * columns * triton.cdiv(ins, tile.BK), triton.cdiv(outs, tile.BN)
     share, splits = tiles.shares(pixels, programs[0] * programs[1], tile.BM)
     partial = torch.empty((splits, groups, columns, ins, outs), dtype=torch.float32, device=grad.device)
-    first, order, scale = _terms(bins.to(input.device), columns, input.dtype)
-    source, grad = tiles.channels_last(input), tiles.channels_last(grad)
+    terms = _terms(bins, columns, dilation, input, strided=max(stride) > 1)
+    source, before = _shared(tiles.channels_last(input), terms, padding)
+    grad = tiles.channels_last(grad)
     with torch.cuda.device_of(input):
         _weight_gradient[(*programs, splits)](
-            source, grad, first, order, scale, partial,
-            pixels, share, groups, ins, outs, columns, *input.shape[2:], out_height, out_width, bins.shape[1],
-            *padding, *stride, *dilation,
-            SCALED=scale is not None, **tiles.kind(input), WIDE=tiles.wide(source, grad), **tile._asdict(),
+            source, grad, terms.first, terms.term, terms.scale, partial,
+            pixels, share, source[0].numel(), groups, ins, outs, columns, *source.shape[2:4], out_height, out_width,
+            *before, *stride,
+            SCALED=terms.scale is not None, SHARED=len(source) > 1, **tiles.kind(input), WIDE=tiles.wide(source, grad),
+            **tile._asdict(),
         )  # fmt: skip
     return partial.sum(0).permute(0, 3, 2, 1).reshape(weight.shape).to(weight.dtype)
 
@@ -231,12 +273,11 @@ def weight_gradient(
 def _run(
     source: Tensor,
     packed: Tensor,
-    bins: Tensor,
+    terms: "_Terms",
     bias: Tensor | None,
     output: Tensor,
     before: Sequence[int],
     step: Sequence[int],
-    tap: Sequence[int],
     down: Sequence[int],
 ) -> Tensor:
     groups, columns, ins, outs = packed.shape
@@ -244,34 +285,128 @@ def _run(
     pixels = batch * out_height * out_width
     if not pixels:
         return output
-    first, order, scale = _terms(bins.to(source.device), columns, source.dtype)
+    scale = terms.scale
     if scale is not None:
         packed = packed / scale[:, None, None]
     packed = packed.to(source.dtype).contiguous()
     tile = tiles.of_product(source, pixels, ins, outs)
-    source = tiles.channels_last(source)
+    source, before = _shared(tiles.channels_last(source), terms, before)
     found = tiles.room(output)
     with torch.cuda.device_of(source):
         _convolve[(triton.cdiv(pixels, tile.BM), groups * triton.cdiv(outs, tile.BN))](
-            source, packed, bias, first, order, scale, found,
-            pixels, groups, ins, outs, columns, *source.shape[1:3], out_height, out_width, bins.shape[1],
-            *before, *step, *tap, DOWN_Y=down[0], DOWN_X=down[1],
-            BIASED=bias is not None, SCALED=scale is not None, **tiles.kind(source), WIDE=tiles.wide(source, found),
-            **tile._asdict(),
+            source, packed, bias, terms.first, terms.term, scale, found,
+            pixels, source[0].numel(), groups, ins, outs, columns, *source.shape[2:4], out_height, out_width,
+            *before, *step, DOWN_Y=down[0], DOWN_X=down[1],
+            BIASED=bias is not None, SCALED=scale is not None, SHARED=len(source) > 1, **tiles.kind(source),
+            WIDE=tiles.wide(source, found), **tile._asdict(),
         )  # fmt: skip
     return tiles.settle(output, found)
 
 
-def _terms(bins: Tensor, columns: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The taps sorted by their bin, where each bin's taps begin, and what its sums are multiplied with to stay in range.
+def _shared(source: Tensor, terms: "_Terms", before: Sequence[int]) -> tuple[Tensor, list[int]]:
+    """A map [N, H, W, C] and the tables of its sums, [tables, N, H', W', C], and how far before them the window begins.
 
-    Made on the device: the host never waits for the map. The taps of column r are ``order[first[r] : first[r + 1]]``. A sum
-    over a large bin may leave float16's range where the output does not: there it is halved as often as the number of its
-    taps has digits, exactly, and the weights are doubled as often.
+    Sums in the input's dtype, added up in float32: what a bin adds up is rounded to that dtype anyway.
     """
+    if terms.cells is None:
+        return source[None], list(before)
+    first, cell, (top, bottom, left, right) = terms.cells
+    batch, height, width, channels = source.shape
+    size = (height + top + bottom, width + left + right)
+    tables = torch.empty((len(first) - 1, batch, *size, channels), dtype=source.dtype, device=source.device)
+    pixels, depth = batch * size[0] * size[1], min(64, tiles.side(channels))
+    with torch.cuda.device_of(source):
+        _tables[(triton.cdiv(pixels, 64), len(tables), triton.cdiv(channels, depth))](
+            source, first, cell, tables, pixels, channels, height, width, *size, top, left,
+            WIDE=tiles.wide(tables), BM=64, BK=depth, num_warps=4,
+        )  # fmt: skip
+    return tables, [before[0] - top, before[1] - left]
+
+
+class _Terms(NamedTuple):
+    """A plan on the device: the terms of column r are ``term[first[r] : first[r + 1]]``, int32 [terms, 3] as in `Plan`.
+
+    ``scale`` is what sums are multiplied with to stay in range, ``cells`` what tables add up, likewise, the map itself being
+    the first, with the rows and columns that they go beyond the map: above, below, left, right.
+    """
+
+    first: Tensor
+    term: Tensor
+    scale: Tensor | None
+    cells: tuple[Tensor, Tensor, tuple[int, int, int, int]] | None
+
+
+# by the map of bins: the version of its content, and what was made of that
+_made: MutableMapping[Tensor, tuple[int, dict[object, _Terms]]] = WeakTensorKeyDictionary()
+
+
+def _terms(
+    bins: Tensor,
+    columns: int,
+    dilation: Sequence[int],
+    input: Tensor,
+    *,
+    reflected: bool = False,
+    strided: bool = False,
+) -> _Terms:
+    """The terms of a map of bins for an input, made on the host once as long as the map lives unchanged.
+
+    While a CUDA graph is captured the host must not wait, and in a tensor made in inference mode no change is noticed: what
+    is not known then is made on the device, without tables and without a look at the values.
+    """
+    # halves of float16 go out of range in a table, and a strided convolution skips most sums of one
+    tables = 0 if strided or input.dtype == torch.float16 or bins.numel() <= _MANY_TAPS else _TABLES
+    if not bins.is_inference():
+        key = columns, *dilation, input.device, input.dtype == torch.float16, reflected, tables
+        version, made = _made.get(bins, (-1, {}))
+        if version == bins._version and key in made:
+            return made[key]
+        if not (bins.is_cuda and torch.cuda.is_current_stream_capturing()):
+            if version != bins._version:
+                made = {}
+                _made[bins] = bins._version, made
+            found = plan(bins.cpu(), columns, dilation, reflected=reflected, tables=tables)
+            made[key] = _placed(found, input)
+            return made[key]
+    return _terms_on_device(bins.to(input.device), columns, dilation, input.dtype, reflected)
+
+
+def _placed(found: Plan, input: Tensor) -> _Terms:
+    """The arrays of a plan as tensors on the input's device."""
+
+    def there(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array.copy()).to(input.device)
+
+    scale = _scale(torch.from_numpy(found.first), input.dtype)
+    cells = None
+    if len(found.table):
+        taps = [np.zeros((1, 2), np.int32)]
+        for a, b, down, right in found.table:
+            taps.append(np.concatenate([taps[a], taps[b] + np.array([down, right], np.int32)]))
+        cell = np.concatenate(taps)
+        below, beyond = cell.max(0).tolist()
+        above, ahead = (-cell.min(0)).tolist()
+        counts = np.cumsum([0, *map(len, taps)], dtype=np.int32)
+        cells = there(counts), there(np.pad(cell, ((0, 0), (1, 0)))), (below, above, beyond, ahead)
+    return _Terms(there(found.first), there(found.term), None if scale is None else scale.to(input.device), cells)
+
+
+def _terms_on_device(
+    bins: Tensor, columns: int, dilation: Sequence[int], dtype: torch.dtype, reflected: bool
+) -> _Terms:
+    """Terms without tables, from a map that the host does not see."""
+    bins = bins.flip(0, 1) if reflected else bins
     ranked, order = bins.flatten().sort(stable=True)
-    first = torch.searchsorted(ranked, torch.arange(columns + 1, device=ranked.device))
+    first = torch.searchsorted(ranked, torch.arange(columns + 1, device=ranked.device)).to(torch.int32)
+    down, right = order // bins.shape[1] * dilation[0], order % bins.shape[1] * dilation[1]
+    term = torch.stack([torch.zeros_like(down), down, right], 1).to(torch.int32)
+    return _Terms(first, term, _scale(first, dtype), None)
+
+
+def _scale(first: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """A sum over a large bin may leave float16's range where the output does not: there it is halved as often as the number
+    of its taps has digits, exactly, and the weights are doubled as often."""
     if dtype != torch.float16:
-        return first, order, None
+        return None
     others = (first.diff() - 1).clamp(min=0).to(torch.float32)
-    return first, order, tiles.power_of_two(-torch.frexp(others).exponent)
+    return tiles.power_of_two(-torch.frexp(others).exponent)

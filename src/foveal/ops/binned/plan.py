@@ -102,15 +102,23 @@ def _plan(content: bytes, rows: int, columns: int, dilation: tuple[int, int], re
 
 
 def plan(
-    bins: Tensor, columns: int, dilation: Sequence[int], *, reflected: bool = False, strided: bool = False
+    bins: Tensor,
+    columns: int,
+    dilation: Sequence[int],
+    *,
+    reflected: bool = False,
+    strided: bool = False,
+    tables: int | None = None,
 ) -> Plan:
-    """The plan of a map, made once for its content.
+    """The plan of a map on the CPU, made once for its content, with at most so many tables.
 
-    Tables pay for windows of more than 11 x 11 taps whose every pixel is read (measured on AVX-512: 4 of them at 17 x 17, 8
-    at 31 x 31, and no more); a strided convolution skips most sums of one. Beyond 50 x 50 taps eight take seconds to find.
+    By default as many as pay on a CPU: for windows of more than 11 x 11 taps whose every pixel is read (measured on AVX-512:
+    4 of them at 17 x 17, 8 at 31 x 31, and no more); a strided convolution skips most sums of one. Beyond 50 x 50 taps eight
+    take seconds to find.
     """
     taps = bins.numel()
-    tables = 0 if strided or taps <= 121 else 4 if taps <= 361 else 8 if taps <= 2500 else 2
+    if tables is None:
+        tables = 0 if strided or taps <= 121 else 4 if taps <= 361 else 8 if taps <= 2500 else 2
     return _plan(
         bins.contiguous().numpy().tobytes(), bins.shape[0], columns, (dilation[0], dilation[1]), reflected, tables
     )
