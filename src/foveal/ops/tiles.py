@@ -44,7 +44,7 @@ def of_product(input: Tensor, pixels: int, ins: int, outs: int) -> Tile:
     Half as many pixels where whole tiles would leave multiprocessors idle. None spills registers (the tests compile them).
     """
     if precision(input) == "ieee":  # plain multiply-adds
-        return Tile(64, min(64, side(outs)), 16, 4)
+        return Tile(128 if outs > 16 else 64, min(64, side(outs)), 16, 8)
     half = input.dtype != torch.float32
     columns = min(256 if half else 128, side(outs))
     depth = min(64 if half and columns < 256 else 32, side(ins))
@@ -55,7 +55,7 @@ def of_product(input: Tensor, pixels: int, ins: int, outs: int) -> Tile:
 def of_samples(input: Tensor, ins: int, outs: int) -> Tile:
     """Tiles of the same product after interpolation, which holds four corners and the best set so far besides."""
     if precision(input) == "ieee":
-        return Tile(64, 64, 16, 4) if outs >= 64 else Tile(32, side(outs), 16, 4)
+        return Tile(128 if outs > 32 else 64, min(64, side(outs)), 16, 8)
     return Tile(64, min(128, side(outs)), min(32, side(ins)), 8)
 
 

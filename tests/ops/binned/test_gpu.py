@@ -339,7 +339,8 @@ NAMES = ("binned", "binned, large, convolve", "binned, input", "binned, input, s
     ],
 )
 def test_compiled_kernels_use_matrix_units_and_spill_nothing(compiled_for_gpu, name, dtype, channels):
-    facts = compiled_for_gpu(dtype, channels)[name]
+    made = compiled_for_gpu(dtype, channels)
+    facts = made.get(name) or made[name.removesuffix(", convolve")]  # float16 has no tables, and so one kernel
     assert facts["spilled"] == 0
     assert facts["registers"] <= 255
     assert facts["matrix"] > 0
@@ -355,9 +356,10 @@ def test_the_compiled_kernel_of_tables_spills_nothing(compiled_for_gpu, dtype, c
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("channels", [16, 24, 64, 256])
 @pytest.mark.parametrize("name", NAMES)
-def test_compiled_kernels_without_tf32(compiled_for_gpu, name):
-    facts = compiled_for_gpu("float32", 64)[name]
+def test_compiled_kernels_without_tf32(compiled_for_gpu, name, channels):
+    facts = compiled_for_gpu("float32", channels)[name]
     assert (facts["spilled"], facts["matrix"], facts["atomics"]) == (0, 0, 0)
 
 
