@@ -117,3 +117,36 @@ def test_bin_statistics(digits):
     assert found["weights"]["trained"]["taps"]["kernels"] == 64
     for name in ("bin_correlation.png", "weight_spread.png"):
         assert (digits / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("case", ["lpsc-k9", "acn-64"])
+def test_tuning_tiles(case, tmp_path, capsys):
+    """Every kind of kernel runs with other tiles than its rule's, here in Triton's interpreter."""
+    triton = pytest.importorskip("triton", reason="Triton is not installed")
+    if not triton.knobs.runtime.interpret:
+        pytest.skip("on a GPU it is run as a command")
+    tune = script("tune_gpu")
+    out = tmp_path / "tiles.json"
+    shape = ["--shape", "1", "3", "4", "4"]
+    tune.main(["--case", case, *shape, "--most", "2", "--dtype", "float32", "--quick", "--json", str(out)])
+    found = json.loads(out.read_text())["tiles"]
+    rules = {"lpsc-k9": ["of_product", "of_gradient"], "acn-64": ["of_samples", "of_scatter", "of_gradient"]}
+    assert [part["rule"] for part in found] == rules[case]
+    for part in found:
+        assert len(part["rows"]) == 3
+        assert sum(row["tile"] is None for row in part["rows"]) == 1
+        assert all(row["ms"] > 0 for row in part["rows"])
+    assert capsys.readouterr().out.count("best of 2") == len(found)
+
+
+def test_a_tile_that_cannot_run_is_named():
+    tune = script("tune_gpu")
+
+    def call():
+        if tune.tiles.of_product(torch.zeros(1), 1, 16, 16).num_warps == 8:
+            raise RuntimeError("out of resources\nmore")
+
+    rows = tune.tuned(tune.bench._Watch(1, True), "of_product", call, 16, 2)
+    assert [row for row in rows if "refused" in row] == [
+        {"tile": {"BM": 32, "BN": 16, "BK": 16, "num_warps": 8}, "refused": "out of resources"}
+    ]

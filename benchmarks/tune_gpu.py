@@ -1,0 +1,143 @@
+"""Which tiles are fastest on the GPU at hand, for each kind of Triton kernel: python benchmarks/tune_gpu.py --json FILE.
+
+Every candidate of a kind of kernel takes its turn with the others and with the rule of `foveal.ops.tiles`, on the shapes of
+`foveal bench --device cuda`. What comes out is for the person who writes that rule: the library itself never tries tiles out, so
+that the same call gives the same bits.
+"""
+
+import argparse
+import functools
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from unittest import mock
+
+import torch
+from rich.progress import track
+
+from foveal import bench, bench_gpu
+from foveal.ops import tiles
+from foveal.ops.binned import gpu as binned
+from foveal.ops.binned import op as binned_op
+from foveal.ops.sampled import gpu as sampled
+from foveal.ops.sampled import op as sampled_op
+from foveal.training.environment import environment
+
+SIDES = {"BM": (32, 64, 128), "BN": (16, 32, 64, 128, 256), "BK": (16, 32, 64), "num_warps": (4, 8)}
+RULE = "ours"  # the name by which the watch knows what the others are compared with
+SHAPES = {  # batch, channels, height, width; side and levels of a log-polar window
+    "lpsc-k9": ((32, 64, 56, 56), 9, (2, 6)),
+    "lpsc-k13": ((32, 256, 28, 28), 13, (3, 8)),
+    "lpsc-k31": ((8, 128, 128, 128), 31, (3, 8)),
+    "acn-64": ((32, 64, 56, 56), None, None),
+    "acn-256": ((32, 256, 28, 28), None, None),
+}
+
+_Kernels = Iterator[tuple[str, str, Callable[[], object]]]
+
+
+def log_polar(
+    shape: Sequence[int], side: int, levels: tuple[int, int], dtype: torch.dtype, device: torch.device
+) -> _Kernels:
+    """What is measured of a log-polar layer: the rule of its tiles, a title, and a call that starts the kernel."""
+    channels = shape[1]
+    bins = bench._log_polar_layer(channels, side, levels, 2.0).bins.to(device)
+    input = torch.randn(*shape).to(device, dtype).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(channels, channels, int(bins.max()) + 1).to(device, dtype)
+    plain = ([1, 1], [side // 2] * 2, [1, 1], 1)
+    output = binned_op._forward_shape(input, weight, bins, None, *plain)
+    yield "of_product", "forward", lambda: binned.convolve(input, weight, bins, None, output, *plain)
+    yield "of_gradient", "gradient of the weight", lambda: binned.weight_gradient(input, input, weight, bins, *plain)
+
+
+def anisotropic(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> _Kernels:
+    """The same of an anisotropic one with two scales and offsets of about a pixel."""
+    batch, channels, height, width = shape
+    input = torch.randn(*shape).to(device, dtype).contiguous(memory_format=torch.channels_last)
+    weight = (torch.randn(channels, channels, 9) * 0.05).to(device, dtype)
+    offset = (torch.randn(batch, 36, height, width) * 0.7).to(device)
+    taps = torch.tensor([[[y * s, x * s] for y in (-1, 0, 1) for x in (-1, 0, 1)] for s in (1, 2)]).float().to(device)
+    plain = ([0, 1], [1, 1], 1, "max", [height, width])
+    output, winner = sampled_op._forward_shape(input, weight, taps, offset, None, *plain)
+    sampled.forward(input, weight, taps, offset, None, output, winner, plain)
+    yield "of_samples", "forward", lambda: sampled.forward(input, weight, taps, offset, None, output, winner, plain)
+    for rule, title, wanted in (
+        ("of_scatter", "gradients of input and offset", [True, False, True]),
+        ("of_gradient", "gradient of the weight", [False, True, False]),
+    ):
+        room = sampled_op._backward_shape(output, input, weight, taps, offset, winner, *plain, wanted)
+        yield (
+            rule,
+            title,
+            functools.partial(sampled.backward, output, input, weight, taps, offset, winner, plain, wanted, room),
+        )
+
+
+def candidates(channels: int, most: int | None) -> list[tiles.Tile]:
+    """Tiles that are no larger than the channels, or the first so many of them."""
+    every = itertools.product(*SIDES.values())
+    fitting = [tiles.Tile(*sides) for sides in every if max(sides[1:3]) <= tiles.side(channels)]
+    return fitting[:most]
+
+
+def with_tile(rule: str, tile: tiles.Tile, call: Callable[[], object]) -> object:
+    with mock.patch.object(tiles, rule, return_value=tile):
+        return call()
+
+
+def tuned(watch: bench._Watch, rule: str, call: Callable[[], object], channels: int, most: int | None) -> list[dict]:
+    """Milliseconds of the rule and of each candidate, the fastest first; those that the device cannot run say why."""
+    sides, refused = {RULE: [call]}, []
+    for tile in track(candidates(channels, most), "compiling", transient=True, disable=not sys.stderr.isatty()):
+        attempt = functools.partial(with_tile, rule, tile, call)
+        try:
+            attempt()
+        except Exception as error:  # too much shared memory, or too many registers: Triton has many names for it
+            refused.append({"tile": tile._asdict(), "refused": str(error).splitlines()[0]})
+        else:
+            sides[str(tuple(tile))] = [attempt]
+    times = sorted(watch.medians(sides).items(), key=lambda item: item[1].seconds)
+    known = {str(tuple(tile)): tile._asdict() for tile in candidates(channels, most)}
+    return [
+        {"tile": known.get(name), "ms": time.seconds * 1e3, "spread": time.spread} for name, time in times
+    ] + refused
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--case", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
+    parser.add_argument("--shape", type=int, nargs=4, help="instead of the case's: batch, channels, height, width")
+    parser.add_argument("--most", type=int, help="at most so many candidates")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats")
+    parser.add_argument("--json", type=Path, default=Path("tiles.json"))
+    chosen = parser.parse_args(arguments)
+    there = torch.cuda.is_available()
+    device = torch.device("cuda" if there else "cpu")
+    watch = (
+        bench_gpu.Watch(chosen.quick) if there else bench._Watch(1, chosen.quick)
+    )  # the CPU with Triton's interpreter
+    dtype, found = getattr(torch, chosen.dtype), []
+    for case in chosen.case:
+        shape, side, levels = SHAPES[case]
+        shape = tuple(chosen.shape or shape)
+        kernels = log_polar(shape, side, levels, dtype, device) if side else anisotropic(shape, dtype, device)
+        for rule, title, call in kernels:
+            rows = tuned(watch, rule, call, shape[1], chosen.most)
+            ours = next(row["ms"] for row in rows if row["tile"] is None)
+            best = next((row for row in rows if row["tile"] and "ms" in row), rows[0])
+            print(
+                f"{case} {title}: rule {ours:.3f} ms, best of {len(rows) - 1} {best['ms']:.3f} ms {best['tile']}",
+                flush=True,
+            )
+            found.append(
+                {"case": case, "shape": shape, "dtype": chosen.dtype, "kernel": title, "rule": rule, "rows": rows}
+            )
+    content = {"environment": environment(device), "tiles": found}
+    chosen.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
