@@ -31,7 +31,7 @@ def cost(
     import foveal
     from foveal import analysis
     from foveal.models import create_model
-    from foveal.training.recipe import load_plan
+    from foveal.training.recipe_files import load_plan
 
     size = _size(input_size)
     channels = size[0]
@@ -268,7 +268,7 @@ def _network(name: str, plan: str | None, channels: int, num_classes: int) -> An
     import foveal
     from foveal.models import create_model
     from foveal.training import load_run
-    from foveal.training.recipe import load_plan
+    from foveal.training.recipe_files import load_plan
 
     torch.manual_seed(0)
     if Path(name).is_dir() or "/" in name:

@@ -68,7 +68,7 @@ def _message(error: Exception) -> str:
     return str(error) if expected else f"{kind}: {error} (not expected: --debug shows where)"
 
 
-for _name, _command in {
+_COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
@@ -80,7 +80,8 @@ for _name, _command in {
     "cam": cam,
     "bench": bench,
     "doctor": doctor,
-}.items():
+}
+for _name, _command in _COMMANDS.items():
     app.command(_name)(_guarded(_command))
 
 

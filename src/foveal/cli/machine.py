@@ -29,7 +29,7 @@ def list_names(
     import foveal
     from foveal.data import list_datasets, list_mask_datasets
     from foveal.models import list_models
-    from foveal.training.recipe import list_recipes
+    from foveal.training.recipe_files import list_recipes
 
     sources: dict[Listed, Callable[[], Any]] = {
         Listed.models: lambda: list_models(all=every),

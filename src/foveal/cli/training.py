@@ -81,7 +81,8 @@ def train(
 def _read_table(names: list[str], overrides: list[str], quick: bool) -> list[Recipe | Quoted]:
     """All rows in their order; all mistakes in them at once."""
     from foveal.training.engine import build
-    from foveal.training.recipe import Recipe, find_recipes, load_row
+    from foveal.training.recipe import Recipe
+    from foveal.training.recipe_files import find_recipes, load_row
 
     rows: list[Recipe | Quoted] = []
     mistakes = []
@@ -135,7 +136,7 @@ def _check_data(rows: list[Recipe]) -> None:
 
 def _default_out(name: str, rows: list[Recipe]) -> Path:
     """runs/<folder> for a packaged folder or a row of it, runs/<name> for a file or folder of the user's."""
-    from foveal.training.recipe import find_recipes, packaged_recipes
+    from foveal.training.recipe_files import find_recipes, packaged_recipes
 
     asked = Path(name)
     if asked.exists():
