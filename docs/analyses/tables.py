@@ -22,7 +22,8 @@ SEEDS = (
     "acn_table9_quick",
     "acn_table10_quick",
 )
-SEGMENTED = ("lpsc_table5_drive_quick", "lpsc_table4_voc_quick", "lpsc_table4_shapes_quick")
+TRAINED = ("lpsc_table5_drive_quick", "lpsc_table4_voc_quick", "lpsc_table4_shapes_quick", "acn_figure8_cifar10_quick")
+LOCALISED = ("acn_table7_tiny_imagenet_quick", "acn_table7_offset_rate_quick")
 DETECTED = ("acn_table8_shapes_quick", "acn_table8_coco_quick")
 
 
@@ -137,9 +138,9 @@ def over_seeds(name):
     return "\n".join([*lines, "", about, f"Not the published experiment: {'; '.join(one['differs'])}."])
 
 
-def table7():
+def localisation(name):
     """Errors of the rows of the ACN paper's Table VII, mean and deviation over seeds, from `foveal cam --json`."""
-    found = read("acn_table7_tiny_imagenet_quick")
+    found = read(name)
     shares = ("classification_top1", "region.top1", "region.top5", "region.known_class")
     shares = (*shares, "rectangle.top1", "rectangle.known_class")
     lines = [
@@ -166,18 +167,18 @@ def shown(found):
     return f"{100 * found['mean']:.2f}" + (f" ± {100 * found['std']:.2f}" if found["std"] is not None else "")
 
 
-def segmentation(name):
+def trained(name):
     """A line for each row that was trained; its metrics on test images, and what it came to while training."""
     rows = [row for row in read(name)["rows"] if not row["quoted"]]
     metrics = rows[0]["metrics"]
-    trained = [metric for metric in metrics if f"train_{metric['name']}" in rows[0]["runs"][0]]
+    both = [metric for metric in metrics if f"train_{metric['name']}" in rows[0]["runs"][0]]
     heads = ["row", "seeds", *(f"{metric['title']}, %" for metric in metrics)]
-    heads += [f"training {metric['title']}, %" for metric in trained[:1]] + ["parameters", "minutes a run"]
+    heads += [f"training {metric['title']}, %" for metric in both[:1]] + ["parameters", "minutes a run"]
     lines = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
     for row in rows:
         runs = [run for run in row["runs"] if run["state"] == "finished"]
         cells = [row["title"], str(len(runs)), *(shown(row[f"test_{metric['name']}"]) for metric in metrics)]
-        for metric in trained[:1]:
+        for metric in both[:1]:
             values = [100 * run[f"train_{metric['name']}"] for run in runs]
             cells.append(", ".join(f"{value:.1f}" for value in values))
         cells += [f"{row['params']:,}", ", ".join(f"{run['seconds'] / 60:.1f}" for run in runs)]
@@ -186,37 +187,38 @@ def segmentation(name):
 
 
 def detection(name):
-    """The rows of a result file, as Markdown."""
+    """A line for each row that was trained: average precisions on test images, and what training ended with."""
     content = read(name)
     scores = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large")
     lines = [
-        "| row (quick) | mAP | @.5 | @.75 | small | medium | large | training loss | parameters | multiply-adds |",
+        "| row (quick) | mAP, % | @.5 | @.75 | small | medium | large | training loss | parameters | multiply-adds |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in content["rows"]:
         if not row["runs"]:
             continue
-        run = row["runs"][0]
-        cells = ["–" if run[f"test_{key}"] is None else f"{100 * run[f'test_{key}']:.1f} %" for key in scores]
+        cells = [shown(row[f"test_{key}"]) for key in scores]
+        loss = statistics.fmean(run["train_loss"] for run in row["runs"])
         lines.append(
-            f"| {row['title']} | {' | '.join(cells)} | {run['train_loss']:.2f} | {run['params']:,} | {run['macs'] / 1e9:.2f} G |"
+            f"| {row['title']} | {' | '.join(cells)} | {loss:.2f} | {row['params']:,} | {row['macs'] / 1e9:.2f} G |"
         )
     runs = [run for row in content["rows"] for run in row["runs"]]
-    where = runs[0]["environment"]
-    seconds = sum(run["seconds"] for run in runs)
-    about = f"{where['cpu']}, {where['threads']} thread(s), PyTorch {where['torch']}, seed {runs[0]['seed']}: {seconds:,.0f} s for all."
+    seeds = sorted({run["seed"] for run in runs})
+    minutes = sum(run["seconds"] for run in runs) / 60
+    several = f"seeds {', '.join(map(str, seeds))}, mean ± standard deviation" if len(seeds) > 1 else f"seed {seeds[0]}"
+    about = f"{machine(runs[0]['environment'])}, {several}; {minutes:,.0f} minutes for all."
     return "\n".join([*lines, "", about])
 
 
 TABLES = {
-    "table7": table7,
+    **{name: lambda name=name: localisation(name) for name in LOCALISED},
     "correlation": correlation,
     "spread": spread,
     "growth": growth,
     "robustness": robustness,
     **{f"ablation_{name}": lambda name=name: ablation(name) for name in ABLATIONS},
     **{name: lambda name=name: over_seeds(name) for name in SEEDS},
-    **{name: lambda name=name: segmentation(name) for name in SEGMENTED},
+    **{name: lambda name=name: trained(name) for name in TRAINED},
     **{name: lambda name=name: detection(name) for name in DETECTED},
 }
 
