@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from foveal.training.engine import build, fit
-from foveal.training.recipe import Quoted, Recipe, find_recipes, list_recipes, load_recipe, load_row
+from foveal.training.recipe import Quoted, Recipe
+from foveal.training.recipe_files import find_recipes, list_recipes, load_recipe, load_row
 
 TABLES = {  # rows to train, rows that are published only
     "quickstart": (5, 0),

@@ -12,7 +12,8 @@ from PIL import Image
 from foveal.training.detection import Detection, Found
 from foveal.training.engine import build, evaluate, fit, load_data, load_run
 from foveal.training.predicting import predict
-from foveal.training.recipe import Data, Recipe, find_recipes, load_recipe, load_row
+from foveal.training.recipe import Data, Recipe
+from foveal.training.recipe_files import find_recipes, load_recipe, load_row
 from foveal.training.stopping import Interrupted
 
 pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed")

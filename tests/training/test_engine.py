@@ -28,7 +28,8 @@ from foveal.training import checkpoint, engine
 from foveal.training.checkpoint import CheckpointError
 from foveal.training.engine import Interrupted, Progress, build, evaluate, fit, load_run
 from foveal.training.optimisation import learning_rate
-from foveal.training.recipe import Recipe, load_recipe
+from foveal.training.recipe import Recipe
+from foveal.training.recipe_files import load_recipe
 
 
 def write_set(root: Path, shape: tuple[int, ...] = (8, 8), n: tuple[int, int] = (40, 24)) -> Path:
@@ -584,7 +585,7 @@ import hashlib, json, os, random, shutil, signal, sys, time, torch
 from pathlib import Path
 from foveal.training.checkpoint import load_newest
 from foveal.training.engine import fit
-from foveal.training.recipe import load_recipe
+from foveal.training.recipe_files import load_recipe
 
 torch.set_num_threads(1)
 recipe, out, kills, draw = load_recipe(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), random.Random(0)

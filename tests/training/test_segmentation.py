@@ -19,7 +19,9 @@ from foveal.training import engine
 from foveal.training.areas import roc_area
 from foveal.training.checkpoint import load_newest
 from foveal.training.engine import Interrupted, evaluate, fit, load_run
-from foveal.training.recipe import Recipe, RecipeError, load_recipe
+from foveal.training.reading import RecipeError
+from foveal.training.recipe import Recipe
+from foveal.training.recipe_files import load_recipe
 from foveal.training.report import report
 from foveal.training.results import table
 from foveal.training.segmentation import Segmentation, Vessels

@@ -1,6 +1,8 @@
 """Training: recipes in, runs and tables out."""
 
 from foveal.training.engine import build, evaluate, fit, load_run
-from foveal.training.recipe import Recipe, RecipeError, find_recipes, load_recipe
+from foveal.training.reading import RecipeError
+from foveal.training.recipe import Recipe
+from foveal.training.recipe_files import find_recipes, load_recipe
 
 __all__ = ["Recipe", "RecipeError", "build", "evaluate", "find_recipes", "fit", "load_recipe", "load_run"]

@@ -27,7 +27,8 @@ from foveal.training import checkpoint
 from foveal.training.contract import Metric, Task
 from foveal.training.environment import environment, pick_device, version
 from foveal.training.optimisation import average, learning_rate, optimizer, parameter_groups
-from foveal.training.recipe import Recipe, load_recipe
+from foveal.training.recipe import Recipe
+from foveal.training.recipe_files import load_recipe
 from foveal.training.run_folder import read_json, refuse_other_checkpoint, refuse_other_recipe, to_json
 from foveal.training.stopping import Interrupted, Signals
 from foveal.training.tasks import Classification

@@ -28,7 +28,8 @@ from foveal.models import create_model
 from foveal.surgery import convert
 from foveal.training.checkpoint import write_file
 from foveal.training.engine import load_classes, load_data, load_run
-from foveal.training.recipe import Recipe, load_plan
+from foveal.training.recipe import Recipe
+from foveal.training.recipe_files import load_plan
 from foveal.training.report import write_json
 from foveal.training.results import spread
 from foveal.training.tasks import Classification

@@ -171,3 +171,9 @@ def _place(mark: yaml.Mark | None) -> str:
 
 def dotted(path: Iterable[str | int]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+
+
+def shown(value: Any) -> str:
+    """A value in a message: as YAML has it where Python would differ, and not too long."""
+    text = "nothing" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from foveal.training.contract import Metric
-from foveal.training.recipe import Published, Quoted, Recipe, load_recipe, load_row
+from foveal.training.recipe import Published, Quoted, Recipe
+from foveal.training.recipe_files import load_recipe, load_row
 from foveal.training.tasks import Classification, create_task, wilson_interval
 
 _WITHIN = 0.01  # of the final share: one point

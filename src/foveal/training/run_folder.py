@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from foveal.training import checkpoint
-from foveal.training.recipe import Recipe, load_recipe
+from foveal.training.recipe import Recipe
+from foveal.training.recipe_files import load_recipe
 
 
 def refuse_other_recipe(run: Path, recipe: Recipe) -> None:

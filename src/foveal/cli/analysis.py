@@ -1,0 +1,299 @@
+"""Commands that look into networks: cost, draw, field, cam."""
+
+# torch takes a second to import, so everything of foveal is imported inside the commands: --help must be instant.
+from __future__ import annotations
+
+import enum
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from foveal.cli.terminal import make_console, say
+
+
+def cost(
+    model: Annotated[str, typer.Argument(help="A model: cifar_resnet20, small_cnn, resnet18.")],
+    plan: Annotated[
+        str | None, typer.Option(help="What to convert: a YAML file (a plan or a recipe), or YAML itself.")
+    ] = None,
+    input_size: Annotated[str, typer.Option(help="Channels, height and width of the images.")] = "3,32,32",
+    num_classes: Annotated[int, typer.Option(min=1, help="Classes.")] = 10,
+) -> None:
+    """Measure what a network costs, as it is and converted.
+
+    Counts parameters and multiply-adds, measures time and memory of one image.
+    Example: foveal cost cifar_resnet20 --plan '{conv1: {layer: log_polar, kernel_size: 9}}'
+    """
+    from rich.table import Table
+
+    import foveal
+    from foveal import analysis
+    from foveal.models import create_model
+    from foveal.training.recipe_files import load_plan
+
+    size = _size(input_size)
+    channels = size[0]
+    networks = {model: create_model(model, num_classes=num_classes, in_channels=channels)}
+    if plan is not None:
+        changed = create_model(model, num_classes=num_classes, in_channels=channels)
+        networks["converted"] = foveal.convert(changed, load_plan(plan))
+    costs = [analysis.cost(network, size, latency=False) for network in networks.values()]
+    times = analysis.latencies(list(networks.values()), size)
+    table = Table("one image", *networks, box=None)
+    for name, field, style in (
+        ("parameters", "params", ",d"),
+        ("conv multiply-adds (no pooling additions)", "conv_macs", ",d"),
+        ("multiply-adds", "macs", ",d"),
+        ("peak memory, MiB", "peak_mib", ",.2f"),
+    ):
+        table.add_row(name, *(format(getattr(entry, field), style) for entry in costs))
+        if field == "conv_macs" and plan is not None:
+            counts = [analysis.multiply_adds(network, size) for network in networks.values()]
+            table.add_row("  with pooling additions", *(f"{count.with_pooling:,d}" for count in counts))
+    table.add_row("latency, ms", *(f"{milliseconds:,.2f}" for milliseconds in times))
+    console = make_console()
+    console.print(table)
+    rows = [row for row in analysis.paper_counts(list(networks.values())[-1], size) if row.kind == "log_polar"]
+    if rows:
+        console.print("\nLog-polar layers, per output position and channel as the paper counts (section 3.4):")
+        per_layer = Table("layer", "kernel", "positions", "multiplications", "additions", "look-ups", box=None)
+        for row in rows:
+            kernel = "x".join(str(side) for side in row.kernel_size)
+            numbers = (row.positions, row.multiplications, row.additions, row.lookups)
+            per_layer.add_row(row.name, kernel, *(f"{number:,d}" for number in numbers))
+        console.print(per_layer)
+
+
+class Drawn(enum.StrEnum):
+    bins = "bins"
+    kernels = "kernels"
+    pooled = "pooled"
+
+
+def draw(
+    what: Annotated[Drawn, typer.Argument(help="bins of a layer, its kernels, or an image pooled by it.")],
+    model: Annotated[str, typer.Argument(help="A model, or the folder of a run: runs/quickstart/log_polar/seed0.")],
+    plan: Annotated[
+        str | None, typer.Option(help="What to convert: a YAML file (a plan or a recipe), or YAML itself.")
+    ] = None,
+    layer: Annotated[str | None, typer.Option(help="Its name.  [default: the first that fits]")] = None,
+    image: Annotated[Path | None, typer.Option(help="An image: bins are laid over it; pooled needs one.")] = None,
+    at: Annotated[
+        str | None, typer.Option(metavar="ROW,COLUMN", help="The pixel looked at.  [default: the middle]")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File, .png or .svg.  [default: bins.png and so on]")] = None,
+) -> None:
+    """Draw a layer: its bins, its learned kernels, its pooled map.
+
+    The caption says what the layer's arguments are.
+    Example: foveal draw bins small_cnn --plan '{conv1: {layer: log_polar, kernel_size: 11, rotation: 0.5}}'
+    """
+    from foveal import analysis
+    from foveal.data.images import decode
+    from foveal.layers import LogPolarPool2d
+
+    name, module = _drawable(_network(model, plan, 3, 10), layer, what)
+    pixels = None if image is None else decode(image)
+    position = None
+    if at is not None:
+        if not re.fullmatch(r"\d{1,6},\d{1,6}", at):
+            raise ValueError(f"--at must be row,column such as 12,20, got {at}")
+        position = (int(at.split(",")[0]), int(at.split(",")[1]))
+    if position is not None and pixels is None:
+        raise ValueError("--at is a pixel of an image: give --image, too")
+    if what is Drawn.kernels:
+        figure = analysis.draw_kernels(module)
+    elif what is Drawn.bins and pixels is None:
+        figure = analysis.draw_bins(module)
+    elif pixels is None:
+        raise ValueError("pooled needs --image, the image to pool")
+    elif what is Drawn.bins:
+        figure = analysis.draw_bins_on_image(module, pixels, position)
+    else:
+        given = {**module.map, "center": "bin" if module.map["center"] == "bin" else "none"}
+        reach = (module.kernel_size, module.stride, module.padding, module.dilation)
+        pool = LogPolarPool2d(*reach, reduce=module.reduce, **given)
+        pixel = position or (pixels.shape[1] // 2, pixels.shape[2] // 2)
+        if not (pixel[0] < pixels.shape[1] and pixel[1] < pixels.shape[2]):
+            raise ValueError(f"--at must lie in the image of {pixels.shape[1]} x {pixels.shape[2]}, got {at}")
+        cell = (2 * given["radial_bins"], given["angular_bins"] // 2)
+        pooled = pool(pixels[None].float() / 255)[0]
+        # the output position whose window has its centre at the pixel, or else next after it, as far as there are any
+        shift = [before - edge // 2 for before, edge in zip(pool.before, pool.window, strict=True)]
+        last = [side // part - 1 for side, part in zip(pooled.shape[1:], cell, strict=True)]
+        place = [
+            min(max(-(-(p + d) // step), 0), end)
+            for p, d, step, end in zip(pixel, shift, pool.stride, last, strict=True)
+        ]
+        centre = [p * step - d for p, d, step in zip(place, shift, pool.stride, strict=True)]
+        figure = analysis.draw_pooled(
+            pixels, pooled, cell, (place[0], place[1]), pixel=(centre[0], centre[1]), bins=module
+        )
+    out = out or Path(f"{what.value}.png")
+    analysis.save(figure, out)
+    caption = figure.get_suptitle() or figure.axes[0].get_title()
+    print(f"{out}: {name or model}, {caption}".replace("\n", " · "))
+
+
+def field(
+    model: Annotated[str, typer.Argument(help="A model, or the folder of a run: runs/quickstart/conv/seed0.")],
+    plan: Annotated[
+        str | None, typer.Option(help="What to convert: a YAML file (a plan or a recipe), or YAML itself.")
+    ] = None,
+    layer: Annotated[
+        list[str] | None, typer.Option(help="Look at its output; again for more.  [default: the last map]")
+    ] = None,
+    input_size: Annotated[str, typer.Option(help="Channels, height and width of the images.")] = "3,96,96",
+    activations: Annotated[
+        str, typer.Option(help="identity: what layers can reach; as_is: what they do.")
+    ] = "identity",
+    out: Annotated[Path, typer.Option(help="File for the picture, .png or .svg.")] = Path("field.png"),
+) -> None:
+    """Measure the effective receptive field of a network.
+
+    Sizes, stride and offset in pixels of the input, from gradients; with --plan as it is and converted.
+    Example: foveal field simple_vgg --layer features.8 --layer features.13
+    """
+    from rich.table import Table
+
+    from foveal import analysis
+
+    size = _size(input_size)
+    networks = {model: _network(model, None, size[0], 10)}
+    if plan is not None:
+        networks["converted"] = _network(model, plan, size[0], 10)
+    maps = analysis.map_layers(networks[model], size)
+    if not layer and not maps:
+        raise ValueError(
+            f"{model} has no map of more than one position at --input-size {input_size}; take a larger one, or its channels"
+        )
+    table = Table("network", "layer", "size", "pixels", "95 % within", "width", "stride", "offset", box=None)
+    fields, labels = [], []
+    for name, network in networks.items():
+        for at in layer or maps[-1:]:
+            found = analysis.effective_receptive_field(network, size, layer=at, activations=activations)
+            stride, offset = (
+                ", ".join("-" if v is None else f"{v:g}" for v in two) for two in (found.stride, found.offset)
+            )
+            sizes = f"{found.size[0]} x {found.size[1]}", f"{found.pixels:,}", f"{found.side} x {found.side}"
+            table.add_row(name, at, *sizes, f"{found.width:.2f}", stride, offset)
+            fields.append(found)
+            labels.append(f"{name}, {at}")
+    analysis.save(analysis.draw_receptive_field(fields, labels=labels), out)
+    make_console().print(table)
+    print(f"picture: {out}")
+
+
+class Rule(enum.StrEnum):
+    region = "region"
+    rectangle = "rectangle"
+
+
+def cam(
+    model: Annotated[str, typer.Argument(help="Folder of a run, of a table of runs, or a model.")],
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(help="Image files, or numbers in a run's test split; none: measure on --boxes."),
+    ] = None,
+    plan: Annotated[str | None, typer.Option(help="What to convert in a model: a YAML file, or YAML itself.")] = None,
+    label: Annotated[
+        int | None, typer.Option("--class", min=0, help="The class to look for.  [default: the first guess]")
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Grad-CAM at this layer.  [default: the class activation map]")
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="Of the box, a share of the map's range.")] = 0.3,
+    rule: Annotated[
+        Rule, typer.Option(help="Box of the largest region, or largest rectangle, above it.")
+    ] = Rule.region,
+    boxes: Annotated[Path | None, typer.Option(help="Folder of a set with true boxes.")] = None,
+    out: Annotated[Path, typer.Option(help="File for the picture, .png or .svg.")] = Path("cam.png"),
+    to_json: Annotated[
+        Path | None, typer.Option("--json", help="File for the localisation errors of a table's runs.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+) -> None:
+    """Draw or measure where networks see a class.
+
+    Rows of a table stand side by side. Without images every run of a table is measured on --boxes, with a threshold chosen
+    on the other half of the images, into --json.
+    Example: foveal cam runs/acn/table7 dog.jpg
+    """
+    from foveal import analysis
+    from foveal.data import read_boxed
+    from foveal.training import localisation
+    from foveal.training.engine import pick_device
+
+    if images:
+        if to_json is not None:
+            raise ValueError("--json is for measuring: leave the images out")
+        networks = localisation.open_networks(model, plan)
+        boxed = None if boxes is None else read_boxed(boxes)
+        settings: dict[str, Any] = {"label": label, "layer": layer, "threshold": threshold, "rule": rule.value}
+        figure, found = localisation.draw_networks(networks, images, boxed=boxed, **settings)
+        analysis.save(figure, out)
+        for one in found:
+            left, top, right, bottom = one["box"]
+            place = f"{left:g},{top:g} to {right:g},{bottom:g}"
+            print(f"{one['network']}  {one['file']}: {one['class']} ({one['probability']:.1%}), box {place}")
+        print(f"picture: {out}")
+        return
+    if boxes is None or to_json is None:
+        raise ValueError("name images to draw, or --boxes and --json to measure the runs of a table")
+
+    def show(run: str, measured: dict[str, Any]) -> None:
+        say(f"{run}: classification error {measured['classification_top1']:.1%}, {_shares(measured)}")
+
+    content = localisation.measure_table(model, boxes, to_json, device=pick_device(device), progress=show)
+    make_console().print(localisation.error_table(content))
+    print(f"errors: {to_json}")
+
+
+def _shares(measured: dict[str, Any]) -> str:
+    return ", ".join(f"localisation error by {rule.value} {measured[rule.value]['top1']:.1%}" for rule in Rule)
+
+
+def _size(text: str) -> list[int]:
+    if not re.fullmatch(r"\d{1,6},\d{1,6},\d{1,6}", text):
+        raise ValueError(f"--input-size must be channels,height,width such as 3,32,32, got {text}")
+    return [int(part) for part in text.split(",")]
+
+
+def _network(name: str, plan: str | None, channels: int, num_classes: int) -> Any:
+    """A trained network of a run, or a fresh one with the same weights each time; converted where there is a plan."""
+    import torch
+
+    import foveal
+    from foveal.models import create_model
+    from foveal.training import load_run
+    from foveal.training.recipe_files import load_plan
+
+    torch.manual_seed(0)
+    if Path(name).is_dir() or "/" in name:
+        network = load_run(name)[1]
+    else:
+        network = create_model(name, num_classes=num_classes, in_channels=channels)
+    return network if plan is None else foveal.convert(network, load_plan(plan))
+
+
+def _drawable(network: Any, name: str | None, what: Drawn) -> tuple[str, Any]:
+    """The layer of that name, or the first log-polar one; kernels may be those of any convolution."""
+    modules = dict(network.named_modules())
+    if name is not None and name not in modules:
+        from difflib import get_close_matches
+
+        close = ", ".join(get_close_matches(name, modules, n=3, cutoff=0.3)) or "none"
+        raise ValueError(f"--layer must name a layer of the network; got {name}. Near it: {close}")
+    chosen = {name: modules[name]} if name is not None else modules
+    fitting = [key for key, module in chosen.items() if getattr(getattr(module, "bins", None), "ndim", 0) == 2]
+    if what is Drawn.kernels and not fitting:
+        fitting = [key for key, module in chosen.items() if getattr(getattr(module, "weight", None), "ndim", 0) == 4]
+    if what is Drawn.pooled:
+        fitting = [key for key in fitting if getattr(chosen[key], "map", None)]
+    if not fitting:
+        which = name if name is not None else "the network"
+        need = "a convolution" if what is Drawn.kernels else "a log-polar layer"
+        raise ValueError(f"{which} is not, and has not, {need}; --layer picks another, --plan makes one")
+    return fitting[0], chosen[fitting[0]]

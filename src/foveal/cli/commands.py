@@ -1,0 +1,94 @@
+"""The program `foveal`: its commands in the order of the help, and the guard that turns their errors into messages."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from foveal.cli.analysis import cam, cost, draw, field
+from foveal.cli.machine import bench, doctor, list_names
+from foveal.cli.terminal import say
+from foveal.cli.training import evaluate, predict, report, train
+
+app = typer.Typer(
+    name="foveal",
+    help="Convolutions whose receptive field is shaped instead of square: train, compare and inspect them.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong arguments or recipe, 130 Ctrl-C, 143 SIGTERM.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    pass
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Errors of a command become one message on stderr and an exit code."""
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt as interrupt:
+            say(str(interrupt) or "stopped")
+            raise typer.Exit(128 + getattr(interrupt, "signum", signal.SIGINT)) from None
+        except (typer.Exit, BrokenPipeError):  # typer's own; the second is a reader such as head that has gone
+            raise
+        except Exception as error:
+            if "--debug" in sys.argv:
+                traceback.print_exc()
+            say(f"error: {_message(error)}")
+            raise typer.Exit(2 if isinstance(error, (ValueError, FileNotFoundError)) else 1) from None
+
+    return guarded
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, ImportError):
+        return f"{error}; `foveal doctor` shows what is there and how to get the rest"
+    kind = type(error).__name__
+    if kind == "OutOfMemoryError":
+        return "the device's memory is full: use a smaller --set train.batch_size=N"
+    expected = isinstance(error, (ValueError, OSError, FloatingPointError)) or kind == "CheckpointError"
+    return str(error) if expected else f"{kind}: {error} (not expected: --debug shows where)"
+
+
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "report": report,
+    "list": list_names,
+    "cost": cost,
+    "draw": draw,
+    "field": field,
+    "cam": cam,
+    "bench": bench,
+    "doctor": doctor,
+}
+for _name, _command in _COMMANDS.items():
+    app.command(_name)(_guarded(_command))
+
+
+def main() -> None:
+    """Entry point of the `foveal` command."""
+    warnings.showwarning = lambda message, *_args, **_kwargs: say(f"warning: {message}")
+    arguments = sys.argv[1:]
+    if "--debug" in arguments:  # wherever it stands
+        arguments = ["--debug", *(argument for argument in arguments if argument != "--debug")]
+    app(args=arguments, prog_name="foveal")

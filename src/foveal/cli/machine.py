@@ -1,0 +1,156 @@
+"""Commands about what is there and how fast it is: list, bench, doctor."""
+
+# torch takes a second to import, so everything of foveal is imported inside the commands: --help must be instant.
+from __future__ import annotations
+
+import enum
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from foveal.cli.terminal import make_console, say
+
+
+class Listed(enum.StrEnum):
+    models = "models"
+    layers = "layers"
+    recipes = "recipes"
+    datasets = "datasets"
+
+
+def list_names(
+    what: Annotated[Listed | None, typer.Argument(help="One kind only.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Models of torchvision and timm, too.")] = False,
+) -> None:
+    """List models, layers, recipes and data sets."""
+    import foveal
+    from foveal.data import list_datasets, list_mask_datasets
+    from foveal.models import list_models
+    from foveal.training.recipe_files import list_recipes
+
+    sources: dict[Listed, Callable[[], Any]] = {
+        Listed.models: lambda: list_models(all=every),
+        Listed.layers: lambda: list(foveal.LAYERS),
+        Listed.recipes: list_recipes,
+        Listed.datasets: lambda: [*list_datasets(), *list_mask_datasets()],
+    }
+    for kind in [what] if what else Listed:
+        if what is None:
+            print(f"{kind.value}:")
+        for name in sources[kind]():
+            print(name if what else f"  {name}")
+
+
+def bench(
+    case: Annotated[str, typer.Option(help="Which cases, as a pattern: 'lpsc-*'.")] = "*",
+    quick: Annotated[bool, typer.Option("--quick", help="A short run, for a first look.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Threads; with one, its CPU time is the clock.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, or cuda: other cases, beside cuDNN and torchvision.")] = "cpu",
+    out: Annotated[Path | None, typer.Option("--json", help="File for the figures and the hardware.")] = None,
+) -> None:
+    """Measure the ops beside PyTorch's own and other libraries'.
+
+    Each figure stands beside its bar. Ctrl-C keeps what was measured.
+    """
+    from foveal import bench as measured
+    from foveal import bench_gpu
+
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"--device must be cpu or cuda; got {device!r}")
+    if out is not None and (out.is_dir() or not out.resolve().parent.is_dir()):
+        raise FileNotFoundError(f"--json must name a file in a folder that exists; got {out}")
+    console = make_console()
+    with console.status("starting", refresh_per_second=1) as status:  # seldom, so that it takes no time of the ops
+
+        def show(index: int, cases: int, name: str) -> None:
+            text = f"{index + 1}/{cases} {name}"
+            status.update(text) if console.is_terminal else say(text)
+
+        if device == "cuda":
+            results = bench_gpu.run(case, quick=quick, progress=show)
+        else:
+            results = measured.run(case, threads=threads, quick=quick, progress=show)
+    measured.print_table(results, console)
+    if out is not None:
+        measured.write(results, out)
+    if results["interrupted"]:
+        raise KeyboardInterrupt
+    if results["failed"]:
+        raise typer.Exit(1)
+
+
+def doctor() -> None:
+    """Show what is installed, what is missing, and the cure.
+
+    Versions, devices, implementations of the ops, disk and data sets.
+    """
+    import platform
+    import shutil
+
+    cures = []
+    print(f"{'python':<14}{platform.python_version()}  {sys.executable}")
+    for package, extra in _PACKAGES.items():
+        version, problem = _installed(package)
+        print(f"{package:<14}{version}{f'  {problem}' if problem else ''}")
+        if problem:
+            cures.append(f"pip install --upgrade {package}" if version != "missing" else f"pip install '{extra}'")
+    if _installed("torch")[1] == "":
+        import torch
+
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        print(f"{'devices':<14}cpu with {torch.get_num_threads()} threads; CUDA: {', '.join(names) or 'none'}")
+        from foveal.ops.native import library
+
+        compiled = ", ".join(library.instruction_sets())
+        print(
+            f"{'CPU kernels':<14}{f'compiled for {compiled}' if compiled else 'plain PyTorch (a C compiler is needed)'}"
+        )
+        print(f"{'GPU kernels':<14}{'plain PyTorch' if _imports('foveal.ops.binned.gpu') else 'Triton'}")
+        from foveal.data import create_dataset, list_datasets
+
+        for name in [name for name in list_datasets() if name not in ("npz", "folder", "webdataset")]:
+            try:
+                create_dataset(name, "test")
+                print(f"{name:<14}found")
+            except (OSError, ImportError, ValueError) as error:
+                print(f"{name:<14}not found: {str(error).splitlines()[0]}")
+    print(f"{'disk':<14}{shutil.disk_usage('.').free / 2**30:.1f} GiB free in {Path.cwd()}")
+    print("\n".join(["", "To get what is missing:", *dict.fromkeys(cures)]) if cures else "\nNothing is missing.")
+
+
+# Each package with what it comes with; the first row is what `import foveal` itself needs.
+_PACKAGES = {
+    **dict.fromkeys(("foveal", "torch", "numpy", "safetensors", "pydantic", "yaml", "rich"), "foveal"),
+    **dict.fromkeys(("torchvision", "timm", "torchmetrics", "matplotlib", "jinja2", "mlxtend"), "foveal[train]"),
+    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "foveal[export]"),
+}
+
+
+def _installed(package: str) -> tuple[str, str]:
+    """The version of a package and what is wrong with it: one built for another torch fails when it is imported."""
+    import importlib.metadata
+    import importlib.util
+
+    if importlib.util.find_spec(package) is None:
+        return "missing", "is not installed"
+    distribution = {"yaml": "pyyaml"}.get(package, package)
+    try:
+        version = importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        version = "not installed, used from a folder"
+    problem = _imports(package)
+    return version, f"does not load: {problem}" if problem else ""
+
+
+def _imports(module: str) -> str | None:
+    """Why a module cannot be imported, or None."""
+    import importlib
+
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return None

@@ -1,0 +1,290 @@
+"""Commands around training: train, evaluate, predict, report."""
+
+# torch takes a second to import, so everything of foveal is imported inside the commands: --help must be instant.
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from foveal.cli.terminal import make_console, say
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from foveal.training.engine import Progress
+    from foveal.training.recipe import Quoted, Recipe
+
+
+def train(
+    recipes: Annotated[list[str], typer.Argument(help="Recipe files, folders of them, or packaged ones: quickstart.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the table.  [default: runs/NAME]")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Train each row with the seeds 0 to N-1.  [default: the recipe's]")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Each row at the small size that it states.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipes: train.epochs=2.")
+    ] = None,
+) -> None:
+    """Train recipes, then write and print their table.
+
+    Each recipe is one row. Run again with the same --out to go on: finished rows are kept, a stopped one continues
+    where it was.
+    """
+    from foveal.training.checkpoint import write_file
+    from foveal.training.engine import fit, pick_device
+    from foveal.training.recipe import Recipe
+    from foveal.training.report import print_table, report
+
+    table = _read_table(recipes, overrides or [], quick)
+    rows = [row for row in table if isinstance(row, Recipe)]
+    if not rows:
+        raise ValueError(f"{', '.join(recipes)}: published only (model: null), there is nothing to train")
+    out = out or _default_out(recipes[0], rows)
+    chosen = pick_device(device)
+    _check_data(rows)
+    console = make_console()
+    if not any(row.is_quick or row.differs for row in rows):  # a published number stands beside its own experiment only
+        for row in table:
+            if not isinstance(row, Recipe):
+                write_file(out / row.name / "recipe.yaml", row.dump().encode())
+    failures = []
+    todo = [(row, seed) for row in rows for seed in range(seeds or row.seeds)]
+    for number, (recipe, seed) in enumerate(todo, 1):
+        finished = (out / recipe.name / f"seed{seed}" / "result.json").exists()
+        state = "  (trained before)" if finished else ""
+        count = f"{number}/{len(todo)}  " if len(todo) > 1 else ""
+        console.print(f"{count}[bold]{recipe.name}[/bold]  seed {seed}  {recipe.title}{state}")
+        try:
+            if console.is_terminal:
+                with _Bar(console) as bar:
+                    result = fit(recipe, out, seed=seed, device=chosen, progress=bar.show)
+            else:
+                result = fit(recipe, out, seed=seed, device=chosen, progress=_print_epoch)
+        except FloatingPointError as error:  # one row that diverges does not cost the others
+            say(f"error: {error}")
+            failures.append(f"{recipe.name}/seed{seed}")
+            continue
+        console.print(f"  {_measured(recipe, {k.removeprefix('test_'): v for k, v in result.items()})}")
+    page = report(out)
+    print_table(out, console)
+    console.print(f"report: {page}")
+    if failures:
+        raise FloatingPointError(f"{len(failures)} of {len(todo)} runs diverged: {', '.join(failures)}")
+
+
+def _read_table(names: list[str], overrides: list[str], quick: bool) -> list[Recipe | Quoted]:
+    """All rows in their order; all mistakes in them at once."""
+    from foveal.training.engine import build
+    from foveal.training.recipe import Recipe
+    from foveal.training.recipe_files import find_recipes, load_row
+
+    rows: list[Recipe | Quoted] = []
+    mistakes = []
+    for name in names:
+        table: list[Recipe | Quoted] = []
+        paths = find_recipes(name)
+        for path in paths:
+            try:
+                row = load_row(path, overrides, quick=quick)
+                if isinstance(row, Recipe):
+                    # Built here to be thrown away: a mistake in the last row must not show after hours of training.
+                    build(row, num_classes=10, in_channels=3)
+                table.append(row)
+            except ValueError as error:
+                mistakes.append(str(error))
+        trained = [row for row in table if isinstance(row, Recipe)]
+        known = [re.sub("-(quick|changed)$", "", row.name) for row in trained]
+        if len(table) == len(paths) > 1:
+            mistakes += [
+                f"{name}: baseline of {row.name} must be a row of the table: {', '.join(known)}; got {row.baseline}"
+                for row in trained
+                if row.baseline and row.baseline not in known
+            ]
+        rows += sorted(table, key=lambda row: (row.row, row.name))
+    found = [row.name for row in rows]
+    mistakes += [f"two recipes have the name {name}" for name in sorted(set(found)) if found.count(name) > 1]
+    if mistakes:
+        raise ValueError("\n".join(mistakes))
+    return rows
+
+
+def _check_data(rows: list[Recipe]) -> None:
+    """Open the data of every row before any of them trains."""
+    from foveal.training.engine import load_data
+
+    problems = {}
+    checked = []
+    for row in rows:
+        if row.data not in checked:
+            checked.append(row.data)
+            try:
+                for split in ("train", "test"):
+                    load_data(row, split)
+            except (ValueError, OSError, ImportError) as error:
+                problems[str(error)] = error
+    if len(problems) == 1:
+        raise next(iter(problems.values()))
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+def _default_out(name: str, rows: list[Recipe]) -> Path:
+    """runs/<folder> for a packaged folder or a row of it, runs/<name> for a file or folder of the user's."""
+    from foveal.training.recipe_files import find_recipes, packaged_recipes
+
+    asked = Path(name)
+    if asked.exists():
+        folder = Path("runs") / (asked.resolve().name if asked.is_dir() else asked.stem)
+    else:
+        folder = Path("runs") / find_recipes(name)[0].parent.relative_to(packaged_recipes())
+    for ending in ("-quick", "-changed"):
+        if any(row.name.endswith(ending) for row in rows):
+            return folder.with_name(folder.name.removesuffix(ending) + ending)
+    return folder
+
+
+def _measured(recipe: Recipe, found: dict[str, Any], split: str = "test") -> str:
+    """The metrics of a network on some images; of what was counted, with its interval."""
+    from foveal.training.tasks import wilson_interval
+
+    if "correct" not in found:
+        metrics = recipe.make_task().metrics
+        return f"{split} " + ", ".join(f"{metric.title} {metric.text(found[metric.name])}" for metric in metrics)
+    correct, n = int(found["correct"]), int(found["n"])
+    low, high = wilson_interval(correct, n)
+    return f"{split} accuracy {correct / n:.2%} ({correct} of {n}; 95 % interval {low:.1%} to {high:.1%})"
+
+
+def _print_epoch(progress: Progress) -> None:
+    """One plain line per epoch, for logs and pipes."""
+    row = progress.row
+    if row is None:
+        return
+    metric, key = progress.metric, f"test_{progress.metric.name}"
+    test = f"  test {metric.text(row[key])}" if key in row else ""
+    share = "" if progress.value is None else f"  train {metric.text(progress.value)}"
+    pace = f"  {row['images_per_s']:,.0f} images/s" if row["images_per_s"] else ""
+    trained = f"  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}"
+    print(f"{trained}{share}{test}{pace}  {progress.seconds_left:.0f} s left", flush=True)
+
+
+class _Bar:
+    """One line that follows a run on a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self.test = ""
+        columns = [TextColumn("  {task.description}"), BarColumn(bar_width=12), TextColumn("{task.fields[text]}")]
+        self.bar = Bar(*columns, TimeRemainingColumn(compact=True), console=console, transient=True)
+        self.line = self.bar.add_task("starting", total=None, text="")
+
+    def __enter__(self) -> _Bar:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def show(self, progress: Progress) -> None:
+        metric, key = progress.metric, f"test_{progress.metric.name}"
+        if progress.row and key in progress.row:
+            self.test = f" test {metric.text(progress.row[key], 1)}"
+        trained = "" if progress.value is None else f" train {metric.text(progress.value, 1)}"
+        numbers = f"loss {progress.loss:.3f}{trained}{self.test} {progress.images_per_s:,.0f}/s"
+        self.bar.update(
+            self.line,
+            description=f"epoch {progress.epoch}/{progress.epochs}",
+            completed=progress.step,
+            total=progress.steps,
+            text=numbers,
+        )
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a run: runs/quickstart/conv/seed0.")],
+    data_root: Annotated[Path | None, typer.Option(help="Where the data lies, if not where the recipe says.")] = None,
+    split: Annotated[Literal["train", "test"], typer.Option(help="Which images, without augmentation.")] = "test",
+    results: Annotated[Path | None, typer.Option(help="File for what a detector finds, as COCO's results.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+) -> None:
+    """Measure the saved network of a run on its images."""
+    from foveal.training import engine
+
+    recipe, model = engine.load_run(run)
+    if results is not None and recipe.task.name != "detection":
+        raise ValueError(f"--results is for detection, and {run} is a run of {recipe.task.name}")
+    totals: list[Any] = []
+    if data_root is not None:
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": str(data_root)})})
+    dataset, preset = engine.load_data(recipe, split)
+    settings = recipe.train
+    measured = engine.evaluate(
+        model.to(engine.pick_device(device)),
+        dataset,
+        preset,
+        batch_size=settings.batch_size,
+        task=recipe.make_task(),
+        amp=settings.amp,
+        channels_last=settings.channels_last,
+        workers=recipe.data.workers,
+        totals_to=totals.append,
+    )
+    print(f"{recipe.name}: {_measured(recipe, measured, split)}")
+    loss = "" if measured["loss"] is None else f"loss {measured['loss']:.4f}, "
+    print(f"{loss}{measured['ms_per_image']:.3f} ms per image in batches of {settings.batch_size}")
+    if results is not None:
+        from foveal.training.checkpoint import write_file
+
+        write_file(results, json.dumps(totals[0].results()).encode())
+        print(f"{measured['detections']} detections: {results}")
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of a run (no classification), or one of its checkpoints.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="Folder for masks or boxes, and pictures.")] = Path("predictions"),
+    views: Annotated[int | None, typer.Option(help="1, or 8 turned and mirrored.  [default: the recipe's]")] = None,
+    window: Annotated[int | None, typer.Option(help="Side of sliding windows.  [default: the recipe's]")] = None,
+    threshold: Annotated[float, typer.Option(help="Least score of a box that is drawn.", min=0, max=1)] = 0.5,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+) -> None:
+    """Write masks and overlays, or boxes, for images of any size.
+
+    Example: foveal predict runs/lpsc/table5-quick/cenet-quick/seed0 eye.tif --out masks
+    """
+    from foveal.training.predicting import predict as write
+
+    options: dict[str, Any] = {"views": views, "window": window, "threshold": threshold, "device": device}
+    for image, found, picture in write(run, images, out, **options):
+        print(f"{image}: {found} and {picture.name}")
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a table: runs/quickstart.")],
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    out: Annotated[Path | None, typer.Option("--json", help="File for results, hardware, seeds and commands.")] = None,
+) -> None:
+    """Write and print the table of a folder of runs.
+
+    The page is report.html, its numbers are in table.json.
+    """
+    from foveal.training.report import markdown, print_table, write_json
+    from foveal.training.report import report as write
+
+    if out is not None:
+        write_json(folder, out)
+    page = write(folder)
+    if as_markdown:
+        print(markdown(folder), end="")
+        return
+    console = make_console()
+    print_table(folder, console)
+    console.print(f"report: {page}")

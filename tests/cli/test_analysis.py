@@ -1,0 +1,172 @@
+"""Commands that look into networks: what they draw, count and say."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., tuple[int, str, str]]
+LOG_POLAR = "{conv1: {layer: log_polar, kernel_size: 9, radial_bins: 2, angular_bins: 6, rotation: 0.5, stride: 2}}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "caption"),
+    [
+        (
+            ["bins", "--out", "a.svg"],
+            "a.svg: conv1, 9 × 9 window · 2 radial × 6 angular bins · growth rate 2 · rotation 0.5",
+        ),
+        (["bins", "--image", "image.png", "--at", "3,7"], "bins.png: conv1, 9 × 9 window"),
+        (["kernels"], "kernels.png: conv1, 9 × 9 kernels: 16 of 32 output and 3 of 3 input channels"),
+        (
+            ["kernels", "--layer", "conv2"],
+            "kernels.png: conv2, 3 × 3 kernels: 16 of 32 output and 3 of 32 input channels",
+        ),
+        (["pooled", "--image", "image.png", "--at", "3,7"], "pooled.png: conv1, 9 × 9 window"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_draw(run: Run, image: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], caption: str) -> None:
+    monkeypatch.chdir(image.parent)
+    what, *others = arguments
+    code, out, err = run("draw", what, "small_cnn", "--plan", LOG_POLAR, *others)
+    assert (code, err) == (0, "")
+    assert out.startswith(caption)
+    assert len(out.splitlines()) == 1
+    if "--at" in arguments and what == "bins":
+        assert "at row 3, column 7" in out
+    path = Path(out.partition(":")[0])
+    assert path.read_bytes().startswith(b"<?xml" if path.suffix == ".svg" else b"\x89PNG")
+    before = path.read_bytes()
+    assert run("draw", what, "small_cnn", "--plan", LOG_POLAR, *others)[0] == 0
+    assert path.read_bytes() == before, "the same command draws the same picture"
+
+
+def test_draw_a_trained_network(run: Run, trained: Path, tmp_path: Path) -> None:
+    for what, start in (("bins", "conv3, 5 × 5 window"), ("kernels", "conv3, 5 × 5 kernels")):
+        out = tmp_path / f"{what}.png"
+        code, text, err = run("draw", what, trained / "alpha" / "seed0", "--out", out)
+        assert (code, err) == (0, "")
+        assert text.startswith(f"{out}: {start}")
+        assert out.stat().st_size > 1000
+
+
+def test_the_position_of_a_pooled_picture_is_the_pixel(run: Run, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At stride 2 and with the paddings of a same-size layer, without any, and with more than half a window."""
+    from foveal import analysis
+
+    monkeypatch.chdir(image.parent)
+    drawn = []
+    real = analysis.draw_pooled
+    monkeypatch.setattr(analysis, "draw_pooled", lambda *a, **k: drawn.append((a[3], k["pixel"])) or real(*a, **k))
+    for padding in (4, 0, 6):
+        plan = LOG_POLAR.replace("stride: 2", f"stride: 2, padding: {padding}")
+        assert run("draw", "pooled", "small_cnn", "--plan", plan, "--image", image, "--at", "8,12")[0] == 0
+        (place, pixel) = drawn.pop()
+        assert pixel == (8, 12)
+        assert [2 * p + 4 - padding for p in place] == [8, 12]
+    for at, place in (("19,23", (5, 7)), ("0,0", (0, 0))):  # near the border the last position there is
+        plan = LOG_POLAR.replace("stride: 2", "stride: 2, padding: 0")
+        assert run("draw", "pooled", "small_cnn", "--plan", plan, "--image", image, "--at", at)[0] == 0
+        assert drawn.pop()[0] == place
+    code, _, err = run("draw", "pooled", "small_cnn", "--plan", LOG_POLAR, "--image", image, "--at", "20,0")
+    assert code == 2
+    assert "--at must lie in the image of 20 x 24, got 20,0" in err
+
+
+def test_field(run: Run, tmp_path: Path) -> None:
+    plan = "{features.0: {layer: log_polar, kernel_size: 7, growth_rate: 9.0, support: square}, " + (
+        "features.2: {layer: log_polar, kernel_size: 7, growth_rate: 9.0, support: square}}"
+    )
+    out = tmp_path / "field.png"
+    layers = ["--layer", "features.8", "--layer", "features.13"]
+    code, text, err = run("field", "simple_vgg", "--plan", plan, *layers, "--input-size", "3,72,72", "--out", out)
+    assert (code, err) == (0, "")
+    rows = [re.split(r"  +", line.strip()) for line in text.splitlines()]
+    found = {(row[0], row[1]): (row[2], row[3], row[6], row[7]) for row in rows[1:5]}
+    assert found == {
+        ("simple_vgg", "features.8"): ("14 x 14", "196", "2, 2", "7, 7"),
+        ("simple_vgg", "features.13"): ("32 x 32", "1,024", "4, 4", "16, 16"),
+        ("converted", "features.8"): ("22 x 22", "484", "2, 2", "7, 7"),
+        ("converted", "features.13"): ("40 x 40", "1,600", "4, 4", "16, 16"),
+    }
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_field_looks_at_the_last_map(run: Run, tmp_path: Path) -> None:
+    code, text, _ = run("field", "small_cnn", "--input-size", "3,28,28", "--out", tmp_path / "field.svg")
+    assert code == 0
+    assert "pool2" in text
+    assert (tmp_path / "field.svg").read_bytes().startswith(b"<?xml")
+
+
+def test_cam_draws_the_rows_of_a_table(run: Run, trained: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(image.parent)
+    code, out, err = run("cam", trained, image.name, image.name, "--out", "maps.png", "--class", "2", "--device", "cpu")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["beta", "beta", "alpha", "alpha", "picture: maps.png"]
+    assert re.fullmatch(r"beta  image.png: 2 \([\d.]+%\), box \d+,\d+ to \d+,\d+", lines[0])
+    assert Path("maps.png").read_bytes().startswith(b"\x89PNG")
+    code, out, err = run("cam", "small_cnn", image.name, "--layer", "conv3", "--rule", "rectangle", "--plan", LOG_POLAR)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "picture: cam.png"
+    code, _, err = run("cam", "small_cnn", image.name, "--layer", "conv9")
+    assert code == 2
+    assert "layer must be the name of a module" in err
+    code, _, err = run("cam", trained, image.name, "--class", "4")
+    assert code == 2
+    assert "classes must be 0 to 3; got 4 to 4" in err
+
+
+def test_cam_measures_the_runs_of_a_table(run: Run, image: Path, tmp_path: Path) -> None:
+    lines = ["file,xmin,ymin,xmax,ymax"]
+    for split in ("train", "val"):
+        for label in ("a", "b"):
+            path = tmp_path / split / label / "1.png"
+            path.parent.mkdir(parents=True)
+            path.write_bytes(image.read_bytes())
+            lines += [f"val/{label}/1.png,2,2,12,12"] if split == "val" else []
+    (tmp_path / "val_boxes.csv").write_text("\n".join(lines))
+    recipe = tmp_path / "row.yaml"
+    recipe.write_text(
+        f"model: {{name: cifar_resnet20}}\ndata: {{name: folder, root: '{tmp_path}', size: 16}}\n"
+        "train: {epochs: 1, batch_size: 2, lr: 0.01}\n"
+    )
+    assert run("train", recipe, "--out", tmp_path / "out", "--device", "cpu")[0] == 0
+    target = tmp_path / "errors.json"
+    code, out, err = run("cam", tmp_path / "out", "--boxes", tmp_path, "--json", target, "--device", "cpu")
+    assert code == 0
+    assert re.match(r"row/seed0: classification error \d+\.\d%, localisation error by region \d+\.\d%, localis", err)
+    assert out.splitlines()[-1] == f"errors: {target}"
+    assert json.loads(target.read_text())["rows"][0]["localisation"]["rectangle.top1"]["n"] == 1
+    (tmp_path / "val_boxes.csv").write_text("file,xmin,ymin,xmax,ymax\nval/a/2.png,0,0,5,5\n")
+    code, _, err = run("cam", tmp_path / "out", "--boxes", tmp_path, "--json", target)
+    assert code == 2
+    assert "val_boxes.csv:2: there is no image val/a/2.png" in err
+
+
+def test_cost(run: Run, tmp_path: Path) -> None:
+    plan = "conv3: {layer: log_polar, kernel_size: 9, radial_bins: 2, angular_bins: 6, growth_rate: 3.0}"
+    (tmp_path / "plan.yaml").write_text(plan)
+    for given in (plan, tmp_path / "plan.yaml"):
+        code, out, err = run("cost", "small_cnn", "--plan", given, "--input-size", "1,28,28")
+        assert (code, err) == (0, "")
+        numbers = {line.strip().split("  ")[0]: re.findall(r"[\d,.]+", line) for line in out.splitlines() if line}
+        # conv1 and conv2 as they are, conv3 with 2 * 6 + 1 columns in place of 9 taps
+        plain = 288 * 784 + 9216 * 196
+        macs = (plain + 18432 * 196, plain + 32 * 64 * 13 * 196)
+        assert [
+            int(number.replace(",", "")) for number in numbers["conv multiply-adds (no pooling additions)"]
+        ] == list(macs)
+        assert numbers["parameters"] == ["28,842", "37,034"]
+        # section 3.4: 2 * 2 * 6 * 32 multiplications, 81 * 32 additions, 81 look-ups at 196 places
+        assert re.search(r"conv3 +9x9 +196 +768 +2,592 +81", out)
+    code, out, _ = run("cost", "small_cnn")
+    assert code == 0
+    assert "converted" not in out
+    assert "section 3.4" not in out

@@ -1,0 +1,90 @@
+"""Commands about what is there, and about the machine."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from foveal.cli import machine
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("models", "small_cnn"), ("layers", "log_polar"), ("recipes", "quickstart/conv"), ("datasets", "mnist5k")],
+)
+def test_list(run: Run, kind: str, name: str) -> None:
+    code, out, err = run("list", kind)
+    assert (code, err) == (0, "")
+    assert name in out.splitlines()
+    code, out, _ = run("list")
+    assert f"{kind}:\n" in out
+    assert f"  {name}\n" in out
+
+
+def test_bench(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("bench", "--case", "overhead", "--quick", "--json", tmp_path / "figures.json")
+    assert (code, err) == (0, "1/1 overhead\n")
+    assert "4 bars met" in out
+    assert max(map(len, out.splitlines())) <= 80
+    rows = json.loads((tmp_path / "figures.json").read_text())["rows"]
+    assert [row["case"] for row in rows] == ["overhead"] * 4
+
+
+def test_bench_stopped_or_failed(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from foveal import bench
+
+    def measure(error: BaseException) -> Any:
+        yield bench.Row("something", 1.0, "x")
+        raise error
+
+    for error, expected in ((KeyboardInterrupt(), 130), (MemoryError("too small"), 1)):
+        stopped = bench.Case("a title", lambda watch, error=error: measure(error))
+        monkeypatch.setattr(bench, "CASES", {"x": stopped})
+        code, out, _ = run("bench", "--json", tmp_path / "figures.json")
+        assert code == expected
+        assert "something" in out
+        assert len(json.loads((tmp_path / "figures.json").read_text())["rows"]) == 1
+    assert run("bench", "--case", "nothing")[0] == 2
+    assert "must be cpu or cuda; got 'tpu'" in run("bench", "--device", "tpu")[2]
+    if not torch.cuda.is_available():
+        code, _, err = run("bench", "--device", "cuda")
+        assert code == 2
+        assert "torch.cuda.is_available() is False" in err
+    code, _, err = run("bench", "--json", tmp_path / "missing" / "figures.json")
+    assert code == 2
+    assert "--json must name a file in a folder that exists" in err
+
+
+def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    broken = tmp_path / "brokenpackage.py"
+    broken.write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(
+        machine, "_PACKAGES", {"torch": "foveal", "absentpackage": "foveal[train]", "brokenpackage": "foveal[train]"}
+    )
+    code, out, err = run("doctor")
+    assert (code, err) == (0, "")
+    assert re.search(rf"^torch +{re.escape(torch.__version__.partition('+')[0])}", out, re.M)
+    assert re.search(r"^absentpackage +missing +is not installed$", out, re.M)
+    assert re.search(
+        r"^brokenpackage .*does not load: RuntimeError: operator torchvision::nms does not exist$", out, re.M
+    )
+    assert "pip install 'foveal[train]'\npip install --upgrade brokenpackage\n" in out
+    assert re.search(r"^CPU kernels +(compiled for \w+|plain PyTorch)", out, re.M)
+    assert re.search(r"^GPU kernels +(Triton|plain PyTorch)$", out, re.M)
+    assert re.search(r"^cifar10 +not found: ", out, re.M)
+    assert re.search(rf"GiB free in {re.escape(str(tmp_path))}$", out, re.M)
+
+
+def test_doctor_is_content_with_what_it_needs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_PACKAGES", {"torch": "foveal", "yaml": "foveal"})
+    assert "\nNothing is missing.\n" in run("doctor")[1]
