@@ -177,7 +177,11 @@ def trained(name):
     lines = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
     for row in rows:
         runs = [run for run in row["runs"] if run["state"] == "finished"]
-        cells = [row["title"], str(len(runs)), *(shown(row[f"test_{metric['name']}"]) for metric in metrics)]
+        cells = [
+            row["title"] + (" (quick)" if row["quick"] else ""),
+            str(len(runs)),
+            *(shown(row[f"test_{metric['name']}"]) for metric in metrics),
+        ]
         for metric in both[:1]:
             values = [100 * run[f"train_{metric['name']}"] for run in runs]
             cells.append(", ".join(f"{value:.1f}" for value in values))
