@@ -70,7 +70,7 @@ def of_gradient(input: Tensor, ins: int, outs: int) -> Tile:
     """Tiles of a product [ins, pixels] @ [pixels, outs]."""
     if precision(input) == "ieee":
         return Tile(16, min(64, side(outs)), min(64, side(ins)), 4)
-    return Tile(64 if input.dtype != torch.float32 else 32, min(128, side(outs)), min(64, side(ins)), 4)
+    return Tile(64 if input.dtype != torch.float32 else 32, min(128, side(outs)), min(64, side(ins)), 8)
 
 
 def side(channels: int) -> int:
