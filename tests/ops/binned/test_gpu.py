@@ -363,6 +363,14 @@ def test_compiled_kernels_without_tf32(compiled_for_gpu, name, channels):
     assert (facts["spilled"], facts["matrix"], facts["atomics"]) == (0, 0, 0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_compiled_kernels_with_wide_indices(compiled_for_gpu, name):
+    facts = compiled_for_gpu("bfloat16", 128, "wide")[name]
+    assert facts["spilled"] == 0
+    assert facts["matrix"] > 0
+
+
 # ---- on a GPU ----
 
 

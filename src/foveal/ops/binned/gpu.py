@@ -36,8 +36,8 @@ def _sums(
     total = tl.zeros((row.shape[0], channel.shape[0]), tl.float32)
     start = ((image * height + row) * width + col) * channels
     for j in tl.range(low, high, loop_unroll_factor=4):
-        down = tl.load(term + 3 * j + 1)
-        right = tl.load(term + 3 * j + 2)
+        down = tl.load(term + 3 * j + 1).to(row.dtype)
+        right = tl.load(term + 3 * j + 2).to(row.dtype)
         y = row + down
         x = col + right
         inside = real & (y >= 0) & (x >= 0)
