@@ -55,7 +55,7 @@ def of_product(input: Tensor, pixels: int, ins: int, outs: int) -> Tile:
 def of_samples(input: Tensor, ins: int, outs: int) -> Tile:
     """Tiles of the same product after interpolation, which holds four corners and the best set so far besides."""
     if precision(input) == "ieee":
-        return Tile(128 if outs > 32 else 64, min(64, side(outs)), 16, 8)
+        return Tile(128, 64, 16, 8) if outs > 32 else Tile(64, side(outs), 16, 8 if outs > 16 else 4)
     return Tile(64, min(128, side(outs)), min(32, side(ins)), 8)
 
 

@@ -289,14 +289,15 @@ def test_compiled_kernels_use_matrix_units_and_spill_nothing(compiled_for_gpu, n
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("channels", [16, 24, 64, 256])
 @pytest.mark.parametrize("name", FORWARD + BACKWARD)
-def test_compiled_kernels_without_tf32(compiled_for_gpu, name):
-    facts = compiled_for_gpu("float32", 64)[name]
+def test_compiled_kernels_without_tf32(compiled_for_gpu, name, channels):
+    facts = compiled_for_gpu("float32", channels)[name]
     assert (facts["spilled"], facts["matrix"]) == (0, 0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FORWARD + BACKWARD)
 def test_compiled_kernels_with_wide_indices(compiled_for_gpu, name):
     facts = compiled_for_gpu("bfloat16", 128, "wide")[name]
     assert facts["spilled"] == 0
