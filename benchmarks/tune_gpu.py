@@ -17,7 +17,9 @@ from unittest import mock
 import torch
 from rich.progress import track
 
-from foveal import bench, bench_gpu
+from foveal.bench.convolutions import log_polar_layer
+from foveal.bench.gpu import GpuWatch
+from foveal.bench.timing import Watch
 from foveal.ops import tiles
 from foveal.ops.binned import gpu as binned
 from foveal.ops.binned import op as binned_op
@@ -43,7 +45,7 @@ def log_polar(
 ) -> _Kernels:
     """What is measured of a log-polar layer: the rule of its tiles, a title, and a call that starts the kernel."""
     channels = shape[1]
-    bins = bench._log_polar_layer(channels, side, levels, 2.0).bins.to(device)
+    bins = log_polar_layer(channels, side, levels, 2.0).bins.to(device)
     input = torch.randn(*shape).to(device, dtype).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(channels, channels, int(bins.max()) + 1).to(device, dtype)
     plain = ([1, 1], [side // 2] * 2, [1, 1], 1)
@@ -87,7 +89,7 @@ def with_tile(rule: str, tile: tiles.Tile, call: Callable[[], object]) -> object
         return call()
 
 
-def tuned(watch: bench._Watch, rule: str, call: Callable[[], object], channels: int, most: int | None) -> list[dict]:
+def tuned(watch: Watch, rule: str, call: Callable[[], object], channels: int, most: int | None) -> list[dict]:
     """Milliseconds of the rule and of each candidate, the fastest first; those that the device cannot run say why."""
     sides, refused = {RULE: [call]}, []
     for tile in track(candidates(channels, most), "compiling", transient=True, disable=not sys.stderr.isatty()):
@@ -116,9 +118,7 @@ def main(arguments: list[str]) -> None:
     chosen = parser.parse_args(arguments)
     there = torch.cuda.is_available()
     device = torch.device("cuda" if there else "cpu")
-    watch = (
-        bench_gpu.Watch(chosen.quick) if there else bench._Watch(1, chosen.quick)
-    )  # the CPU with Triton's interpreter
+    watch = GpuWatch(chosen.quick) if there else Watch(1, chosen.quick)  # the CPU with Triton's interpreter
     dtype, found = getattr(torch, chosen.dtype), []
     for case in chosen.case:
         shape, side, levels = SHAPES[case]

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from foveal import bench_gpu
+from foveal.bench import gpu
 
 HERE = Path(__file__).parent
 PAGE = HERE / "gpu.md"
@@ -27,7 +27,7 @@ def table() -> str:
     if lines:
         return "\n".join(lines)
     lines = ["| case of `foveal bench --device cuda` | what is measured | figure |", "|---|---|---|"]
-    return "\n".join(lines + [f"| `{name}` | {case.title} | not measured |" for name, case in bench_gpu.CASES.items()])
+    return "\n".join(lines + [f"| `{name}` | {case.title} | not measured |" for name, case in gpu.CASES.items()])
 
 
 def page() -> str:

@@ -19,8 +19,7 @@ MAY_USE = {
     "surgery": {"layers"},
     "training": {"surgery", "models", "data", "analysis"},
     "bench": {"surgery", "layers", "models", "ops"},
-    "bench_gpu": {"bench", "ops"},
-    "cli": {"bench", "bench_gpu", "training", "surgery", "layers", "geometry", "ops", "models", "data", "analysis"},
+    "cli": {"bench", "training", "surgery", "layers", "geometry", "ops", "models", "data", "analysis"},
 }
 ON_PURPOSE_NOT_THERE = {"utils", "config", "types", "registry", "backends"}
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -46,7 +45,7 @@ def test_there_is_something_to_read():
     assert len(FILES) >= 30
     assert {room(".".join(("foveal", *path.relative_to(SOURCE).with_suffix("").parts))) for path in FILES} >= set(
         MAY_USE
-    ) - {"bench", "bench_gpu"}
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))

@@ -146,7 +146,7 @@ def test_a_tile_that_cannot_run_is_named():
         if tune.tiles.of_product(torch.zeros(1), 1, 16, 16).num_warps == 8:
             raise RuntimeError("out of resources\nmore")
 
-    rows = tune.tuned(tune.bench._Watch(1, True), "of_product", call, 16, 2)
+    rows = tune.tuned(tune.Watch(1, True), "of_product", call, 16, 2)
     assert [row for row in rows if "refused" in row] == [
         {"tile": {"BM": 32, "BN": 16, "BK": 16, "num_warps": 8}, "refused": "out of resources"}
     ]

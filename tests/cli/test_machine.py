@@ -39,15 +39,16 @@ def test_bench(run: Run, tmp_path: Path) -> None:
 
 
 def test_bench_stopped_or_failed(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from foveal import bench
+    from foveal.bench import cpu
+    from foveal.bench.timing import Case, Row
 
     def measure(error: BaseException) -> Any:
-        yield bench.Row("something", 1.0, "x")
+        yield Row("something", 1.0, "x")
         raise error
 
     for error, expected in ((KeyboardInterrupt(), 130), (MemoryError("too small"), 1)):
-        stopped = bench.Case("a title", lambda watch, error=error: measure(error))
-        monkeypatch.setattr(bench, "CASES", {"x": stopped})
+        stopped = Case("a title", lambda watch, error=error: measure(error))
+        monkeypatch.setattr(cpu, "CASES", {"x": stopped})
         code, out, _ = run("bench", "--json", tmp_path / "figures.json")
         assert code == expected
         assert "something" in out

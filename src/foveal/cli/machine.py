@@ -56,7 +56,6 @@ def bench(
     Each figure stands beside its bar. Ctrl-C keeps what was measured.
     """
     from foveal import bench as measured
-    from foveal import bench_gpu
 
     if device not in ("cpu", "cuda"):
         raise ValueError(f"--device must be cpu or cuda; got {device!r}")
@@ -70,7 +69,7 @@ def bench(
             status.update(text) if console.is_terminal else say(text)
 
         if device == "cuda":
-            results = bench_gpu.run(case, quick=quick, progress=show)
+            results = measured.run_gpu(case, quick=quick, progress=show)
         else:
             results = measured.run(case, threads=threads, quick=quick, progress=show)
     measured.print_table(results, console)

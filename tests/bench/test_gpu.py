@@ -9,24 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from foveal import bench, bench_gpu
+from foveal.bench import gpu, run_gpu
+from foveal.bench.timing import Sides, at_least
 
 SHAPE = (2, 16, 12, 11)
 
 
-class Untimed(bench._Watch):
-    """Keeps the sides instead of measuring them; each is told to take one second."""
-
-    def __init__(self) -> None:
-        super().__init__(threads=1, quick=True)
-        self.sides: list[bench.Sides] = []
-
-    def medians(self, sides: bench.Sides) -> dict[str, bench._Time]:
-        self.sides.append(sides)
-        return dict.fromkeys(sides, bench._Time(1.0, 0.0))
-
-
-def same(sides: bench.Sides, names: tuple[str, ...], tolerance: float) -> None:
+def same(sides: Sides, names: tuple[str, ...], tolerance: float) -> None:
     first, *others = (way() for name in names for way in sides[name])
     assert len(others) >= 2 * len(names) - 1
     for other in others:
@@ -34,29 +23,26 @@ def same(sides: bench.Sides, names: tuple[str, ...], tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("backward", [False, True])
-def test_log_polar_peers_compute_the_same(backward: bool) -> None:
-    watch = Untimed()
-    rows = list(bench_gpu._log_polar(watch, shape=SHAPE, size=9, bars={}, dtype=torch.float32, backward=backward))
+def test_log_polar_peers_compute_the_same(watch: Any, backward: bool) -> None:
+    rows = list(gpu._log_polar(watch, shape=SHAPE, size=9, bars={}, dtype=torch.float32, backward=backward))
     (sides,) = watch.sides
-    assert set(sides) == {"ours", bench_gpu.DENSE, bench_gpu.PLAIN, bench_gpu.REFERENCE}
+    assert set(sides) == {"ours", gpu.DENSE, gpu.PLAIN, gpu.REFERENCE}
     if backward:
         assert [len(way()) for ways in sides.values() for way in ways] == [2] * 8, "gradients of input and weight"  # type: ignore[arg-type]
     else:
-        same(sides, ("ours", bench_gpu.DENSE, bench_gpu.REFERENCE), 1e-4)
+        same(sides, ("ours", gpu.DENSE, gpu.REFERENCE), 1e-4)
     assert {row.what for row in rows} == {*sides, "achieved", "least bytes moved"} - {"ours"}
 
 
-def test_anisotropic_peers_compute_the_same(torchvision: Any) -> None:
-    watch = Untimed()
-    bars = {bench_gpu.PER_SCALE: bench._at_least(4)}
-    rows = list(bench_gpu._anisotropic(watch, shape=SHAPE, bars=bars, dtype=torch.float32))
-    same(watch.sides[0], ("ours", bench_gpu.PER_SCALE), 1e-4)
+def test_anisotropic_peers_compute_the_same(watch: Any, torchvision: Any) -> None:
+    bars = {gpu.PER_SCALE: at_least(4)}
+    rows = list(gpu._anisotropic(watch, shape=SHAPE, bars=bars, dtype=torch.float32))
+    same(watch.sides[0], ("ours", gpu.PER_SCALE), 1e-4)
     assert [str(row.bar) for row in rows if row.bar] == [">= 4"]
 
 
-def test_the_deterministic_mode_is_measured_in_it() -> None:
-    watch = Untimed()
-    (row,) = bench_gpu._deterministic(watch, SHAPE)
+def test_the_deterministic_mode_is_measured_in_it(watch: Any) -> None:
+    (row,) = gpu._deterministic(watch, SHAPE)
     assert str(row.bar) == "<= 2"
     modes = []
     for ways in watch.sides[0].values():
@@ -70,35 +56,35 @@ def test_the_deterministic_mode_is_measured_in_it() -> None:
 
 def test_counts_of_a_layer() -> None:
     """A log-polar layer with 13 columns on 2 maps of 3 x 5 pixels and 4 channels, in halves."""
-    operations, moved = bench_gpu.work((2, 4, 3, 5), 4 * 4 * 13, torch.bfloat16, backward=False)
+    operations, moved = gpu.work((2, 4, 3, 5), 4 * 4 * 13, torch.bfloat16, backward=False)
     assert operations == 2 * 30 * 4 * 4 * 13
     assert moved == 2 * (30 * 4 + 30 * 4 + 4 * 4 * 13)
-    operations, moved = bench_gpu.work((2, 4, 3, 5), 4 * 4 * 13, torch.bfloat16, backward=True, extra=10)
+    operations, moved = gpu.work((2, 4, 3, 5), 4 * 4 * 13, torch.bfloat16, backward=True, extra=10)
     assert operations == 3 * 2 * 30 * 4 * 4 * 13
     assert moved == 2 * (5 * 30 * 4 + 3 * 4 * 4 * 13) + 3 * 40
 
 
 def test_share_of_the_roofline() -> None:
-    card = bench_gpu.CARDS["H200"]
-    rows = list(bench_gpu.achieved(2.0, card.halves, 1e12, torch.bfloat16, "NVIDIA H200"))
+    card = gpu.CARDS["H200"]
+    rows = list(gpu.achieved(2.0, card.halves, 1e12, torch.bfloat16, "NVIDIA H200"))
     assert [(row.what, row.unit) for row in rows] == [
         ("achieved", "TFLOP/s"), ("least bytes moved", "GB/s"), ("of the roofline", "x"),
     ]  # fmt: skip
     assert rows[0].figure == pytest.approx(card.halves / 2e12)
     assert rows[1].figure == 500
     assert rows[2].figure == pytest.approx(0.5), "products bound it"
-    bound = list(bench_gpu.achieved(2.0, 1e9, card.memory, torch.bfloat16, "NVIDIA H200"))[2]
+    bound = list(gpu.achieved(2.0, 1e9, card.memory, torch.bfloat16, "NVIDIA H200"))[2]
     assert bound.figure == pytest.approx(0.5), "memory bounds it"
-    assert len(list(bench_gpu.achieved(2.0, 1e9, 1e9, torch.bfloat16, "another card"))) == 2
+    assert len(list(gpu.achieved(2.0, 1e9, 1e9, torch.bfloat16, "another card"))) == 2
 
 
 def test_the_bars_that_were_set() -> None:
-    titles = {name: case.title for name, case in bench_gpu.CASES.items()}
+    titles = {name: case.title for name, case in gpu.CASES.items()}
     assert len(titles) == 6 + 24 + 8 + 1
     lpsc, acn = ("lpsc-k9", "lpsc-k13", "lpsc-k31"), ("acn-256-bfloat16", "acn-256-float32")
     found = {}
     for name in (*lpsc, *(f"{name}-train" for name in lpsc), *acn, *(f"{name}-train" for name in acn)):
-        found[name] = sorted(map(str, bench_gpu.CASES[name].measure.keywords["bars"].values()))  # type: ignore[attr-defined]
+        found[name] = sorted(map(str, gpu.CASES[name].measure.keywords["bars"].values()))  # type: ignore[attr-defined]
     assert found == {
         **{f"lpsc-{k}{t}": [bar] for k, bar in (("k9", ">= 1.5"), ("k13", ">= 3.5"), ("k31", ">= 8")) for t in ("", "-train")},
         "acn-256-bfloat16": ["<= 3", ">= 8"], "acn-256-bfloat16-train": ["<= 3.5", ">= 8"],
@@ -109,7 +95,7 @@ def test_the_bars_that_were_set() -> None:
 
 
 def test_the_page_is_what_its_script_makes() -> None:
-    folder = Path(__file__).parent.parent / "docs"
+    folder = Path(__file__).parent.parent.parent / "docs"
     found: dict[str, Any] = runpy.run_path(str(folder / "gpu.py"))
     assert (folder / "gpu.md").read_text() == found["page"]()
     assert "not measured" in found["table"]() or any(found["RESULTS"].glob("*.json"))
@@ -118,7 +104,7 @@ def test_the_page_is_what_its_script_makes() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_what_is_missing() -> None:
     with pytest.raises(ValueError, match=r"device must be one that PyTorch finds; got cuda.*--device cpu"):
-        bench_gpu.run()
+        run_gpu()
 
 
 @pytest.mark.gpu
@@ -127,7 +113,7 @@ def test_a_case_on_a_gpu() -> None:
         pytest.skip("no CUDA device")
     torch.use_deterministic_algorithms(False)
     try:
-        found = bench_gpu.run("lpsc-k9", quick=True)
+        found = run_gpu("lpsc-k9", quick=True)
     finally:
         torch.use_deterministic_algorithms(True)
     assert not found["failed"]

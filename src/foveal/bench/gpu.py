@@ -12,8 +12,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveal import bench
-from foveal.bench import Bar, Call, Case, Row, Sides
+from foveal.bench.convolutions import log_polar_layer
+from foveal.bench.table import environment
+from foveal.bench.timing import (
+    Bar,
+    Call,
+    Case,
+    Row,
+    Sides,
+    Time,
+    Watch,
+    against,
+    at_least,
+    at_most,
+    both_formats,
+    forward,
+    forward_and_backward,
+    measure,
+)
 from foveal.ops import anisotropic_conv2d
 from foveal.ops.binned import reference
 
@@ -39,7 +55,7 @@ CARDS = {
 }
 
 
-def run(
+def run_gpu(
     pattern: str = "*", *, quick: bool = False, progress: Callable[[int, int, str], None] | None = None
 ) -> dict[str, Any]:
     """Measure the cases whose name matches a pattern, on the first CUDA device.
@@ -63,11 +79,11 @@ def run(
             "device must be one that PyTorch finds; got cuda, and torch.cuda.is_available() is False. "
             "Run on a machine with a GPU and a CUDA build of PyTorch, or with --device cpu"
         )
-    found = bench.measure(CASES, pattern, Watch(quick), progress)
+    found = measure(CASES, pattern, GpuWatch(quick), progress)
     card = torch.cuda.get_device_properties(0)
     command = f"foveal bench --device cuda --case '{pattern}'{' --quick' if quick else ''}"
-    environment = {
-        **bench._environment(torch.get_num_threads()),
+    facts = {
+        **environment(torch.get_num_threads()),
         "gpu": card.name,
         "multiprocessors": card.multi_processor_count,
         "memory_gib": round(card.total_memory / 2**30, 1),
@@ -77,7 +93,7 @@ def run(
         "clock": "CUDA events",
         "command": command,
     }
-    return {"environment": environment, **found}
+    return {"environment": facts, **found}
 
 
 def _version(package: str) -> str:
@@ -87,7 +103,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-class Watch(bench._Watch):
+class GpuWatch(Watch):
     """Times calls by CUDA events, after capturing each in a graph."""
 
     device = "cuda"
@@ -110,7 +126,7 @@ class Watch(bench._Watch):
         self._last = event
         return self._passed
 
-    def medians(self, sides: Sides) -> dict[str, bench._Time]:
+    def medians(self, sides: Sides) -> dict[str, Time]:
         return super().medians({name: [self._captured(name, way) for way in ways] for name, ways in sides.items()})
 
     def _captured(self, name: str, call: Call) -> Call:
@@ -159,25 +175,25 @@ def achieved(seconds: float, operations: float, moved: float, dtype: torch.dtype
         yield Row("of the roofline", least / seconds, "x", ours_ms=seconds * 1e3, other_ms=least * 1e3)
 
 
-def _card(watch: bench._Watch) -> str:
+def _card(watch: Watch) -> str:
     return torch.cuda.get_device_name(0) if _device(watch) == "cuda" else "none"
 
 
-def _device(watch: bench._Watch) -> str:
+def _device(watch: Watch) -> str:
     return getattr(watch, "device", "cpu")
 
 
 def _ways(function: Callable[..., Tensor], inputs: Sequence[Tensor], backward: bool) -> list[Call]:
     """Channels last and as it is."""
     calls = []
-    for first in bench._formats(inputs[0]):
+    for first in both_formats(inputs[0]):
         given = [first, *inputs[1:]]
-        calls.append(bench._both(function, given, given) if backward else bench._forward(function, *given))
+        calls.append(forward_and_backward(function, given, given) if backward else forward(function, *given))
     return calls
 
 
 def _log_polar(
-    watch: bench._Watch,
+    watch: Watch,
     *,
     shape: tuple[int, int, int, int],
     size: int,
@@ -188,7 +204,7 @@ def _log_polar(
 ) -> Iterator[Row]:
     """A log-polar layer beside the dense convolution that it equals, a 3x3 one, and its definition."""
     channels = shape[1]
-    layer = bench._log_polar_layer(channels, size, levels, 2.0).to(_device(watch), dtype)
+    layer = log_polar_layer(channels, size, levels, 2.0).to(_device(watch), dtype)
     input = torch.randn(shape).to(_device(watch), dtype).requires_grad_(backward)
     modules: dict[str, nn.Module] = {
         "ours": layer,
@@ -207,7 +223,7 @@ def _log_polar(
     own = layer.weight.detach().clone().requires_grad_(backward)
     sides[REFERENCE] = _ways(definition, [input, own], backward)
     times = watch.medians(sides)
-    yield from bench._against(times, {DENSE: None, PLAIN: None, REFERENCE: None, **bars})
+    yield from against(times, {DENSE: None, PLAIN: None, REFERENCE: None, **bars})
     operations, moved = work(shape, layer.weight.numel(), dtype, backward)
     yield from achieved(times["ours"].seconds, operations, moved, dtype, _card(watch))
 
@@ -217,7 +233,7 @@ def _module(module: nn.Module, input: Tensor, weight: Tensor) -> Tensor:
 
 
 def _anisotropic(
-    watch: bench._Watch,
+    watch: Watch,
     *,
     shape: tuple[int, int, int, int],
     bars: Mapping[str, Bar | None],
@@ -247,7 +263,7 @@ def _anisotropic(
             call = functools.partial(_per_scale, peer.deform_conv2d, scales, kind)
             sides[PER_SCALE] += _ways(call, [input, weight, offset], backward)
     times = watch.medians(sides)
-    yield from bench._against(times, {PLAIN: None, PER_SCALE: None, **bars})
+    yield from against(times, {PLAIN: None, PER_SCALE: None, **bars})
     extra = offset.numel()
     operations, moved = work(shape, weight.numel() * len(scales), dtype, backward, extra)
     yield from achieved(times["ours"].seconds, operations, moved, dtype, _card(watch))
@@ -262,7 +278,7 @@ def _per_scale(
     return functools.reduce(torch.maximum, each).to(x.dtype)
 
 
-def _deterministic(watch: bench._Watch, shape: tuple[int, int, int, int]) -> Iterator[Row]:
+def _deterministic(watch: Watch, shape: tuple[int, int, int, int]) -> Iterator[Row]:
     """Forward and backward in the deterministic mode beside the other: who adds up the gradient of the input, and how."""
     batch, channels, height, width = shape
     device = _device(watch)
@@ -279,14 +295,14 @@ def _deterministic(watch: bench._Watch, shape: tuple[int, int, int, int]) -> Ite
         finally:
             torch.use_deterministic_algorithms(before)
 
-    given = [bench._formats(input)[0], weight, offset]
+    given = [both_formats(input)[0], weight, offset]
     names = {"ours": True, ATOMIC: False}
     sides: Sides = {name: [functools.partial(call, given, ordered)] for name, ordered in names.items()}
-    for row in bench._against(watch.medians(sides), {ATOMIC: bench._at_most(2)}):
+    for row in against(watch.medians(sides), {ATOMIC: at_most(2)}):
         yield replace(row, note="torch.use_deterministic_algorithms(True)")
 
 
-def _cases() -> Iterator[tuple[str, str, Callable[[bench._Watch], Iterator[Row]]]]:
+def _cases() -> Iterator[tuple[str, str, Callable[[Watch], Iterator[Row]]]]:
     train = "forward and backward"
     lpsc = functools.partial(functools.partial, _log_polar)
     for name, size, levels, shape, faster in (
@@ -299,7 +315,7 @@ def _cases() -> Iterator[tuple[str, str, Callable[[bench._Watch], Iterator[Row]]
             "shape": shape,
             "size": size,
             "levels": levels,
-            "bars": {DENSE: bench._at_least(faster)},
+            "bars": {DENSE: at_least(faster)},
         }
         yield f"lpsc-{name}", f"{layer}, forward", lpsc(**given)
         yield f"lpsc-{name}-train", f"{layer}, {train}", lpsc(**given, backward=True)
@@ -310,7 +326,7 @@ def _cases() -> Iterator[tuple[str, str, Callable[[bench._Watch], Iterator[Row]]
                 title = (
                     f"log-polar {size}x{size}, 12 bins, 32x{channels}x{side}x{side}, bfloat16, forward: never slower"
                 )
-                bars = {DENSE: bench._at_least(0.95)}  # equal but for noise
+                bars = {DENSE: at_least(0.95)}  # equal but for noise
                 yield f"rule-k{size}-{channels}-{side}", title, lpsc(shape=shape, size=size, bars=bars)
     acn = functools.partial(functools.partial, _anisotropic)
     for channels, shape in ((64, (32, 64, 56, 56)), (256, (32, 256, 28, 28))):
@@ -320,7 +336,7 @@ def _cases() -> Iterator[tuple[str, str, Callable[[bench._Watch], Iterator[Row]]
             kind = str(dtype).removeprefix("torch.")
             half = dtype == torch.bfloat16
             for backward, limit in ((False, 3.0), (True, 3.5)):
-                bars = {PER_SCALE: bench._at_least(faster), **({PLAIN: bench._at_most(limit)} if half else {})}
+                bars = {PER_SCALE: at_least(faster), **({PLAIN: at_most(limit)} if half else {})}
                 name = f"acn-{channels}-{kind}{'-train' if backward else ''}"
                 title = f"{layer}, {kind}, {train if backward else 'forward'}"
                 yield name, title, acn(shape=shape, dtype=dtype, backward=backward, bars=bars if wide else {})
