@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from foveal.analysis import draw_boxes
 from foveal.training.engine import load_data, load_run
@@ -35,25 +35,18 @@ def shapes(runs):
         for k in many:
             image, target = scenes[k]
             found = {key: value[: len(target["boxes"])] for key, value in model([image / 255])[0].items()}
-            title = recipe.title if k == many[0] else ""
-            figure = draw_boxes(
-                image,
-                found["boxes"],
-                found["labels"],
-                scenes.classes,
-                found["scores"],
-                threshold=0.0,
-                truth=target["boxes"],
-                title=title or " ",
-            )
-            pictures.append(pixels(figure, 300))
-        lines.append(pictures)
-    gap = 8
-    width = sum(picture.width for picture in lines[0]) + gap * (SCENES + 1)
-    sheet = Image.new("RGB", (width, sum(line[0].height + gap for line in lines) + gap), "white")
+            shape = found["boxes"], found["labels"], scenes.classes, found["scores"]
+            figure = draw_boxes(image, *shape, threshold=0.0, truth=target["boxes"])
+            pictures.append(pixels(figure, 240))
+        lines.append((recipe.title, pictures))
+    gap, heading = 8, 30
+    width = sum(picture.width for picture in lines[0][1]) + gap * (SCENES + 1)
+    sheet = Image.new("RGB", (width, sum(line[0].height + gap + heading for _, line in lines) + gap), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=21)
     y = gap
-    for line in lines:
-        x = gap
+    for title, line in lines:
+        pen.text((gap, y), title, fill="black", font=font)
+        x, y = gap, y + heading
         for picture in line:
             sheet.paste(picture, (x, y))
             x += picture.width + gap
@@ -62,4 +55,4 @@ def shapes(runs):
 
 
 if __name__ == "__main__":
-    shapes(sys.argv[1]).save(HERE / "images" / "detection_shapes.png", optimize=True)
+    shapes(sys.argv[1]).quantize(96).save(HERE / "images" / "detection_shapes.png", optimize=True)
