@@ -284,22 +284,34 @@ from pathlib import Path
 from foveal.training.checkpoint import load_newest, save
 
 torch.set_num_threads(1)
-folder, kills, draw, reached, newest = Path(sys.argv[1]), int(sys.argv[2]), random.Random(0), 0, None
+folder, kills, draw = Path(sys.argv[1]), int(sys.argv[2]), random.Random(0)
+
+
+def put(step, last):
+    return save(folder, {"w": torch.full((200_000,), float(step))}, {"step": step}, {}, keep=last)
+
+
+start = time.perf_counter()
+last = put(2, put(1, None))
+once = (time.perf_counter() - start) / 2  # moments to die at lie as far apart as saves take on this machine
+newest = load_newest(folder)
 for _ in range(kills):
+    begun, begin = os.pipe()
     child = os.fork()
     if child == 0:
-        last = newest.folder if newest else None
-        for step in range(newest.state["step"] + 1 if newest else 1, 10**9):
-            last = save(folder, {"w": torch.full((200_000,), float(step))}, {"step": step}, {}, keep=last)
-    time.sleep(draw.uniform(0.005, 0.1))
+        last = newest.folder
+        os.write(begin, b".")
+        for step in range(newest.state["step"] + 1, 10**9):
+            last = put(step, last)
+    os.read(begun, 1)
+    time.sleep(draw.uniform(0, 4 * once))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+    os.close(begun), os.close(begin)
     before, newest = newest, load_newest(folder)
-    if newest is not None:
-        reached += 1
-        assert newest.state["step"] >= (before.state["step"] if before else 1)
-        assert torch.equal(newest.weights["w"], torch.full((200_000,), float(newest.state["step"])))
-print(reached)
+    assert newest.state["step"] >= before.state["step"]
+    assert torch.equal(newest.weights["w"], torch.full((200_000,), float(newest.state["step"])))
+print(newest.state["step"])
 """
 
 
@@ -310,6 +322,6 @@ def test_kill_while_saving(tmp_path: Path, kills: int) -> None:
     arguments = [sys.executable, "-W", "error::RuntimeWarning", "-c", KILLER, str(tmp_path), str(kills)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= kills * 0.8
+    assert int(done.stdout) > 2, "saves were finished between the kills"
     put(tmp_path)
     assert len(list(tmp_path.iterdir())) == 1, "leftovers of the killed saves are gone"
