@@ -55,4 +55,4 @@ def shapes(runs):
 
 
 if __name__ == "__main__":
-    shapes(sys.argv[1]).quantize(96).save(HERE / "images" / "detection_shapes.png", optimize=True)
+    shapes(sys.argv[1]).quantize(256).save(HERE / "images" / "detection_shapes.png", optimize=True)

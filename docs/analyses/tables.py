@@ -24,7 +24,7 @@ SEEDS = (
 )
 TRAINED = ("lpsc_table5_drive_quick", "lpsc_table4_voc_quick", "lpsc_table4_shapes_quick", "acn_figure8_cifar10_quick")
 LOCALISED = ("acn_table7_tiny_imagenet_quick", "acn_table7_offset_rate_quick")
-DETECTED = ("acn_table8_shapes_quick", "acn_table8_coco_quick")
+DETECTED = ("acn_table8_shapes_quick", "acn_table8_shapes_align_quick", "acn_table8_coco_quick")
 
 
 def read(name):
