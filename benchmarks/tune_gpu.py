@@ -91,7 +91,7 @@ def with_tile(rule: str, tile: tiles.Tile, call: Callable[[], object]) -> object
 
 def tuned(watch: Watch, rule: str, call: Callable[[], object], channels: int, most: int | None) -> list[dict]:
     """Milliseconds of the rule and of each candidate, the fastest first; those that the device cannot run say why."""
-    sides, refused = {RULE: [call]}, []
+    sides, tried, refused = {RULE: [call]}, {}, []
     for tile in track(candidates(channels, most), "compiling", transient=True, disable=not sys.stderr.isatty()):
         attempt = functools.partial(with_tile, rule, tile, call)
         try:
@@ -99,11 +99,11 @@ def tuned(watch: Watch, rule: str, call: Callable[[], object], channels: int, mo
         except Exception as error:  # too much shared memory, or too many registers: Triton has many names for it
             refused.append({"tile": tile._asdict(), "refused": str(error).splitlines()[0]})
         else:
-            sides[str(tuple(tile))] = [attempt]
+            sides[str(tile)] = [attempt]
+            tried[str(tile)] = tile._asdict()
     times = sorted(watch.medians(sides).items(), key=lambda item: item[1].seconds)
-    known = {str(tuple(tile)): tile._asdict() for tile in candidates(channels, most)}
     return [
-        {"tile": known.get(name), "ms": time.seconds * 1e3, "spread": time.spread} for name, time in times
+        {"tile": tried.get(name), "ms": time.seconds * 1e3, "spread": time.spread} for name, time in times
     ] + refused
 
 
