@@ -49,7 +49,9 @@ def train(
     chosen = pick_device(device)
     _check_data(rows)
     console = make_console()
-    if not any(row.is_quick or row.differs for row in rows):  # a published number stands beside its own experiment only
+    if not any(
+        row.is_quick or row.differences for row in rows
+    ):  # a published number stands beside its own experiment only
         for row in table:
             if not isinstance(row, Recipe):
                 write_file(out / row.name / "recipe.yaml", row.dump().encode())

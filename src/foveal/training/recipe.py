@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -18,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from foveal.training.contract import Task
-from foveal.training.reading import Dumper, shown
+from foveal.training.reading import Dumper, dotted, shown
 from foveal.training.tasks import create_task
 
 
@@ -141,12 +142,19 @@ class Train(_Section):
     """`momentum` and `nesterov` are SGD's; Adam has PyTorch's betas."""
     lr_factors: dict[str, Annotated[float, Field(ge=0)]] = {}
     """What the rate is multiplied by for parameters whose name a pattern matches (fnmatch; the first match wins)."""
-    schedule: Literal["constant", "step", "cosine", "poly"] = "constant"
+    schedule: Literal["constant", "step", "cosine", "poly", "plateau"] = "constant"
     power: float = Field(default=0.9, gt=0)
     """Of `schedule: poly`: the rate times (1 - share of the steps that are done) to this power."""
     milestones: list[Annotated[int, Field(ge=1)]] = Field(default=[], validate_default=True)
     """Epochs (counted from 0) at whose start `schedule: step` multiplies the rate by `gamma`."""
     gamma: float = Field(default=0.1, gt=0)
+    patience: int = Field(default=10, ge=0)
+    """Of `schedule: plateau`, with CE-Net's numbers: after more epochs than this without a lower mean training loss, each
+    epoch goes back to the weights of the lowest one and multiplies the rate by `gamma`."""
+    early_stop: int = Field(default=20, ge=0)
+    """Likewise, after more than this the training ends; it ends with the weights of the lowest loss in any case."""
+    min_lr: float = Field(default=5e-7, ge=0)
+    """Likewise, it ends in place of a further drop once the rate is below this."""
     warmup_epochs: float = Field(default=0.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     amp: Literal["bfloat16"] | None = None
@@ -172,7 +180,7 @@ class Train(_Section):
         schedule, epochs = info.data.get("schedule"), info.data.get("epochs")
         if schedule == "step" and not milestones:
             raise PydanticCustomError("rule", "is needed by schedule: step, a list of epochs such as [81, 122]")
-        if milestones and schedule in ("constant", "cosine", "poly"):
+        if milestones and schedule is not None and schedule != "step":
             raise PydanticCustomError(
                 "rule", "is for schedule: step only, here it is {schedule}", {"schedule": schedule}
             )
@@ -181,6 +189,22 @@ class Train(_Section):
         if milestones and epochs and milestones[-1] >= epochs:
             raise PydanticCustomError("rule", "must lie below epochs ({epochs})", {"epochs": epochs})
         return milestones
+
+    @field_validator("patience", "early_stop", "min_lr")
+    @classmethod
+    def _is_of_plateau(cls, value: float, info: ValidationInfo) -> float:
+        schedule = info.data.get("schedule")
+        if schedule not in (None, "plateau") and value != cls.model_fields[str(info.field_name)].default:
+            rule = "is for schedule: plateau only, here it is {schedule}"
+            raise PydanticCustomError("rule", rule, {"schedule": schedule})
+        return value
+
+    @field_validator("ema")
+    @classmethod
+    def _has_one_outcome(cls, ema: float | None, info: ValidationInfo) -> float | None:
+        if ema is not None and info.data.get("schedule") == "plateau":
+            raise PydanticCustomError("rule", "averages weights, and schedule: plateau takes the best ones; keep one")
+        return ema
 
     @field_validator("warmup_epochs")
     @classmethod
@@ -316,8 +340,11 @@ class Recipe(_Row):
     quick: Quick | None = None
     form: Literal["full", "quick"] = "full"
     """`--quick` makes it quick; a row that is quick from the start says so itself."""
+    experiment: dict[str, Any] = {}
+    """Settings of the table's own experiment by dotted key, where the row has another value or where the value (such as a
+    `data.limit`) would else not be taken for it; `--quick` and `--set` note here what they changed."""
     differs: list[str] = []
-    """In what this is not the published experiment, such as other data; `--quick` and `--set` add to it."""
+    """In words, in what this is not the published experiment where no setting says it; see `differences`."""
 
     @field_validator("statistic")
     @classmethod
@@ -337,15 +364,44 @@ class Recipe(_Row):
             _of_the_task(published, create_task(**info.data["task"].model_dump()))
         return published
 
+    @field_validator("experiment")
+    @classmethod
+    def _is_of_settings(cls, experiment: dict[str, Any]) -> dict[str, Any]:
+        for key in experiment:
+            section, _, rest = key.partition(".")
+            known: Any = {"task": [rest], "model": [rest], "data": Data.model_fields, "train": Train.model_fields}
+            if key != "convert" and (not rest or rest.partition(".")[0] not in known.get(section, ())):
+                rule = (
+                    "holds {key}, which is no setting; a key is one of a row's with its section, such as train.epochs"
+                )
+                raise PydanticCustomError("rule", rule, {"key": shown(key)})
+        return experiment
+
     @property
     def is_quick(self) -> bool:
         """Whether it is trained on a part of the data or otherwise at a fraction of the row's size."""
-        return self.form == "quick" or self.data.limit is not None or self.data.fraction is not None
+        parts = {"data.limit": self.data.limit, "data.fraction": self.data.fraction}
+        return self.form == "quick" or any(
+            part is not None and part != self.experiment.get(key) for key, part in parts.items()
+        )
+
+    @property
+    def differences(self) -> list[str]:
+        """In what the row as it will run is not the table's own experiment: its settings beside `experiment`."""
+        mine = flat(self.identity())
+        return [
+            *self.differs,
+            *(
+                f"{key} {shown(mine.get(key))} instead of {shown(theirs)}"
+                for key, theirs in self.experiment.items()
+                if mine.get(key) != theirs and key not in _HOW
+            ),
+        ]
 
     @property
     def comparable(self) -> Published | None:
         """The published number if it may stand beside this row's own: not where this is another experiment."""
-        return None if self.is_quick or self.differs else self.published
+        return None if self.is_quick or self.differences else self.published
 
     def make_task(self) -> Task:
         """The task, as the recipe states it."""
@@ -360,3 +416,19 @@ class Recipe(_Row):
         for key in ("root", "download", "files", "workers"):
             del kept["data"][key]
         return {**kept, "convert": [[pattern, spec] for pattern, spec in self.convert.items()]}
+
+
+_HOW = {"train.amp", "train.channels_last", "train.compile", "train.eval_every"}  # changes no experiment
+
+
+def flat(values: Mapping[str, Any], *path: str) -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys.
+
+    Example:
+        >>> flat({"train": {"lr": 0.1}, "name": "row"})
+        {'train.lr': 0.1, 'name': 'row'}
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, *path, key) if isinstance(value, dict) else {dotted((*path, key)): value}
+    return found

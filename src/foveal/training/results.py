@@ -122,7 +122,7 @@ def _row(name: str, folders: Sequence[Path]) -> dict[str, Any]:
         "published": _printed(published) if published else None,
         "quoted": False,
         "quick": quick,
-        "differs": recipe.differs if recipe else [],
+        "differs": recipe.differences if recipe else [],
         "headline": headline,
         "metrics": [_about_metric(metric) for metric in metrics],
         **{f"test_{metric.name}": _over_seeds([run.get(metric.name) for run in finished]) for metric in metrics},
