@@ -26,6 +26,9 @@ def test_schedules() -> None:
 
     assert rates() == [1.0] * 40
     assert rates(schedule="step", milestones=[1, 3], gamma=0.5) == [1.0] * 10 + [0.5] * 20 + [0.25] * 10
+    part = rates(schedule="step", milestones=[1.25, 3], gamma=0.5)
+    assert part == [1.0] * 13 + [0.5] * 17 + [0.25] * 10
+    assert [repr(m) for m in train(schedule="step", milestones=[1, 2.5, 3.0]).milestones] == ["1", "2.5", "3"]
     warm = rates(warmup_epochs=1)
     assert warm == pytest.approx([0.1 * (k + 1) for k in range(10)] + [1.0] * 30)
     cosine = rates(schedule="cosine", warmup_epochs=0.5)

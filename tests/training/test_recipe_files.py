@@ -117,8 +117,8 @@ MUTATIONS = [
     ("milestones: [4, 8]", "milestones: 4", "row.yaml:21: train.milestones: must be a list (got 4)"),
     (
         "milestones: [4, 8]",
-        "milestones: [4, 8.5]",
-        "row.yaml:21: train.milestones[1]: must be a whole number (got 8.5)",
+        "milestones: [4, -8.5]",
+        "row.yaml:21: train.milestones[1]: must be above 0 (got -8.5)",
     ),
     ("warmup_epochs: 1", "warmup_epochs: 11", "row.yaml:23: train.warmup_epochs: must not exceed epochs (10)"),
     ("label_smoothing: 0.1", "label_smoothing: 1", "row.yaml:24: train.label_smoothing: must be below 1 (got 1)"),

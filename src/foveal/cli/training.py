@@ -155,12 +155,14 @@ def _measured(recipe: Recipe, found: dict[str, Any], split: str = "test") -> str
     """The metrics of a network on some images; of what was counted, with its interval."""
     from foveal.training.tasks import wilson_interval
 
+    metrics = recipe.make_task().metrics
+    texts = [f"{metric.title} {metric.text(found[metric.name])}" for metric in metrics]
     if "correct" not in found:
-        metrics = recipe.make_task().metrics
-        return f"{split} " + ", ".join(f"{metric.title} {metric.text(found[metric.name])}" for metric in metrics)
+        return f"{split} " + ", ".join(texts)
     correct, n = int(found["correct"]), int(found["n"])
     low, high = wilson_interval(correct, n)
-    return f"{split} accuracy {correct / n:.2%} ({correct} of {n}; 95 % interval {low:.1%} to {high:.1%})"
+    counted = f"{split} accuracy {correct / n:.2%} ({correct} of {n}; 95 % interval {low:.1%} to {high:.1%})"
+    return ", ".join([counted, *texts[1:]])
 
 
 def _print_epoch(progress: Progress) -> None:

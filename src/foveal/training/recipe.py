@@ -91,6 +91,7 @@ class Augment(_Section):
     flip_vertical: bool = False
     quarter_turns: bool = False
     affine: float = Field(default=0.0, ge=0, lt=1)
+    aspect: float = Field(default=0.0, ge=0, lt=1)
     colour: float = Field(default=0.0, ge=0, le=1)
 
 
@@ -145,8 +146,8 @@ class Train(_Section):
     schedule: Literal["constant", "step", "cosine", "poly", "plateau"] = "constant"
     power: float = Field(default=0.9, gt=0)
     """Of `schedule: poly`: the rate times (1 - share of the steps that are done) to this power."""
-    milestones: list[Annotated[int, Field(ge=1)]] = Field(default=[], validate_default=True)
-    """Epochs (counted from 0) at whose start `schedule: step` multiplies the rate by `gamma`."""
+    milestones: list[Annotated[float, Field(gt=0)]] = Field(default=[], validate_default=True)
+    """Epochs (counted from 0, 5.333 is a third into the sixth) from where `schedule: step` multiplies the rate by `gamma`."""
     gamma: float = Field(default=0.1, gt=0)
     patience: int = Field(default=10, ge=0)
     """Of `schedule: plateau`, with CE-Net's numbers: after more epochs than this without a lower mean training loss, each
@@ -176,7 +177,7 @@ class Train(_Section):
 
     @field_validator("milestones")
     @classmethod
-    def _fits_schedule(cls, milestones: list[int], info: ValidationInfo) -> list[int]:
+    def _fits_schedule(cls, milestones: list[float], info: ValidationInfo) -> list[float]:
         schedule, epochs = info.data.get("schedule"), info.data.get("epochs")
         if schedule == "step" and not milestones:
             raise PydanticCustomError("rule", "is needed by schedule: step, a list of epochs such as [81, 122]")
@@ -188,7 +189,7 @@ class Train(_Section):
             raise PydanticCustomError("rule", "must rise from one to the next")
         if milestones and epochs and milestones[-1] >= epochs:
             raise PydanticCustomError("rule", "must lie below epochs ({epochs})", {"epochs": epochs})
-        return milestones
+        return [int(milestone) if milestone == int(milestone) else milestone for milestone in milestones]
 
     @field_validator("patience", "early_stop", "min_lr")
     @classmethod

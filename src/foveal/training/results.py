@@ -106,7 +106,7 @@ def _row(name: str, folders: Sequence[Path]) -> dict[str, Any]:
     runs = sorted((_run(path) for path in folders), key=lambda run: (run["seed"] is None, run["seed"], run["folder"]))
     recipe = next((found for found in map(recipe_of, sorted(folders)) if found), None)
     finished = [run for run in runs if run["state"] == "finished"]
-    metrics = recipe.make_task().metrics if recipe else Classification.metrics
+    metrics = recipe.make_task().metrics if recipe else Classification().metrics
     headline = metrics[0].name
     alone = finished[0] if len(finished) == 1 else {}
     quick = any(run.get("quick") for run in finished) or bool(recipe and recipe.is_quick)
