@@ -40,6 +40,7 @@ def train(
     from foveal.training.engine import fit, pick_device
     from foveal.training.recipe import Recipe
     from foveal.training.report import print_table, report
+    from foveal.training.speed import time_in_turns
 
     table = _read_table(recipes, overrides or [], quick)
     rows = [row for row in table if isinstance(row, Recipe)]
@@ -73,6 +74,12 @@ def train(
             failures.append(f"{recipe.name}/seed{seed}")
             continue
         console.print(f"  {_measured(recipe, {k.removeprefix('test_'): v for k, v in result.items()})}")
+
+    def tell(done: int, turns: int) -> None:
+        if not done:
+            console.print(f"Timing all rows in {turns} turns ...")
+
+    time_in_turns(out, device=chosen, progress=tell)
     page = report(out)
     print_table(out, console)
     console.print(f"report: {page}")

@@ -227,7 +227,18 @@ class Published(_Section):
     error: float | None = Field(default=None, ge=0, le=100)
     std: float | None = Field(default=None, ge=0)
     n: int | None = Field(default=None, ge=1)
+    ms_per_batch: float | list[float] | None = None
+    """Time of inference in milliseconds a batch, or [mean, standard deviation], on the authors' machine."""
     source: str = ""
+
+    @field_validator("ms_per_batch", mode="before")
+    @classmethod
+    def _is_a_time(cls, value: Any) -> Any:
+        numbers = value if isinstance(value, list) and len(value) == 2 else [value]
+        if value is not None and not all(type(number) in (int, float) and number > 0 for number in numbers):
+            rule = "must be milliseconds or [mean, standard deviation] (got {got})"
+            raise PydanticCustomError("rule", rule, {"got": shown(value)})
+        return value
 
     @model_validator(mode="after")
     def _is_one_number(self) -> Published:

@@ -37,7 +37,8 @@ def table(out: str | Path) -> list[dict[str, Any]]:
       several seeds of each, whether the ``worst_beats`` that mean; None where there is nothing to compare;
     - ``pace``: ``epochs`` and ``seconds`` (medians over seeds) until the training loss stays below ``target_loss``, and
       until the headline is within a point of its last value, and in how many ``runs`` it came to that;
-    - ``params``, ``macs``, ``conv_macs``, ``train_images_per_s`` and ``ms_per_image`` (median over seeds);
+    - ``params``, ``macs``, ``conv_macs``; ``train_images_per_s`` and ``ms_per_image``, with ``in_turns`` true medians over the
+      turns of ``speed.json`` (then with ``batch`` and ``ms_per_batch``), else those of the runs, which are not the same moment;
     - ``runs``, each with ``folder``, ``seed``, ``state`` ("finished", "unfinished" or "damaged"), ``problem``,
       ``environment``, a value of each metric such as ``accuracy``, ``interval`` and what its result.json holds.
 
@@ -59,9 +60,41 @@ def table(out: str | Path) -> list[dict[str, Any]]:
     names = sorted({path.parent.name for path in folders})
     rows = [_row(name, [path for path in folders if path.parent.name == name]) for name in names]
     rows += [row for path in out.glob("*/recipe.yaml") if path.parent.name not in names and (row := _quoted(path))]
+    speed = _speed(out)
     for row in rows:
         row["against"] = _against(row, rows)
+        row |= speed.get(row["name"], {"in_turns": False})
     return sorted(rows, key=lambda row: (row["row"], row["name"]))
+
+
+def _speed(out: Path) -> dict[str, dict[str, Any]]:
+    """What was measured in turns, by row."""
+    found: dict[str, dict[str, Any]] = {}
+    content = read_speed(out)
+    for name, row in content["rows"].items() if content else ():
+        found[name] = {"in_turns": True, "train_images_per_s": None, "ms_per_image": None}
+        if "problem" in row:
+            found[name]["not_timed"] = row["problem"]
+            continue
+        step, batch_ms = (statistics.median(row[key]) for key in ("train_ms", "inference_ms"))
+        found[name] |= {
+            "train_images_per_s": 1000 * row["train_batch"] / step,
+            "ms_per_image": batch_ms / row["batch"],
+            "ms_per_batch": batch_ms,
+            "batch": row["batch"],
+            "turns": len(row["train_ms"]),
+        }
+    return found
+
+
+def read_speed(out: Path) -> dict[str, Any] | None:
+    """What `time_in_turns` wrote in a table's folder, or None where it did not."""
+    try:
+        content = _object(out / "speed.json")
+        whole = all("problem" in row or (row["train_ms"] and row["inference_ms"]) for row in content["rows"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return content if whole else None
 
 
 def results(out: str | Path) -> dict[str, Any]:
@@ -165,6 +198,8 @@ def _printed(published: Published) -> dict[str, Any]:
     """Published numbers by metric; `stds` holds deviations where a task has several metrics."""
     numbers = published.numbers()
     found = {**published.model_dump(), **{name: value for name, (value, _) in numbers.items()}}
+    if found["ms_per_batch"] is None:
+        del found["ms_per_batch"]
     if published.model_extra:
         for key in ("accuracy", "error", "std"):
             if key not in numbers:
