@@ -194,6 +194,13 @@ MUTATIONS = [
         "experiment: {train.lt: 1}",
         "row.yaml:33: experiment: holds 'train.lt', which is no setting; a",
     ),
+    ("target_loss: 0.5", "claims: [{abov: conv}]", "row.yaml:33: claims[0].abov: unknown key; did you mean above?"),
+    (
+        "target_loss: 0.5",
+        "claims: [{above: conv, sooner: conv}]",
+        "row.yaml:33: claims[0]: must be one of {above: ROW}, {above: ROW, by: 2.0}, {sooner: ROW} and {costlier: ROW}",
+    ),
+    ("target_loss: 0.5", "claims: [{sooner: conv, by: 2}]", "row.yaml:33: claims[0]: must be one of {above: ROW}"),
     ("accuracy: 76.2, ", "accuracy: 76.2, error: 1, ", "row.yaml:29: published: must hold accuracy or error, in"),
     ("{limit: 100, ", "{limit: 0, ", "row.yaml:35: quick.data.limit: must be at least 1 (got 0)"),
     ("{limit: 100, ", "{limti: 100, ", "row.yaml:35: quick.data.limti: unknown key; did you mean limit?"),

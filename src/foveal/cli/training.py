@@ -111,9 +111,10 @@ def _read_table(names: list[str], overrides: list[str], quick: bool) -> list[Rec
         known = [re.sub("-(quick|changed)$", "", row.name) for row in trained]
         if len(table) == len(paths) > 1:
             mistakes += [
-                f"{name}: baseline of {row.name} must be a row of the table: {', '.join(known)}; got {row.baseline}"
+                f"{name}: {key} of {row.name} must be a row of the table: {', '.join(known)}; got {other}"
                 for row in trained
-                if row.baseline and row.baseline not in known
+                for key, other in (("baseline", row.baseline), *(("claims", claim.other) for claim in row.claims))
+                if other and other not in known
             ]
         rows += sorted(table, key=lambda row: (row.row, row.name))
     found = [row.name for row in rows]

@@ -266,6 +266,33 @@ class Published(_Section):
         return found
 
 
+class Claim(_Section):
+    """An ordering that a paper states: this row beside another of the table. The report says whether it was seen."""
+
+    above: str | None = None
+    """The row whose headline is worse."""
+    by: float = Field(default=0.0, ge=0)
+    """By how much, in the headline's unit (points)."""
+    sooner: str | None = None
+    """The row that takes longer to come below `target_loss`, or without one near the end of its headline."""
+    costlier: str | None = None
+    """The row with fewer parameters and fewer multiply-adds."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Claim:
+        if sum(other is not None for other in (self.above, self.sooner, self.costlier)) != 1 or (
+            self.by and self.above is None
+        ):
+            rule = "must be one of {above: ROW}, {above: ROW, by: 2.0}, {sooner: ROW} and {costlier: ROW}"
+            raise PydanticCustomError("rule", rule)
+        return self
+
+    @property
+    def other(self) -> str:
+        """The row that it is about."""
+        return self.above or self.sooner or self.costlier or ""
+
+
 def _of_the_task(published: Published, task: Task) -> Published:
     """Refuse numbers that the task does not give."""
     names = [metric.name for metric in task.metrics]
@@ -347,6 +374,8 @@ class Recipe(_Row):
     """The report says after how many epochs and seconds the training loss stays below it."""
     baseline: str | None = None
     """Name of the row of the table that this one is compared with."""
+    claims: list[Claim] = []
+    """What the paper says of this row beside others of the table."""
     published: Published | None = None
     """None where the paper's number is not known."""
     quick: Quick | None = None

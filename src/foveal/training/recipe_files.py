@@ -14,7 +14,19 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from foveal.training.reading import KeyPath, Reading, RecipeError, dotted, shown
-from foveal.training.recipe import Augment, Data, File, Published, Quick, Quoted, Recipe, TaskSection, Train, flat
+from foveal.training.recipe import (
+    Augment,
+    Claim,
+    Data,
+    File,
+    Published,
+    Quick,
+    Quoted,
+    Recipe,
+    TaskSection,
+    Train,
+    flat,
+)
 
 # ---- mistakes in the words of a recipe's author ----------------------------------------------------------------------
 
@@ -67,7 +79,8 @@ def _explain(finding: ErrorDetails) -> str:
         key = str(path[-1])
         outer = path[:1] if path[0] == "quick" else ()
         homes = [dotted((*outer, *where, key)) for where, model in _SECTIONS.items() if key in model.model_fields]
-        cure = f"it belongs at {homes[0]}" if homes else _nearest(key, _SECTIONS.get(path[:-1], File).model_fields)
+        here = Claim if path[0] == "claims" else _SECTIONS.get(path[:-1], File)
+        cure = f"it belongs at {homes[0]}" if homes else _nearest(key, here.model_fields)
         return f"unknown key; {cure}"
     got = finding["input"]
     if kind == "literal_error":

@@ -318,6 +318,8 @@ def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         if row["against"]:
             notes.append(f"{row['name']}: {_verdict(row)}.")
+        for claim in row["claims"]:
+            notes.append(f"The paper has {row['name']} {claim['claim']}. Here: {claim['seen']}: {claim['verdict']}.")
         notes += [f"{run['folder']} is {run['state']}: {run['problem']}" for run in row["runs"] if run["problem"]]
     return notes
 
@@ -356,8 +358,7 @@ def _verdict(row: Mapping[str, Any]) -> str:
 
 
 def _step(metric: Mapping[str, Any]) -> str:
-    """What a difference is counted in."""
-    return "points" if metric["unit"] == "%" else metric["unit"] or metric["title"]
+    return Metric(**metric).step
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------
