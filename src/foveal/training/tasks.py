@@ -142,7 +142,7 @@ def create_task(name: str, **keywords: Any) -> Task:
 
     Example:
         >>> create_task("classification", label_smoothing=0.1)
-        Classification(label_smoothing=0.1)
+        Classification(label_smoothing=0.1, top5=False)
     """
     if name not in TASKS:
         near = difflib.get_close_matches(str(name), TASKS, n=1)
