@@ -31,6 +31,20 @@ def digits(tmp_path):
     return tmp_path
 
 
+def test_odd_offsets_end_no_process_of_ours(monkeypatch):
+    odd = script("odd_offsets")
+    ours = {name: call for name, call in odd.FUNCTIONS.items() if name.startswith("foveal.")}
+    assert len(ours) == len(odd.FUNCTIONS) - 1
+    monkeypatch.setattr(odd, "FUNCTIONS", ours)
+    found = odd.measure()
+    assert [(row["offset"], row["ended"]) for row in found["rows"]] == [(value, "returned") for value in odd.VALUES]
+    assert [row["finite_outputs"] for row in found["rows"]] == [240, 243, 243, 243], "NaN comes out of three channels"
+    kept = json.loads((FOLDER.parent / "docs" / "results" / "odd_offsets.json").read_text())
+    assert [row for row in kept["rows"] if row["function"] in ours] == found["rows"]
+    crashed = [row["offset"] for row in kept["rows"] if row["function"] not in ours and row["ended"] == "SIGSEGV"]
+    assert crashed == ["nan"], "as the README says"
+
+
 def test_robustness(digits, capsys):
     robustness = script("robustness")
     out, picture = digits / "found.json", digits / "found.png"

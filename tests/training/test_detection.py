@@ -270,3 +270,31 @@ def test_resnet_101_on_coco(row, tmp_path):
     assert result["params"] == TABLE_8[row]
     assert 0 < result["train_loss"] < 20
     assert 0 <= result["test_map"] <= 1
+
+
+def test_the_report_shows_boxes_points_and_offsets(tmp_path, monkeypatch):
+    from foveal.analysis import draw_boxes, draw_taps
+    from foveal.training import pictures
+    from foveal.training.report import report
+
+    boxes, taps = [], []
+    monkeypatch.setattr(pictures, "draw_boxes", lambda *a, **k: boxes.append((a, k)) or draw_boxes(*a, **k))
+    monkeypatch.setattr(pictures, "draw_taps", lambda *a, **k: taps.append((a, k)) or draw_taps(*a, **k))
+    fit(recipe(train={"epochs": 1, "batch_size": 3, "lr": 0.005}), tmp_path, device="cpu")
+    page = report(tmp_path).read_text()
+    assert "cannot be shown" not in page
+    assert page.count("of the highest scores; dashed: the ") == 2 * 4, "four test images, as picture and as caption"
+    assert "Where output positions (+) read their input" in page
+    assert "The scale that wins at each position" in page
+    assert "Length of the offsets" in page
+    dataset, _ = load_data(recipe(), "test")
+    for index, ((image, found, labels, classes, scores), options) in enumerate(boxes):
+        assert torch.equal(image, dataset[index][0].float() / 255 if image.is_floating_point() else dataset[index][0])
+        assert torch.equal(options["truth"], dataset.boxes[index])
+        assert len(found) == len(labels) == len(scores) <= max(1, len(dataset.boxes[index]))
+        assert scores.tolist() == sorted(scores.tolist(), reverse=True)
+        assert classes == dataset.classes
+    ((layer, seen), options), *_ = taps
+    assert type(layer).__name__ == "AnisotropicConv2d"
+    assert len(seen) == len(options["image"]) == 4
+    assert options["image"].shape[2] > seen.shape[2], "what the backbone gets, over what the layer gets"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from foveal.analysis import (
     draw_bins,
+    draw_boxes,
     draw_kernels,
     draw_receptive_field,
     draw_taps,
@@ -22,6 +23,7 @@ from foveal.analysis import (
 )
 from foveal.training import engine
 from foveal.training.cases import best_and_worst
+from foveal.training.detection import Detection
 from foveal.training.results import one_line
 
 _MOST_PLACES = 3  # layers drawn for each row
@@ -39,7 +41,7 @@ def pictures(out: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     place = shared[-1] if shared else None
     if place is None:
         with contextlib.suppress(Exception):
-            place = _last_map([found for found in loaded if found["images"] is not None])
+            place = _last_map([found for found in loaded if isinstance(found["images"], Tensor)])
     sections: list[dict[str, Any]] = []
     fields = []
     for row, found in zip(rows, loaded, strict=True):
@@ -48,14 +50,17 @@ def pictures(out: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             mine = [name for name in places or _first_conv(found["model"]) if _at(found["model"], name) is not None]
             for name in mine[:_MOST_PLACES]:
                 with _noted(problems, name):
-                    layers.append(_layer(name, _at(found["model"], name), found["model"], found["images"]))
-            if place is not None and found["images"] is not None:
+                    layers.append(_layer(name, _at(found["model"], name), found))
+            if place is not None and isinstance(found["images"], Tensor):
                 with _noted(problems, f"receptive field of {place}"):
                     fields.append(_field(row, place, found["model"], found["images"]))
-        cases = None
-        if found["task"] is not None and hasattr(found["task"], "masks"):
+        cases: list[dict[str, str]] = []
+        if hasattr(found["task"], "masks"):
             with _noted(problems, "the best and worst images"):
-                cases = _cases(found)
+                cases = [_cases(found)]
+        elif found["images"] is not None and isinstance(found["task"], Detection):
+            with _noted(problems, "boxes on test images"):
+                cases = _boxes(found)
         sections.append({"layers": layers, "problems": problems, "more": mine[_MOST_PLACES:], "cases": cases})
     return {"rows": sections, "field": {"place": place, "fields": fields} if fields else None}
 
@@ -71,12 +76,16 @@ def _load(out: Path, row: Mapping[str, Any]) -> dict[str, Any]:
                 with _noted(found["problems"], "sampling points and receptive fields on test images"):
                     dataset, preset = engine.load_data(recipe, "test")
                     found["task"], found["data"] = recipe.make_task(), (dataset, preset)
+                    if isinstance(found["task"], Detection):
+                        found["images"], found["truths"] = next(iter(_tested(found, _SHOWN)))
+                        found["backdrop"] = _input_of(found["model"].backbone, found)
+                        continue
                     images, labels = next(iter(_tested(found, 4 * _SAMPLES)))
                     if not isinstance(images, Tensor):
                         continue
                     count = max(_SHOWN, min(_SAMPLES, _PIXELS // images[0, 0].numel()))
                     order = _varied(labels) if isinstance(labels, Tensor) else list(range(len(images)))
-                    found["images"] = images[order[:count]]
+                    found["images"] = found["backdrop"] = images[order[:count]]
     return found
 
 
@@ -90,6 +99,22 @@ def _cases(found: Mapping[str, Any]) -> dict[str, str]:
     """The images on which a segmentation is best and worst."""
     figure, text = best_and_worst(found["model"], found["task"], *found["data"])
     return {"src": to_data_uri(figure, "png"), "text": text}
+
+
+@torch.no_grad()
+def _boxes(found: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What a detector sees in some test images, and the true boxes."""
+    truths, pictures = found["truths"], []
+    detections = found["task"].forward(found["model"], found["images"], truths)
+    for index, image, seen in zip(truths.indices, found["images"], detections, strict=True):
+        truth = truths.dataset.boxes[index]
+        best = seen["scores"].argsort(descending=True, stable=True)[: max(1, len(truth))]
+        boxes, labels, scores = (seen[key][best].cpu() for key in ("boxes", "labels", "scores"))
+        names = truths.dataset.classes
+        figure = draw_boxes(image.cpu(), boxes, labels, names, scores, threshold=0.0, truth=truth)
+        text = f"Test image {index}: the {len(best)} boxes of the highest scores; dashed: the {len(truth)} true ones"
+        pictures.append({"src": to_data_uri(figure, "png"), "text": text})
+    return pictures
 
 
 def _varied(labels: Tensor) -> list[int]:
@@ -158,7 +183,7 @@ def _at(model: nn.Module, name: str) -> nn.Module | None:
     return dict(model.named_modules()).get(name)
 
 
-def _layer(name: str, module: Any, model: nn.Module, images: Tensor | None) -> dict[str, Any]:
+def _layer(name: str, module: Any, found: Mapping[str, Any]) -> dict[str, Any]:
     """One layer: what it is, pictures, and how far its taps move."""
     figures: list[dict[str, str]] = []
     halves = ("log_polar", "conv") if hasattr(module, "log_polar") else ()
@@ -169,9 +194,9 @@ def _layer(name: str, module: Any, model: nn.Module, images: Tensor | None) -> d
             text = f"Bins of {of}: taps with one number share one weight"
             figures.append({"src": to_data_uri(draw_bins(part)), "text": text, "kind": "small"})
     offsets: list[dict[str, Any]] = []
-    if hasattr(module, "taps") and images is not None:
-        seen = _input_of(module, model, images)
-        few, backdrop = seen[:_SHOWN], images[:_SHOWN]
+    if hasattr(module, "taps") and found["images"] is not None:
+        seen = _input_of(module, found)
+        few, backdrop = seen[:_SHOWN], found["backdrop"][:_SHOWN]
         taps = draw_taps(module, few, image=backdrop)
         text = "Where output positions (+) read their input, on test images"
         figures.append({"src": to_data_uri(taps, "png"), "text": text, "kind": "wide"})
@@ -187,13 +212,16 @@ def _layer(name: str, module: Any, model: nn.Module, images: Tensor | None) -> d
     return {"name": name, "is": what, "figures": figures, "offsets": offsets}
 
 
-def _input_of(module: nn.Module, model: nn.Module, images: Tensor) -> Tensor:
-    """What a layer gets when the network sees images."""
+def _input_of(module: nn.Module, found: Mapping[str, Any]) -> Tensor:
+    """What a layer gets when the network sees its test images."""
     caught: list[Tensor] = []
     hook = module.register_forward_pre_hook(lambda _, arguments: caught.append(arguments[0]))
     try:
         with torch.no_grad():
-            model(images)
+            if isinstance(found["task"], Detection):
+                found["task"].forward(found["model"], found["images"], found["truths"])
+            else:
+                found["model"](found["images"])
     finally:
         hook.remove()
     return caught[0]
