@@ -102,7 +102,7 @@ class BinnedConv(shaped.ShapedConv):
         shaped.start(self.parts(), self.bias)
 
     def _members(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
-        found = members(self.bins, self.weight.shape[2])
+        found = members(self._maps["bins"], self.weight.shape[2])
         if self.home is None:
             return found
         return tuple(found[0] + bin if column == self.home else bin for column, bin in enumerate(found))
