@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from foveal.models import cenet, cifar, deeplab, detection, digits, drn, simple_vgg, unet, wrn
+from foveal.models import cenet, cifar, deeplab, detection, digits, drn, simple_vgg, unet, wnet, wrn
 from foveal.models.initialisation import he_init
 
 _OURS: dict[str, Callable[..., nn.Module]] = {
@@ -40,6 +40,7 @@ _OURS: dict[str, Callable[..., nn.Module]] = {
         drn.drn_d_22,
         simple_vgg.simple_vgg,
         unet.unet,
+        wnet.wnet,
         wrn.wrn_16_8,
         wrn.wrn_28_10,
         wrn.wrn_40_4,

@@ -25,7 +25,10 @@ def learning_rate(train: Train, step: int, steps_per_epoch: int) -> float:
         factor *= train.gamma ** sum(step >= milestone * steps_per_epoch for milestone in train.milestones)
     elif train.schedule in ("cosine", "poly") and step >= warmup:
         done = (step - warmup) / (train.epochs * steps_per_epoch - warmup)
-        factor *= (1 + math.cos(math.pi * done)) / 2 if train.schedule == "cosine" else (1 - done) ** train.power
+        if train.schedule == "poly":
+            factor *= (1 - done) ** train.power
+        else:
+            factor *= (1 + math.cos(math.pi * (done * (train.restarts + 1) % 1))) / 2
     return train.lr * factor
 
 

@@ -144,6 +144,8 @@ class Train(_Section):
     schedule: Literal["constant", "step", "cosine", "poly"] = "constant"
     power: float = Field(default=0.9, gt=0)
     """Of `schedule: poly`: the rate times (1 - share of the steps that are done) to this power."""
+    restarts: int = Field(default=0, ge=0)
+    """Of `schedule: cosine`: how often the rate jumps back to `lr`, at equal distances."""
     milestones: list[Annotated[int, Field(ge=1)]] = Field(default=[], validate_default=True)
     """Epochs (counted from 0) at whose start `schedule: step` multiplies the rate by `gamma`."""
     gamma: float = Field(default=0.1, gt=0)
@@ -165,6 +167,14 @@ class Train(_Section):
         if nesterov and info.data.get("momentum") == 0:
             raise PydanticCustomError("rule", "needs a momentum above 0")
         return nesterov
+
+    @field_validator("restarts")
+    @classmethod
+    def _are_of_a_cosine(cls, restarts: int, info: ValidationInfo) -> int:
+        if restarts and info.data.get("schedule", "cosine") != "cosine":
+            rule = "is for schedule: cosine only, here it is {schedule}"
+            raise PydanticCustomError("rule", rule, {"schedule": info.data["schedule"]})
+        return restarts
 
     @field_validator("milestones")
     @classmethod
