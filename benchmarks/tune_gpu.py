@@ -32,7 +32,6 @@ from foveal.ops.sampled import op as sampled_op
 from foveal.training.environment import environment
 
 SIDES = {"BM": (32, 64, 128), "BN": (16, 32, 64, 128, 256), "BK": (16, 32, 64), "num_warps": (4, 8)}
-RULE = "ours"  # the name by which the watch knows what the others are compared with
 SHAPES = {  # batch, channels, height, width; side and levels of a log-polar window
     "lpsc-k9": ((32, 64, 56, 56), 9, (2, 6)),
     "lpsc-k13": ((32, 256, 28, 28), 13, (3, 8)),
@@ -97,7 +96,7 @@ def chosen_by(rule: str, call: Callable[[], object]) -> tiles.Tile:
         made.append(decide(*args))
         return made[-1]
 
-    with mock.patch.object(tiles, rule, noted):
+    with mock.patch.object(tiles, rule, noted), contextlib.suppress(Exception):  # said when it is timed
         call()
     return made[-1]
 
@@ -109,17 +108,18 @@ def with_tile(rule: str, tile: tiles.Tile, call: Callable[[], object]) -> object
 
 def tuned(watch: Watch, rule: str, call: Callable[[], object], channels: int, most: int | None) -> list[dict]:
     """Milliseconds of the rule and of each candidate, the fastest first; those that the device cannot run say why."""
-    sides, tried, refused = {RULE: [call]}, {}, []
+    sides, tried, refused = {}, {}, []
     fitting = candidates(channels, most, chosen_by(rule, call))
-    for tile in track(fitting, "compiling", transient=True, disable=not sys.stderr.isatty()):
-        attempt = functools.partial(with_tile, rule, tile, call)
+    for tile in track([None, *fitting], "compiling", transient=True, disable=not sys.stderr.isatty()):
+        attempt = call if tile is None else functools.partial(with_tile, rule, tile, call)
+        facts = None if tile is None else tile._asdict()
         try:
             attempt()
         except Exception as error:  # too much shared memory, or too many registers: Triton has many names for it
-            refused.append({"tile": tile._asdict(), "refused": str(error).splitlines()[0]})
+            refused.append({"tile": facts, "refused": str(error).splitlines()[0]})
         else:
             sides[str(tile)] = [attempt]
-            tried[str(tile)] = tile._asdict()
+            tried[str(tile)] = facts
     times = sorted(watch.medians(sides).items(), key=lambda item: item[1].seconds)
     return [
         {"tile": tried.get(name), "ms": time.seconds * 1e3, "spread": time.spread} for name, time in times
@@ -181,12 +181,10 @@ def main(arguments: list[str]) -> None:
                 print(f"{case} {title}: no time was left", flush=True)
                 continue
             rows = tuned(watch, rule, call, shape[1], chosen.most)
-            ours = next(row["ms"] for row in rows if row["tile"] is None)
-            best = next((row for row in rows if row["tile"] and "ms" in row), rows[0])
-            print(
-                f"{case} {title}: rule {ours:.3f} ms, best of {len(rows) - 1} {best['ms']:.3f} ms {best['tile']}",
-                flush=True,
-            )
+            timed = [row for row in rows if "ms" in row]
+            ours = next((f"{row['ms']:.3f} ms" for row in timed if row["tile"] is None), "does not run")
+            best = f"{timed[0]['ms']:.3f} ms {timed[0]['tile'] or ''}" if timed else "none"
+            print(f"{case} {title}: rule {ours}, best of {len(rows) - 1} {best}", flush=True)
             content["tiles"].append(
                 {"case": case, "shape": shape, "dtype": chosen.dtype, "kernel": title, "rule": rule, "rows": rows}
             )
