@@ -23,6 +23,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 LIMITS = {"smoke": 60, "tests": 150, "bench": 180, "tiles": 130, "speed": 90, "train": 3600}  # seconds
 ROWS, RECIPES, SEEDS = "alexnet_c10,alexnet_c10_dilated,alexnet_c10_lpsc", "lpsc/table1a", "0,1,2,3,4"
+HOW = "--set train.cuda_graph=true --set train.channels_last=true"  # changes no experiment
 SPEED = (
     "lpsc/table1b/resnet20_c10,lpsc/table1b/resnet20_c10_lpsc,lpsc/table1a/alexnet_c10,lpsc/table1a/alexnet_c10_lpsc,"
     "quickstart/conv,quickstart/log_polar"
@@ -367,6 +368,12 @@ def speed(chosen: argparse.Namespace) -> None:
     short = "--set train.epochs=3 --set train.milestones=[2]"
     rows = [f"{recipe} {'' if recipe.startswith('quickstart') else short}" for recipe in chosen.speed.split(",")]
     jobs = [f"{row} {how}" for row in rows for how in chosen.how]
+    jobs += [
+        rows[0],
+        f"{rows[0]} {chosen.how[0]} --set train.amp=bfloat16",
+        f"{rows[1]} {chosen.how[0]} --set train.amp=bfloat16",
+    ]
+    jobs = [f"{job} --out speed{number}" for number, job in enumerate(jobs)]
     _train(chosen, "speed", jobs, 1)
 
 
@@ -651,7 +658,7 @@ def main(arguments: list[str]) -> None:
     chosen = parser.parse_args(arguments)
     chosen.device = "cpu" if chosen.rehearse else "cuda"
     chosen.out = chosen.out.resolve()
-    chosen.how = chosen.how or [""]
+    chosen.how = chosen.how or [HOW]
     chosen.out.mkdir(parents=True, exist_ok=True)
     if chosen.rehearse:
         os.environ["TRITON_INTERPRET"] = "1"

@@ -151,11 +151,14 @@ class Train(_Section):
     gamma: float = Field(default=0.1, gt=0)
     warmup_epochs: float = Field(default=0.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    amp: Literal["bfloat16"] | None = None
+    amp: Literal["float16", "bfloat16"] | None = None
+    """Products in half the bits; with float16 the loss is scaled, and a step whose gradients leave its range is left out."""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay of the averaged weights that are then evaluated and saved."""
     channels_last: bool = False
     compile: bool = False
+    cuda_graph: bool = False
+    """On CUDA, record the step of classification once and replay it, for networks whose steps the host cannot start fast enough."""
     clip_grad_norm: float | None = Field(default=None, gt=0)
     eval_every: int = Field(default=1, ge=1)
     alternate: int | None = Field(default=None, ge=1)
@@ -339,6 +342,17 @@ class Recipe(_Row):
             if train.eval_every > 1:
                 raise PydanticCustomError("rule", "needs every epoch measured: eval_every: 1")
         return statistic
+
+    @field_validator("train")
+    @classmethod
+    def _can_be_recorded(cls, train: Train, info: ValidationInfo) -> Train:
+        task = info.data["task"].name if "task" in info.data else "classification"
+        if train.cuda_graph and (task != "classification" or train.alternate):
+            what = "with alternate" if train.alternate else f"of task {task}"
+            raise PydanticCustomError(
+                "rule", "cuda_graph records the step of classification; one {what} changes", {"what": what}
+            )
+        return train
 
     @field_validator("published")
     @classmethod

@@ -425,6 +425,7 @@ def test_real_shapes(gpu, shape, dtype, memory_format):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # said of all that is compiled
 def test_captured_in_a_graph_and_compiled(gpu):
     bins = log_polar_bins(9, 2, 6, 3.0).to(gpu)
     input, weight = torch.randn(2, 64, 28, 28, device=gpu), torch.randn(64, 64, 13, device=gpu)

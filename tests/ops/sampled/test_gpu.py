@@ -357,6 +357,7 @@ def test_the_maximum_on_a_gpu(gpu):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # said of all that is compiled
 def test_captured_in_a_graph_and_compiled(gpu):
     inputs = [t.detach() for t in at_home(gpu, 64, (28, 28), torch.float32, FORMATS[1])]
     expected = anisotropic_conv2d(*inputs, scales=(1, 2))
