@@ -224,6 +224,8 @@ def tests(chosen: argparse.Namespace) -> None:
         "--tb=short",
         "--color=no",
         "--maxfail=60",
+        "-p",
+        "no:benchmark",
         *picked,
     ]
     found: dict[str, Any] = {"passed": [], "failed": {}, "skipped": [], "finished": False, "seconds": 0.0}

@@ -423,7 +423,11 @@ class _Training:
     def _train_step(self, inputs: Any, targets: Any) -> None:
         train = self.recipe.train
         # Dropout is a function of the seed and the step, so that a stopped run needs no random state to go on.
-        torch.manual_seed(_mix(self.seed, f"step {self.step}"))
+        # torch.manual_seed would also note a seed, with a stack trace, for every kind of device that was never used.
+        seed = _mix(self.seed, f"step {self.step}")
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
         set_rate(self.optimizer, learning_rate(train, self.step, self.steps_per_epoch), self.factors)
         counted = self.update(inputs, targets)
         self.totals = counted if self.totals is None else self.totals + counted
