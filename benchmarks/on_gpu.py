@@ -29,7 +29,7 @@ SPEED = (
     "quickstart/conv,quickstart/log_polar"
 )
 FIRST = (  # the cases of `foveal bench --device cuda` whose goals matter most; the others follow
-    "lpsc-k9", "lpsc-k13", "lpsc-k31", "lpsc-k9-train", "lpsc-k13-train", "lpsc-k31-train",
+    "lpsc-k9", "lpsc-k13", "lpsc-k31", "depthwise-k7", "depthwise-k31", "depthwise-k7-free", "depthwise-k7-train", "lpsc-k9-train", "lpsc-k13-train", "lpsc-k31-train",
     "acn-256-bfloat16", "acn-256-bfloat16-train", "acn-deterministic", "rule-k5-64-56", "rule-k9-16-56", "rule-k9-64-14", "rule-k9-256-14",
 )  # fmt: skip
 
@@ -231,7 +231,12 @@ def tests(chosen: argparse.Namespace) -> None:
     found: dict[str, Any] = {"passed": [], "failed": {}, "skipped": [], "finished": False, "seconds": 0.0}
     path, start = chosen.out / "tests.json", time.monotonic()
     write(path, found)
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # other plugins than these may warn, and warnings are errors
+    command += ["-p", "xdist", "-W", "default"]
+    plain = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    process = subprocess.Popen(
+        [sys.executable, *command], env=plain, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     lines = []
     assert process.stdout
     for line in process.stdout:

@@ -73,6 +73,12 @@ def of_gradient(input: Tensor, ins: int, outs: int) -> Tile:
     return Tile(64 if input.dtype != torch.float32 else 32, min(128, side(outs)), min(64, side(ins)), 8)
 
 
+def of_spread(channels: int) -> Tile:
+    """Tiles of sums over pixels and channels that feed no matrix product: 16 numbers a thread."""
+    depth = min(64, triton.next_power_of_2(channels))
+    return Tile(4096 // depth, 1, depth, 8)
+
+
 def side(channels: int) -> int:
     """The side of a tile that holds so many channels: a power of two, 16 at least (what matrix units take)."""
     return max(16, triton.next_power_of_2(channels))
