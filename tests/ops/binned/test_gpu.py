@@ -33,7 +33,7 @@ def problem(batch, ins, outs, size, side, columns, groups, dtype, memory_format)
 
 def error(found, exact):
     """Root mean square: the largest of a few dozen would be chance."""
-    return float((found.double() - exact).square().mean().sqrt())
+    return float((found.detach().double() - exact.detach()).square().mean().sqrt())
 
 
 def allowed(plain, exact):
@@ -513,7 +513,9 @@ def test_depthwise_on_a_gpu(gpu, side, levels, channels, dtype):
 
 
 @pytest.mark.gpu
-@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # said of all that is compiled
+@pytest.mark.filterwarnings(
+    "ignore:TensorFloat32 tensor cores", "ignore:.*script_method.* is deprecated"
+)  # of all that is compiled
 def test_captured_in_a_graph_and_compiled(gpu):
     bins = log_polar_bins(9, 2, 6, 3.0).to(gpu)
     input, weight = torch.randn(2, 64, 28, 28, device=gpu), torch.randn(64, 64, 13, device=gpu)
@@ -528,6 +530,7 @@ def test_captured_in_a_graph_and_compiled(gpu):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_nothing_waits_for_the_device(gpu):
     bins = log_polar_bins(9, 2, 6, 3.0).to(gpu)
     input = torch.randn(2, 64, 28, 28, device=gpu, requires_grad=True)

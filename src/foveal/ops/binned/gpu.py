@@ -134,7 +134,8 @@ def _convolve(
                 s *= tl.load(scale + r)
             at = ((group * columns + r) * ins + inner[:, None]) * outs + out[None, :]
             w = tl.load(weight + at, mask=known[:, None] & (out < outs)[None, :], other=0.0)
-            total = tl.dot(s.to(w.dtype).to(KIND), w.to(KIND), total, input_precision=PRECISION)
+            a, b = tiles.operand(s.to(w.dtype), KIND, PRECISION), tiles.operand(w, KIND, PRECISION)
+            total = tl.dot(a, b, total, input_precision=PRECISION)
     if BIASED:
         total += tl.load(bias + group * outs + out, mask=out < outs, other=0.0).to(tl.float32)[None, :]
     at = pixel[:, None] * (groups * outs) + (group * outs + out)[None, :]
@@ -183,7 +184,12 @@ def _weight_gradient(
             s *= tl.load(scale + r)
         at = pixel[:, None] * (groups * outs) + (group * outs + out)[None, :]
         g = tl.load(grad + at, mask=real[:, None] & (out < outs)[None, :], other=0.0)
-        total = tl.dot(tl.trans(s.to(g.dtype).to(KIND)), g.to(KIND), total, input_precision=PRECISION)
+        turned = tl.trans(tiles.operand(s.to(g.dtype), KIND, PRECISION))
+        factor = tiles.operand(g, KIND, PRECISION)
+        if PRECISION == "ieee":  # a chain as long as the pixels would err more than cuDNN
+            total += tl.dot(turned, factor, input_precision=PRECISION)
+        else:
+            total = tl.dot(turned, factor, total, input_precision=PRECISION)
     if SCALED:
         total /= tl.load(scale + r)
     at = (((split * groups + group).to(tl.int64) * columns + r) * ins + inner[:, None]) * outs + out[None, :]
