@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -216,6 +217,22 @@ def test_evaluate(run: Run, trained: Path, table: Path, tmp_path: Path) -> None:
     assert code == 2
     assert str(tmp_path) in err
     assert run("evaluate", trained / "alpha/seed1", "--data-root", table)[0] == 0
+
+
+def test_evaluate_compares_classes(run: Run, trained: Path, table: Path, tmp_path: Path) -> None:
+    def write(classes: list[str], order: list[int]) -> None:
+        with np.load(table / "test.npz") as arrays:
+            labels = np.array(order)[arrays["labels"]]
+            np.savez(tmp_path / "test.npz", images=arrays["images"], labels=labels, classes=classes)
+
+    _, there, _ = run("evaluate", trained / "beta/seed0")
+    write(["3", "1", "0", "2"], [2, 1, 3, 0])
+    code, out, _ = run("evaluate", trained / "beta/seed0", "--data-root", tmp_path)
+    assert (code, out.splitlines()[0]) == (0, there.splitlines()[0])
+    write(["cat", "dog", "cow", "hen"], [0, 1, 2, 3])
+    code, out, err = run("evaluate", trained / "beta/seed0", "--data-root", tmp_path)
+    assert (code, out) == (2, "")
+    assert re.search(r"has cat, dog, cow, hen \(4\), and the network 0, 1, 2, 3 \(4\)", err)
 
 
 def test_report(run: Run, trained: Path) -> None:

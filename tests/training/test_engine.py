@@ -226,6 +226,72 @@ def test_limit_is_a_quick_try(root: Path, tmp_path: Path) -> None:
     assert fit(row, tmp_path)["quick"] is True
 
 
+def renamed(root: Path, to: Path, split: str, classes: list[str], order: list[int]) -> None:
+    """The arrays of a split with names, its labels renumbered."""
+    with np.load(root / f"{split}.npz") as arrays:
+        np.savez(
+            to / f"{split}.npz", images=arrays["images"], labels=np.array(order)[arrays["labels"]], classes=classes
+        )
+
+
+def test_test_images_may_have_their_own_order_of_classes(root: Path, tmp_path: Path) -> None:
+    renamed(root, tmp_path, "train", ["a", "b", "c", "d"], [0, 1, 2, 3])
+    renamed(root, tmp_path, "test", ["d", "c", "b", "a"], [3, 2, 1, 0])
+    there, here = (fit(recipe(place), tmp_path / "out" / place.name) for place in (root, tmp_path))
+    assert {k: here[k] for k in ("test_correct", "test_loss")} == {k: there[k] for k in ("test_correct", "test_loss")}
+    run = tmp_path / "out" / tmp_path.name / "row/seed0"
+    assert engine.load_classes(run) == ("a", "b", "c", "d")
+    _, model = load_run(run)
+    measured = evaluate(model, *engine.load_data(recipe(tmp_path), "test", run))
+    assert measured["correct"] == here["test_correct"]
+    renamed(root, tmp_path, "test", ["d", "c", "b", "z"], [3, 2, 1, 0])
+    for refused in (
+        lambda: fit(recipe(tmp_path), tmp_path / "new"),
+        lambda: engine.load_data(recipe(tmp_path), "test", run),
+    ):
+        with pytest.raises(
+            ValueError, match=r"test split of npz has other classes .* has d, c, b, z .* network a, b, c, d"
+        ):
+            refused()
+    assert not (tmp_path / "new/row/seed0/checkpoint").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("train", ["a", "b", "c", "z"], 40), r"classes were \['a', 'b', 'c', 'd'\], and are \['a', 'b', 'c', 'z'\]"),
+        (("train", ["a", "b", "c", "d"], 36), r"images were \[40, 24\], and are \[36, 24\]"),
+        (("test", ["a", "b", "c", "d"], 16), r"images were \[40, 24\], and are \[40, 16\]"),
+    ],
+)
+def test_a_run_goes_on_with_its_own_data_only(root: Path, tmp_path: Path, change: Any, message: str) -> None:
+    for split in ("train", "test"):
+        renamed(root, tmp_path, split, ["a", "b", "c", "d"], [0, 1, 2, 3])
+
+    def stop(progress: Progress) -> None:
+        if progress.row:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        fit(recipe(tmp_path), tmp_path / "out", progress=stop)
+    split, classes, n = change
+    with np.load(root / f"{split}.npz") as arrays:
+        kept = {key: arrays[key][:n] for key in ("images", "labels")}
+    np.savez(tmp_path / "test.npz", **{**dict(np.load(tmp_path / "test.npz")), "classes": classes})
+    np.savez(tmp_path / f"{split}.npz", **kept, classes=classes)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        fit(recipe(tmp_path), tmp_path / "out")
+    assert "to start again" in str(caught.value)
+
+
+def test_images_of_other_channels_are_refused_before_training(root: Path, tmp_path: Path) -> None:
+    renamed(root, tmp_path, "test", ["0", "1", "2", "3"], [0, 1, 2, 3])
+    with np.load(root / "train.npz") as arrays:
+        np.savez(tmp_path / "train.npz", images=arrays["images"][..., None].repeat(3, -1), labels=arrays["labels"])
+    with pytest.raises(ValueError, match=r"test split of npz must have 3 channels, .* trained on; got 1"):
+        fit(recipe(tmp_path), tmp_path / "out")
+
+
 def test_fraction_is_a_share_of_each_split(root: Path) -> None:
     row = recipe(root)
     row = row.model_copy(update={"data": row.data.model_copy(update={"fraction": 0.25})})

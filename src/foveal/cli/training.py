@@ -116,7 +116,7 @@ def _read_table(names: list[str], overrides: list[str], quick: bool) -> list[Rec
 
 def _check_data(rows: list[Recipe]) -> None:
     """Open the data of every row before any of them trains."""
-    from foveal.training.engine import load_data
+    from foveal.training.engine import open_data
 
     problems = {}
     checked = []
@@ -124,8 +124,7 @@ def _check_data(rows: list[Recipe]) -> None:
         if row.data not in checked:
             checked.append(row.data)
             try:
-                for split in ("train", "test"):
-                    load_data(row, split)
+                open_data(row)
             except (ValueError, OSError, ImportError) as error:
                 problems[str(error)] = error
     if len(problems) == 1:
@@ -224,7 +223,7 @@ def evaluate(
     totals: list[Any] = []
     if data_root is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": str(data_root)})})
-    dataset, preset = engine.load_data(recipe, split)
+    dataset, preset = engine.load_data(recipe, split, run)
     settings = recipe.train
     measured = engine.evaluate(
         model.to(engine.pick_device(device)),

@@ -40,7 +40,7 @@ class DetectionSet(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         crowd: for each image bool Tensor[n]: groups of objects (COCO), or objects marked as difficult (VOC), which
             training leaves out and evaluation neither demands nor counts as wrong.
         classes: names.
-        category_ids: the number of each class in results.
+        category_ids: the number of each class in results; None for a class that the set does not know.
         proposals: for each image float32 Tensor[m, 4], or None.
     """
 
@@ -54,7 +54,7 @@ class DetectionSet(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     areas: tuple[Tensor, ...]
     crowd: tuple[Tensor, ...]
     classes: tuple[str, ...]
-    category_ids: tuple[int, ...]
+    category_ids: tuple[int | None, ...]
     proposals: tuple[Tensor, ...] | None = None
 
     def __len__(self) -> int:
@@ -101,6 +101,14 @@ class DetectionSet(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             proposals=None if self.proposals is None else some(self.proposals),
         )
 
+    def relabelled(self, places: Sequence[int], classes: tuple[str, ...]) -> DetectionSet:
+        """The same set with other classes: label k becomes ``places[k]``, and keeps its number in results."""
+        numbers: list[int | None] = [None] * len(classes)
+        for place, number in zip(places, self.category_ids, strict=True):
+            numbers[place] = number
+        labels = tuple(torch.tensor(places)[labels] for labels in self.labels)
+        return replace(self, labels=labels, classes=classes, category_ids=tuple(numbers))
+
     def with_objects(self) -> DetectionSet:
         """The images that have an object to learn from: crowds alone are none."""
         return self.subset(index for index, crowd in enumerate(self.crowd) if bool((~crowd).any()))
@@ -123,7 +131,8 @@ class DetectionSet(Dataset[tuple[Tensor, dict[str, Tensor]]]):
                         "iscrowd": int(self.crowd[index][k]),
                     }
                 )
-        categories = [{"id": id_, "name": name} for id_, name in zip(self.category_ids, self.classes, strict=True)]
+        named = zip(self.category_ids, self.classes, strict=True)
+        categories = [{"id": id_, "name": name} for id_, name in named if id_ is not None]
         return {"images": images, "annotations": found, "categories": categories}
 
 

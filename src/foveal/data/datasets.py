@@ -53,6 +53,10 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         """The same set with its tensors on a device; they are not copied where they are there already."""
         return dataclasses.replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
+    def relabelled(self, places: Sequence[int], classes: tuple[str, ...]) -> "ImageSet":
+        """The same set with other classes: label k becomes ``places[k]``."""
+        return dataclasses.replace(self, labels=torch.tensor(places)[self.labels], classes=classes)
+
 
 @dataclass(frozen=True, eq=False)
 class FolderSet(Dataset[tuple[Tensor, int]]):
@@ -73,6 +77,10 @@ class FolderSet(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return decode(self.paths[index]), int(self.labels[index])
 
+    def relabelled(self, places: Sequence[int], classes: tuple[str, ...]) -> "FolderSet":
+        """The same set with other classes: label k becomes ``places[k]``."""
+        return dataclasses.replace(self, labels=torch.tensor(places)[self.labels], classes=classes)
+
 
 def create_dataset(
     name: str, split: str, root: str | Path | None = None, download: bool = False
@@ -85,7 +93,8 @@ def create_dataset(
     - ``mnist``, ``fashion_mnist``, ``cifar10``, ``cifar100``, ``stl10``, ``svhn``: torchvision's files under ``root``,
       checked by size and sum before they are opened, and read into memory.
     - ``npz``: root/train.npz and root/test.npz with ``images`` uint8 [N, H, W, C] or [N, H, W] and ``labels``, whole
-      numbers from 0 in [N]; ``classes``, an array of names, is optional. Nothing is ever unpickled.
+      numbers from 0 in [N]; ``classes``, an array of names, is optional: without it test.npz has those of train.npz.
+      Nothing is ever unpickled.
     - ``folder``: root/<split>/<class>/ with png, jpg, jpeg, bmp, webp, tif or tiff files; classes in the order of their
       names. Where root has no folder "test" but a folder "val", that one is the test split.
     - ``webdataset``: root/<split>*.tar (or root/val*.tar) in WebDataset's layout, KEY.jpg or another image with KEY.cls,
@@ -244,7 +253,8 @@ def _npz(root: Path, split: str) -> ImageSet:
     if len(images) != len(labels):
         raise ValueError(f"{path}: there must be one label an image; got {len(images)} images and {len(labels)} labels")
     train = root / "train.npz"
-    source = train if train.is_file() else path
+    own = path == train or not train.is_file() or _array(path, "classes", optional=True) is not None
+    source = path if own else train
     classes = _npz_classes(source)
     if labels.max() >= len(classes):
         raise ValueError(

@@ -36,6 +36,7 @@ class MaskSet(Dataset[tuple[Tensor, Tensor, Tensor | None]]):
         fields: files of the fields of view, where there are any: what lies outside is no part of the examination.
         classes: names of the values.
         binary: masks are pictures of two gray levels, and stand for 0 and 1.
+        places: value k of the masks stands for class ``places[k]``; None where it stands for class k.
     """
 
     name: str
@@ -45,6 +46,7 @@ class MaskSet(Dataset[tuple[Tensor, Tensor, Tensor | None]]):
     fields: Sequence[Path] | None
     classes: tuple[str, ...]
     binary: bool = False
+    places: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -53,7 +55,7 @@ class MaskSet(Dataset[tuple[Tensor, Tensor, Tensor | None]]):
         """The image uint8 Tensor[3, H, W], the mask uint8 Tensor[H, W], the field of view bool Tensor[H, W] or None."""
         image, mask = self.images[index], self.masks[index]
         if isinstance(image, Tensor) and isinstance(mask, Tensor):
-            return image, mask, None
+            return image, self._placed(mask), None
         pixels = decode(image)  # type: ignore[arg-type]
         truth = read_mask(mask, binary=self.binary)  # type: ignore[arg-type]
         field = None if self.fields is None else read_mask(self.fields[index], binary=True).bool()
@@ -63,13 +65,26 @@ class MaskSet(Dataset[tuple[Tensor, Tensor, Tensor | None]]):
                     f"{place}: a mask must have the size of its image; got {what.shape[0]} x {what.shape[1]}, and "
                     f"{pixels.shape[1]} x {pixels.shape[2]} of {image}"
                 )
-        wrong = truth[(truth >= len(self.classes)) & (truth != IGNORE)]
+        known = len(self.classes if self.places is None else self.places)
+        wrong = truth[(truth >= known) & (truth != IGNORE)]
         if len(wrong):
             raise ValueError(
-                f"{mask}: values must be below the number of classes, {len(self.classes)}, or {IGNORE} where nothing is "
+                f"{mask}: values must be below the number of classes, {known}, or {IGNORE} where nothing is "
                 f"said; got {int(wrong.max())}. Renumber them, or name all classes in classes.txt"
             )
-        return pixels, truth, field
+        return pixels, self._placed(truth), field
+
+    def _placed(self, mask: Tensor) -> Tensor:
+        if self.places is None:
+            return mask
+        table = torch.full((256,), IGNORE, dtype=torch.uint8)
+        table[: len(self.places)] = torch.tensor(self.places, dtype=torch.uint8)
+        return table[mask.long()]
+
+    def relabelled(self, places: Sequence[int], classes: tuple[str, ...]) -> MaskSet:
+        """The same set with other classes: what was class k becomes class ``places[k]``."""
+        own = range(len(self.classes)) if self.places is None else self.places
+        return dataclasses.replace(self, classes=classes, places=tuple(places[k] for k in own))
 
     def subset(self, indices: Sequence[int]) -> MaskSet:
         """The same set with some of its images."""

@@ -21,7 +21,8 @@ def coco_results(dataset: DetectionSet, detections: Sequence[dict[str, Tensor]])
         detections: for each image of the set ``boxes`` Tensor[k, 4] (corners in pixels), ``labels`` from 0, ``scores``.
 
     Returns:
-        One dict a detection: ``image_id``, ``category_id``, ``bbox`` (left, top, width, height) and ``score``.
+        One dict a detection: ``image_id``, ``category_id``, ``bbox`` (left, top, width, height) and ``score``; none of a
+        class that the set has no number for.
 
     Raises:
         ValueError: not as many detections as images.
@@ -40,6 +41,8 @@ def coco_results(dataset: DetectionSet, detections: Sequence[dict[str, Tensor]])
     for image_id, found in zip(dataset.ids, detections, strict=True):
         rows = zip(found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True)
         for (left, top, right, bottom), label, score in rows:
+            if dataset.category_ids[label] is None:
+                continue
             results.append(
                 {
                     "image_id": image_id,
@@ -76,7 +79,7 @@ def average_precision(dataset: DetectionSet, detections: Sequence[dict[str, Tens
     results = coco_results(dataset, detections)
     if not results:
         # older versions cannot read an empty list: a point that meets nothing scores the same
-        first = {"image_id": dataset.ids[0], "category_id": dataset.category_ids[0]}
+        first = {"image_id": dataset.ids[0], "category_id": next(n for n in dataset.category_ids if n is not None)}
         results = [{**first, "bbox": [0.0, 0.0, 0.001, 0.001], "score": 0.0}]
     measured = COCOeval_faster(truth, truth.loadRes(results), "bbox", print_function=_silent)
     measured.evaluate()

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from foveal.analysis import cost
-from foveal.data import Expected, ImageSet, check_files
+from foveal.data import Expected, ImageSet, check_files, for_network
 from foveal.models import create_model
 from foveal.surgery import convert
 from foveal.training import checkpoint
@@ -29,7 +29,13 @@ from foveal.training.environment import environment, pick_device, version
 from foveal.training.optimisation import average, learning_rate, optimizer, parameter_groups
 from foveal.training.recipe import Recipe
 from foveal.training.recipe_files import load_recipe
-from foveal.training.run_folder import read_json, refuse_other_checkpoint, refuse_other_recipe, to_json
+from foveal.training.run_folder import (
+    read_json,
+    refuse_other_checkpoint,
+    refuse_other_data,
+    refuse_other_recipe,
+    to_json,
+)
 from foveal.training.stopping import Interrupted, Signals
 from foveal.training.tasks import Classification
 
@@ -174,13 +180,19 @@ def _newest(run: Path) -> checkpoint.Checkpoint:
     return saved
 
 
-def load_data(recipe: Recipe, split: str) -> tuple[Any, Any]:
+def load_data(recipe: Recipe, split: str, run: str | Path | None = None) -> tuple[Any, Any]:
     """One split of a recipe's data set, and how its images are prepared, as the recipe's task opens them.
 
     A `data.root` may begin with an environment variable, ``$FOVEAL_DATA/cifar10``.
 
+    Args:
+        recipe: names the data and the task.
+        split: "train" or "test".
+        run: the folder of a run, for whose network the data is: labels then index the classes that it was trained on.
+
     Raises:
-        ValueError: no such data set, a file is not what it must be, or the variable is not set.
+        ValueError: no such data set, a file is not what it must be, the variable is not set, or the network of the run
+            was trained on other classes.
         FileNotFoundError: it is not there; the message says how to get it.
     """
     data = recipe.data
@@ -194,7 +206,22 @@ def load_data(recipe: Recipe, split: str) -> tuple[Any, Any]:
     files = {name: Expected(file.bytes, sha256=file.sha256) for name, file in data.files.items()}
     cure = "put the file there that the recipe was made for, or change data.files in it"
     check_files(root or ".", files, missing=cure, damaged=cure)
-    return recipe.make_task().load(data, split, root)
+    dataset, preparation = recipe.make_task().load(data, split, root)
+    if run is not None:
+        about = _newest(Path(run)).manifest
+        dataset = for_network(dataset, about["classes"], about["in_channels"], whose=f"the network of {run}")
+    return dataset, preparation
+
+
+def open_data(recipe: Recipe) -> tuple[Any, Any, Any]:
+    """Both splits of a recipe's data set, as one network sees them, and how their images are prepared.
+
+    Raises:
+        ValueError: as `load_data`; or the test images have classes or channels that the training images have not.
+    """
+    train_set, preparation = load_data(recipe, "train")
+    test_set, _ = load_data(recipe, "test")
+    return train_set, for_network(test_set, train_set.classes, train_set[0][0].shape[0]), preparation
 
 
 def evaluate(
@@ -269,8 +296,7 @@ class _Training:
         self.recipe, self.run, self.seed, self.device = recipe, run, seed, device
         self.progress, self.save_every, self.signals = progress, save_every, signals
         train = recipe.train
-        self.train_set, self.preset = load_data(recipe, "train")
-        self.test_set, _ = load_data(recipe, "test")
+        self.train_set, self.test_set, self.preset = open_data(recipe)
         if isinstance(self.train_set, ImageSet) and isinstance(self.test_set, ImageSet):
             self.train_set, self.test_set = self.train_set.to(device), self.test_set.to(device)
         self.task = recipe.make_task()
@@ -312,6 +338,7 @@ class _Training:
         if saved is None:
             return
         refuse_other_checkpoint(saved, self.recipe, self.seed)
+        refuse_other_data(saved, self._about_data())
         state = saved.state
         checkpoint.put_weights(saved.weights, self.outcome, saved.folder)
         if self.averaged is not None:
@@ -342,13 +369,16 @@ class _Training:
             "torch": torch.__version__,
             "world_size": 1,
             "seed": self.seed,
-            "in_channels": self.in_channels,
-            "classes": list(self.train_set.classes),
+            **self._about_data(),
             "recipe": self.recipe.model_dump(),
         }
         weights = self.outcome.state_dict()
         self.last_good = checkpoint.save(self.run / "checkpoint", weights, state, about, keep=self.last_good)
         self.saved_at = time.perf_counter()
+
+    def _about_data(self) -> dict[str, Any]:
+        images = [len(self.train_set), len(self.test_set)]
+        return {"in_channels": self.in_channels, "classes": list(self.train_set.classes), "images": images}
 
     def _stop(self, signum: int) -> NoReturn:
         """End the run because a signal came, with all that was trained saved."""

@@ -53,6 +53,28 @@ def refuse_other_checkpoint(saved: checkpoint.Checkpoint, recipe: Recipe, seed: 
         raise checkpoint.CheckpointError(f"{saved.folder} is of another run (different: {', '.join(other)}); {cure}")
 
 
+def refuse_other_data(saved: checkpoint.Checkpoint, here: dict[str, Any]) -> None:
+    """Training that goes on with other images or classes would be of neither.
+
+    Args:
+        saved: the checkpoint.
+        here: what the data is like now: ``classes``, ``in_channels``, and ``images``, how many train and test.
+
+    Raises:
+        CheckpointError: it was another data set when the run began; the message has both.
+    """
+    changed = [
+        f"{key} were {saved.manifest[key]}, and are {now}"
+        for key, now in here.items()
+        if saved.manifest.get(key, now) != now
+    ]
+    if changed:
+        cure = f"put the data back as it was, choose another --out, or delete {saved.folder.parent} to start again"
+        raise checkpoint.CheckpointError(
+            f"the data is not what {saved.folder} was trained on ({'; '.join(changed)}); {cure}"
+        )
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """What a JSON file of a run holds.
 
