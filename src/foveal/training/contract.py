@@ -121,6 +121,17 @@ def augmentation(data: Data, takes: Sequence[str]) -> dict[str, Any]:
     return {key: said[key] for key in takes}
 
 
+def refuse_unused(data: Data, *keys: str) -> None:
+    """No key of a recipe's `data` is passed over without a word.
+
+    Raises:
+        ValueError: one of the keys is set, which this task does not take.
+    """
+    for key in keys:
+        if getattr(data, key) != type(data).model_fields[key].default:
+            raise ValueError(f"data.{key} is not for this task; leave it out")
+
+
 def kept_images(data: Data, count: int) -> list[int] | None:
     """Which images of a split `data.limit` or `data.fraction` leaves: drawn from all of it, in its order; None: all."""
     limit = data.limit if data.fraction is None else max(1, round(data.fraction * count))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from foveal.data.box_batches import box_batches
 from foveal.data.coco import DetectionSet, read_coco, read_voc, shape_scenes
 from foveal.training.average_precision import average_precision, coco_results
-from foveal.training.contract import Metric, kept_images
+from foveal.training.contract import Metric, kept_images, refuse_unused
 
 if TYPE_CHECKING:
     from foveal.training.recipe import Data
@@ -82,6 +82,7 @@ class Detection:
 
     def load(self, data: Data, split: str, root: str | None) -> tuple[DetectionSet, bool]:
         """One split; images without an object are left out of training. The preparation is whether images are mirrored."""
+        refuse_unused(data, "binary_masks", "test_fraction")
         dataset = self._open(data, split, root)
         if split == "train":
             dataset = dataset.with_objects()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from foveal.data import IGNORE, JointPreset, MaskSet, Truth, create_mask_dataset, joint_batches
 from foveal.training.areas import confusion, roc_area, shares
-from foveal.training.contract import Metric, augmentation, kept_images
+from foveal.training.contract import Metric, augmentation, kept_images, refuse_unused
 from foveal.training.prediction import all_views, by_windows
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def _load(data: Data, split: str, root: str | None, *, binary: bool, whole: bool
         raise ValueError(
             f"data.download must be false for {data.name!r}, which is not fetched; put the data in data.root"
         )
-    dataset = create_mask_dataset(data.name, split, root, binary=binary)
+    refuse_unused(data, "test_fraction")
+    dataset = create_mask_dataset(data.name, split, root, binary=binary or data.binary_masks)
     kept = kept_images(data, len(dataset))
     return dataset if kept is None else dataset.subset(kept), _preparation(data, whole)
 
