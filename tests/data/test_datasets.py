@@ -548,3 +548,47 @@ def test_real_cifar10():
     assert torch.bincount(train.labels).tolist() == [5000] * 10
     assert torch.bincount(test.labels).tolist() == [1000] * 10
     assert channel_means(train.images) == pytest.approx(preset("cifar10").mean, abs=5e-5)
+
+
+# ---- class folders that are not parted ----
+
+
+def unparted(root: Path, counts: dict[str, int]) -> Path:
+    for name, n in counts.items():
+        for k in range(n):
+            (root / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.zeros((4, 4, 3), dtype=np.uint8)).save(root / name / f"{k}.png")
+    return root
+
+
+def test_a_share_of_each_class_is_for_tests(tmp_path: Path) -> None:
+    root = unparted(tmp_path, {"a": 20, "b": 10, "c": 2})
+    train, test = (create_dataset("folder", split, root, test_fraction=0.2) for split in ("train", "test"))
+    assert train.classes == test.classes == ("a", "b", "c")
+    assert test.labels.bincount().tolist() == [4, 2, 1]
+    assert train.labels.bincount().tolist() == [16, 8, 1]
+    assert sorted({*train.paths, *test.paths}) == sorted(root.glob("*/*.png")), "each image is in one of them"
+    assert len(train) + len(test) == 32
+    again = create_dataset("folder", "test", root, test_fraction=0.2)
+    other = create_dataset("folder", "test", root, test_fraction=0.2, test_seed=1)
+    assert again.paths == test.paths != other.paths
+    assert all(path.parent.name == test.classes[label] for path, label in zip(test.paths, test.labels, strict=True))
+
+
+def test_what_cannot_be_parted(tmp_path: Path) -> None:
+    root = unparted(tmp_path, {"a": 3, "b": 1})
+    with pytest.raises(
+        FileNotFoundError, match=r"train is not there; .* unparted, set data\.test_fraction, such as 0\.2"
+    ):
+        create_dataset("folder", "train", root)
+    with pytest.raises(ValueError, match=r"b: there must be two images at least, one to train and one to test"):
+        create_dataset("folder", "train", root, test_fraction=0.5)
+    with pytest.raises(ValueError, match=r"test_fraction must lie between 0 and 1; got 1"):
+        create_dataset("folder", "train", root, test_fraction=1)
+    with pytest.raises(ValueError, match=r"test_fraction is for the data set folder; mnist5k has its own"):
+        create_dataset("mnist5k", "train", test_fraction=0.5)
+    with pytest.raises(FileNotFoundError, match=r"none is not there; expected none/<class>/<image>"):
+        create_dataset("folder", "train", root / "none", test_fraction=0.5)
+    (root / "train").mkdir()
+    with pytest.raises(ValueError, match=r"not parted; .* has train/, so leave it out"):
+        create_dataset("folder", "train", root, test_fraction=0.5)
