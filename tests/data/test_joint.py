@@ -67,6 +67,11 @@ def test_the_network_of_chance_is_used() -> None:
     assert not torch.equal(first, epoch(epoch=1))
     assert not torch.equal(first, epoch(seed=1))
     rest = torch.cat([images for images, _ in joint_batches(set_of(), preset, **HOW, start_batch=1)])
+    three = [
+        [len(images) for images, _ in joint_batches(set_of(), preset, **{**HOW, "batch_size": 3}, drop_last=drop)]
+        for drop in (False, True)
+    ]
+    assert three == [[3, 3, 2], [3, 3]]
     assert torch.equal(first[4:], rest)
     assert torch.equal(first, epoch(batch_size=3))
     assert torch.equal(first, epoch(workers=2))

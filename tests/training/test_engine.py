@@ -292,6 +292,53 @@ def test_images_of_other_channels_are_refused_before_training(root: Path, tmp_pa
         fit(recipe(tmp_path), tmp_path / "out")
 
 
+@pytest.mark.parametrize(("n", "batch_size", "refused"), [(9, 8, True), (8, 1, True), (10, 8, False), (16, 8, False)])
+def test_a_lone_image_is_refused_before_training(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, n: int, batch_size: int, refused: bool
+) -> None:
+    """The network's last map has one position, so that its normalisation has one value of each channel."""
+
+    def pooled(name: str, num_classes: int, in_channels: int) -> nn.Module:
+        body = [nn.Conv2d(in_channels, 6, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(6), nn.Flatten()]
+        return nn.Sequential(*body, nn.Linear(6, num_classes))
+
+    monkeypatch.setattr(engine, "create_model", pooled)
+    row = recipe(write_set(tmp_path, n=(n, 8)), batch_size=batch_size, epochs=1)
+    if not refused:
+        assert fit(row, tmp_path / "out")["test_n"] == 8
+        return
+    with pytest.raises(
+        ValueError, match=rf"train.batch_size {batch_size} leaves a batch of one of the {n} training images"
+    ):
+        fit(row, tmp_path / "out")
+    assert not (tmp_path / "out/row/seed0/checkpoint").exists()
+    if batch_size > 1:
+        dropped = row.model_copy(update={"data": row.data.model_copy(update={"drop_last": True})})
+        fit(dropped, tmp_path / "out2")
+        with open(tmp_path / "out2/row/seed0/metrics.csv", newline="") as file:
+            assert [line["step"] for line in csv.DictReader(file)] == ["1"]
+        larger = dropped.model_copy(update={"train": row.train.model_copy(update={"batch_size": 10})})
+        with pytest.raises(ValueError, match=r"batch_size must be at most 9, .* with data.drop_last; got 10"):
+            fit(larger, tmp_path / "out3")
+
+
+def test_nothing_is_measured_of_a_network_that_gives_nan(root: Path) -> None:
+    model = build(recipe(root), num_classes=4, in_channels=1)
+    data = engine.load_data(recipe(root), "test")
+    evaluate(model, *data)
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="outputs are NaN for some of the images, so nothing is measured"):
+        evaluate(model, *data)
+
+
+@pytest.mark.parametrize("classes", [3, 5])
+def test_a_network_has_as_many_scores_as_the_data_has_classes(root: Path, classes: int) -> None:
+    model = build(recipe(root), num_classes=classes, in_channels=1)
+    with pytest.raises(ValueError, match=rf"must give 4 scores for each image, .*; its outputs are \[24, {classes}\]"):
+        evaluate(model, *engine.load_data(recipe(root), "test"))
+
+
 def test_fraction_is_a_share_of_each_split(root: Path) -> None:
     row = recipe(root)
     row = row.model_copy(update={"data": row.data.model_copy(update={"fraction": 0.25})})

@@ -281,7 +281,7 @@ def test_masks_in_black_and_white_are_two_classes_for_a_recipe_that_says_so(tmp_
         "name": "row",
         "task": {"name": "segmentation"},
         "model": {"name": "unet", "width": 4},
-        "data": {"name": "masks", "root": str(tmp_path)},
+        "data": {"name": "masks", "root": str(tmp_path), "drop_last": True},
         "train": {"epochs": 1, "batch_size": 2, "lr": 0.01},
     }
     with pytest.raises(

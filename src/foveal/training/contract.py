@@ -89,8 +89,11 @@ class Task(Protocol):
         device: str | torch.device,
         workers: int,
         start_batch: int = 0,
+        drop_last: bool = False,
     ) -> Iterable[tuple[Any, Any]]:
         """One epoch of (inputs, targets), a pure function of seed and epoch; `start_batch` goes on in its middle.
+
+        `drop_last`, which leaves out a smaller batch, is passed where a recipe's `data.drop_last` says so.
 
         ``len(inputs)`` is the number of images; ``inputs[0]`` is the first of them.
         """

@@ -119,6 +119,7 @@ class Detection:
         device: str | torch.device,
         workers: int,
         start_batch: int = 0,
+        drop_last: bool = False,
     ) -> Iterable[tuple[list[Tensor], Any]]:
         """Images, and their targets while training, else which they are."""
         stream = box_batches(
@@ -131,6 +132,7 @@ class Detection:
             device=device,
             workers=workers,
             start_batch=start_batch,
+            drop_last=drop_last,
         )
         for images, targets in stream:
             if train:

@@ -253,6 +253,10 @@ def evaluate(
     Returns:
         the task's summary, for classification ``loss``, ``accuracy`` (0 to 1), ``correct`` and ``n``; and
         ``ms_per_image`` (median over the batches).
+
+    Raises:
+        ValueError: for classification, the network has not one score for each class of the set.
+        FloatingPointError: it gives NaN.
     """
     task = task or Classification()
     device = next(model.parameters()).device
@@ -269,6 +273,8 @@ def evaluate(
             with torch.autocast(device.type, torch.bfloat16, enabled=amp is not None):
                 outputs = task.forward(model, inputs, targets)
             times.append((_now(device) - start) / len(inputs))
+            if isinstance(outputs, Tensor):
+                _check_outputs(outputs, task, dataset)
             counted = task.count(outputs, targets, train=False)
             totals = counted if totals is None else totals + counted
     for module, mode in modes:
@@ -278,6 +284,21 @@ def evaluate(
     # The first batch warms up and the last one may be smaller: both are left out where there are more.
     middle = times[1:-1] or times[1:] or times
     return {**task.summary(totals), "ms_per_image": 1000 * statistics.median(middle)}
+
+
+def _check_outputs(outputs: Tensor, task: Task, dataset: Any) -> None:
+    """Numbers that nothing may be counted from: of another set's classes, or none."""
+    expected = task.outputs(dataset.classes)
+    if isinstance(task, Classification) and outputs.shape[1:] != (expected,):
+        raise ValueError(
+            f"the network must give {expected} scores for each image, one for each class of the data; its outputs are "
+            f"{list(outputs.shape)}"
+        )
+    if outputs.isnan().any():
+        raise FloatingPointError(
+            "the network's outputs are NaN for some of the images, so nothing is measured; its weights, or the images, "
+            "hold numbers that are too large or none"
+        )
 
 
 class _Training:
@@ -312,7 +333,9 @@ class _Training:
         groups = parameter_groups(self.model, train)
         self.factors = [factor for factor, _ in groups]
         self.optimizer = optimizer(train, groups)
-        self.steps_per_epoch = math.ceil(len(self.train_set) / train.batch_size)
+        part = len(self.train_set) / train.batch_size
+        self.steps_per_epoch = math.floor(part) if recipe.data.drop_last else math.ceil(part)
+        self._refuse_small_batches()
         self.epoch = self.batch = self.step = 0
         self.totals: Tensor | None = None
         """The task's sums since the epoch began."""
@@ -330,6 +353,31 @@ class _Training:
     def outcome(self) -> nn.Module:
         """The network that is measured and whose weights are for use."""
         return self.model if self.averaged is None else self.averaged
+
+    def _refuse_small_batches(self) -> None:
+        """Batch normalisation has no variance of one value, which would show at the end of the first epoch."""
+        size, n = self.recipe.train.batch_size, len(self.train_set)
+        if not self.steps_per_epoch:
+            raise ValueError(
+                f"train.batch_size must be at most {n}, the number of training images, with data.drop_last; got {size}"
+            )
+        alone = size == 1 or (n % size == 1 and not self.recipe.data.drop_last)
+        if not alone or not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in self.model.modules()):
+            return
+        how: dict[str, Any] = {"train": True, "device": self.device, "workers": 0}
+        stream = self.task.batches(self.train_set, self.preset, batch_size=1, seed=self.seed, epoch=0, **how)
+        inputs, targets = next(iter(stream))
+        try:
+            with torch.no_grad():
+                self.task.forward(copy.deepcopy(self.model).train(), inputs, targets)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            cure = "take a larger one" if size == 1 else "set data.drop_last: true, or another batch size"
+            raise ValueError(
+                f"train.batch_size {size} leaves a batch of one of the {n} training images, and batch normalisation needs more "
+                f"than one value for each channel; {cure}"
+            ) from error
 
     # ---- saving and going on ----
 
@@ -417,6 +465,7 @@ class _Training:
             device=self.device,
             workers=self.recipe.data.workers,
             start_batch=self.batch,
+            **({"drop_last": True} if self.recipe.data.drop_last else {}),
         )
         self.model.train()
         if train.alternate:

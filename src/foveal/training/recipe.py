@@ -111,6 +111,8 @@ class Data(_Section):
     resize: Resize | None = None
     """What images are scaled to before `size` is cut out: the shorter side, or [height, width]."""
     augment: Augment = Augment()
+    drop_last: bool = False
+    """Leave out the last training batch of an epoch where it would be smaller than the others."""
     binary_masks: bool = False
     """Masks are pictures in black and white, and stand for two classes: for segmentation in name: masks."""
     test_fraction: float | None = Field(default=None, gt=0, lt=1)

@@ -59,9 +59,11 @@ def _batches(
     device: str | torch.device,
     workers: int,
     start_batch: int = 0,
+    drop_last: bool = False,
 ) -> Iterable[tuple[Tensor, list[Truth]]]:
     how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "epoch": epoch, "train": train}
-    return joint_batches(dataset, preparation, **how, device=device, workers=workers, start_batch=start_batch)
+    how |= {"device": device, "workers": workers, "start_batch": start_batch, "drop_last": drop_last}
+    return joint_batches(dataset, preparation, **how)
 
 
 def _check_prediction(views: int, window: int | None) -> None:

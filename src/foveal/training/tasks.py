@@ -73,6 +73,7 @@ class Classification:
         device: str | torch.device,
         workers: int,
         start_batch: int = 0,
+        drop_last: bool = False,
     ) -> Iterable[tuple[Tensor, Tensor]]:
         """One epoch of images float32 Tensor[B, C, H, W] and labels int64 Tensor[B]."""
         return batches(
@@ -85,6 +86,7 @@ class Classification:
             device=device,
             workers=workers,
             start_batch=start_batch,
+            drop_last=drop_last,
         )
 
     def forward(self, network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
