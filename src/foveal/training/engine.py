@@ -273,8 +273,7 @@ def evaluate(
             with torch.autocast(device.type, torch.bfloat16, enabled=amp is not None):
                 outputs = task.forward(model, inputs, targets)
             times.append((_now(device) - start) / len(inputs))
-            if isinstance(outputs, Tensor):
-                _check_outputs(outputs, task, dataset)
+            _check_outputs(outputs, task, dataset)
             counted = task.count(outputs, targets, train=False)
             totals = counted if totals is None else totals + counted
     for module, mode in modes:
@@ -286,7 +285,7 @@ def evaluate(
     return {**task.summary(totals), "ms_per_image": 1000 * statistics.median(middle)}
 
 
-def _check_outputs(outputs: Tensor, task: Task, dataset: Any) -> None:
+def _check_outputs(outputs: Any, task: Task, dataset: Any) -> None:
     """Numbers that nothing may be counted from: of another set's classes, or none."""
     expected = task.outputs(dataset.classes)
     if isinstance(task, Classification) and outputs.shape[1:] != (expected,):
@@ -294,7 +293,7 @@ def _check_outputs(outputs: Tensor, task: Task, dataset: Any) -> None:
             f"the network must give {expected} scores for each image, one for each class of the data; its outputs are "
             f"{list(outputs.shape)}"
         )
-    if outputs.isnan().any():
+    if any(part.isnan().any() for part in torch.utils._pytree.tree_leaves(outputs) if isinstance(part, Tensor)):
         raise FloatingPointError(
             "the network's outputs are NaN for some of the images, so nothing is measured; its weights, or the images, "
             "hold numbers that are too large or none"
