@@ -69,9 +69,9 @@ def test_wrong_counts():
 
 
 def test_boxes_that_are_no_numbers():
-    with pytest.raises(ValueError, match="guess_boxes must be finite; got .* for image 0"):
+    with pytest.raises(ValueError, match=r"guess_boxes must be finite; got .* for image 0"):
         error([[1]], [[[0, 0, float("nan"), 9]]], [1], [[HIT]])
-    with pytest.raises(ValueError, match="boxes must be finite; got .* for image 0"):
+    with pytest.raises(ValueError, match=r"boxes must be finite; got .* for image 0"):
         error([[1]], [[HIT]], [1], [[[0, 0, float("inf"), 9]]])
 
 

@@ -165,7 +165,7 @@ def test_the_folder_of_a_run(root: Path, tmp_path: Path) -> None:
     result = fit(row, tmp_path / "table", seed=0, progress=seen.append)
     run = tmp_path / "table" / "row" / "seed0"
     assert sorted(path.name for path in run.iterdir()) == [
-        *("checkpoint", "environment.json", "metrics.csv", "recipe.yaml", "result.json"),
+        *(".lock", "checkpoint", "environment.json", "metrics.csv", "recipe.yaml", "result.json"),
     ]
     assert json.loads((run / "result.json").read_text()) == result
     assert result["test_accuracy"] == result["test_correct"] / result["test_n"]
@@ -337,6 +337,46 @@ def test_a_network_has_as_many_scores_as_the_data_has_classes(root: Path, classe
     model = build(recipe(root), num_classes=classes, in_channels=1)
     with pytest.raises(ValueError, match=rf"must give 4 scores for each image, .*; its outputs are \[24, {classes}\]"):
         evaluate(model, *engine.load_data(recipe(root), "test"))
+
+
+def test_a_second_training_of_one_run_is_refused(root: Path, tmp_path: Path) -> None:
+    """By name of the process that trains it; another seed is another run."""
+    refusals = []
+
+    def again(progress: Progress) -> None:
+        if progress.row and not refusals:
+            code = "import sys; from pathlib import Path; from foveal.training import fit, load_recipe\n"
+            code += "fit(load_recipe(Path(sys.argv[1]) / 'row/seed0/recipe.yaml'), sys.argv[1], seed=int(sys.argv[2]))"
+            for seed in ("0", "1"):
+                done = subprocess.run([sys.executable, "-c", code, tmp_path, seed], capture_output=True, text=True)
+                refusals.append((done.returncode, done.stderr.strip().rpartition("\n")[2]))
+
+    fit(recipe(root, epochs=1), tmp_path, progress=again)
+    (code, message), other = refusals
+    assert code == 1
+    assert re.search(
+        rf"BlockingIOError: .*seed0 is being trained by process {os.getpid()} on .* since 20.*\(.*\); wait", message
+    )
+    assert other == (0, "")
+    assert not (tmp_path / "row/seed0/.owner").exists()
+    fit(recipe(root, epochs=1), tmp_path)
+
+
+def test_a_killed_training_holds_nothing(root: Path, tmp_path: Path) -> None:
+    code = "import os, sys; from foveal.training.run_folder import held; from pathlib import Path\n"
+    code += "with held(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "row/seed0"], check=False)
+    assert (tmp_path / "row/seed0/.owner").exists()
+    fit(recipe(root, epochs=1), tmp_path)
+
+
+def test_one_of_several_processes_is_refused(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"WORLD_SIZE says that this is one of 2: .* start it without torchrun"):
+        fit(recipe(root), tmp_path)
+    assert not any(tmp_path.iterdir())
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    fit(recipe(root, epochs=1), tmp_path)
 
 
 def test_fraction_is_a_share_of_each_split(root: Path) -> None:
@@ -665,7 +705,7 @@ def test_runs_that_cannot_be_loaded(root: Path, tmp_path: Path) -> None:
 def test_an_output_folder_that_cannot_be_written(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(engine, "load_data", None)
-    with pytest.raises(OSError, match=r"cannot write .*recipe\.yaml: "):
+    with pytest.raises(OSError, match=r"cannot write .*row/seed0: Not a directory"):
         fit(recipe(root), tmp_path / "file")
 
 

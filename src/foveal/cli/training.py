@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from foveal.cli.terminal import make_console, say
+from foveal.cli.terminal import make_console, say, tell
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,11 +36,15 @@ def train(
     Each recipe is one row. Run again with the same --out to go on: finished rows are kept, a stopped one continues
     where it was.
     """
+    from rich.markup import escape
+
     from foveal.training.checkpoint import write_file
     from foveal.training.engine import fit, pick_device
     from foveal.training.recipe import Recipe
     from foveal.training.report import print_table, report
+    from foveal.training.run_folder import refuse_several_processes
 
+    refuse_several_processes()
     table = _read_table(recipes, overrides or [], quick)
     rows = [row for row in table if isinstance(row, Recipe)]
     if not rows:
@@ -59,7 +63,7 @@ def train(
         finished = (out / recipe.name / f"seed{seed}" / "result.json").exists()
         state = "  (trained before)" if finished else ""
         count = f"{number}/{len(todo)}  " if len(todo) > 1 else ""
-        console.print(f"{count}[bold]{recipe.name}[/bold]  seed {seed}  {recipe.title}{state}")
+        console.print(f"{count}[bold]{escape(recipe.name)}[/bold]  seed {seed}  {escape(recipe.title)}{state}")
         try:
             if console.is_terminal:
                 with _Bar(console) as bar:
@@ -70,10 +74,11 @@ def train(
             say(f"error: {error}")
             failures.append(f"{recipe.name}/seed{seed}")
             continue
-        console.print(f"  {_measured(recipe, {k.removeprefix('test_'): v for k, v in result.items()})}")
+        measured = _measured(recipe, {k.removeprefix("test_"): v for k, v in result.items()})
+        console.print(f"  {escape(measured)}")
     page = report(out)
     print_table(out, console)
-    console.print(f"report: {page}")
+    console.print(f"report: {escape(str(page))}")
     if failures:
         raise FloatingPointError(f"{len(failures)} of {len(todo)} runs diverged: {', '.join(failures)}")
 
@@ -170,7 +175,7 @@ def _print_epoch(progress: Progress) -> None:
     share = "" if progress.value is None else f"  train {metric.text(progress.value)}"
     pace = f"  {row['images_per_s']:,.0f} images/s" if row["images_per_s"] else ""
     trained = f"  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}"
-    print(f"{trained}{share}{test}{pace}  {progress.seconds_left:.0f} s left", flush=True)
+    tell(f"{trained}{share}{test}{pace}  {progress.seconds_left:.0f} s left")
 
 
 class _Bar:
@@ -236,14 +241,14 @@ def evaluate(
         workers=recipe.data.workers,
         totals_to=totals.append,
     )
-    print(f"{recipe.name}: {_measured(recipe, measured, split)}")
+    tell(f"{recipe.name}: {_measured(recipe, measured, split)}")
     loss = "" if measured["loss"] is None else f"loss {measured['loss']:.4f}, "
-    print(f"{loss}{measured['ms_per_image']:.3f} ms per image in batches of {settings.batch_size}")
+    tell(f"{loss}{measured['ms_per_image']:.3f} ms per image in batches of {settings.batch_size}")
     if results is not None:
         from foveal.training.checkpoint import write_file
 
         write_file(results, json.dumps(totals[0].results()).encode())
-        print(f"{measured['detections']} detections: {results}")
+        tell(f"{measured['detections']} detections: {results}")
 
 
 def predict(
@@ -263,7 +268,7 @@ def predict(
 
     options: dict[str, Any] = {"views": views, "window": window, "threshold": threshold, "device": device}
     for image, found, picture in write(run, images, out, **options):
-        print(f"{image}: {found} and {picture.name}")
+        tell(f"{image}: {found} and {picture.name}")
 
 
 def report(
@@ -282,8 +287,8 @@ def report(
         write_json(folder, out)
     page = write(folder)
     if as_markdown:
-        print(markdown(folder), end="")
+        tell(markdown(folder), end="")
         return
     console = make_console()
     print_table(folder, console)
-    console.print(f"report: {page}")
+    tell(f"report: {page}")

@@ -30,10 +30,12 @@ from foveal.training.optimisation import average, learning_rate, optimizer, para
 from foveal.training.recipe import Recipe
 from foveal.training.recipe_files import load_recipe
 from foveal.training.run_folder import (
+    held,
     read_json,
     refuse_other_checkpoint,
     refuse_other_data,
     refuse_other_recipe,
+    refuse_several_processes,
     to_json,
 )
 from foveal.training.stopping import Interrupted, Signals
@@ -121,8 +123,24 @@ def fit(
         FloatingPointError: the loss is not finite any more.
         OSError: the folder cannot be written.
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
+        BlockingIOError: another process trains into the run's folder.
     """
+    refuse_several_processes()
     run = Path(out) / recipe.name / f"seed{seed}"
+    with held(run):
+        return _fit(recipe, Path(out), run, seed, device, progress, save_every)
+
+
+def _fit(
+    recipe: Recipe,
+    out: Path,
+    run: Path,
+    seed: int,
+    device: str | torch.device,
+    progress: Callable[[Progress], None] | None,
+    save_every: float,
+) -> dict[str, Any]:
+    """What `fit` does, once the run's folder is held."""
     refuse_other_recipe(run, recipe)
     result = run / "result.json"
     finished = result.exists()
@@ -139,7 +157,7 @@ def fit(
                 content = training.result()
     shown = recipe.model_dump(include={"name", "title", "note", "row", "statistic", "differs"})
     shown["published"] = recipe.comparable.model_dump() if recipe.comparable else None
-    content = {**shown, "table": Path(out).resolve().name, **content, **shown}
+    content = {**shown, "table": out.resolve().name, **content, **shown}
     checkpoint.write_file(result, to_json(content))
     return content
 
