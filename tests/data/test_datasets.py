@@ -68,8 +68,8 @@ def test_list_datasets():
         (("cifar", "train"), "name must be that of a data set; got 'cifar', the nearest: cifar10"),
         (("imagenet", "train"), "got 'imagenet', the names are mnist5k, shapes"),
         (("mnist5k", "val"), "split must be 'train' or 'test'; got 'val'"),
-        (("npz", "train"), "root must be the folder of the data for 'npz'; got None"),
-        (("folder", "train"), "root must be the folder of the data for 'folder'; got None"),
+        (("npz", "train"), "data.root must name the folder of npz: --set data.root=ROOT, with ROOT/"),
+        (("folder", "train"), "data.root must name the folder of folder: --set data.root=ROOT, with ROOT/"),
         (("npz", "train", "here", True), "download must be False for 'npz'"),
     ],
 )
@@ -250,7 +250,8 @@ def test_folder_passes_over_what_is_no_image(tmp_path):
     (tmp_path / "train" / "a" / "notes.txt").write_text("")
     (tmp_path / "train" / "list.csv").write_text("")
     (tmp_path / "train" / "a" / "deeper.png").mkdir()
-    found = create_dataset("folder", "train", tmp_path)
+    with pytest.warns(UserWarning, match="1 folder, 2 other files left out"):
+        found = create_dataset("folder", "train", tmp_path)
     assert found.classes == ("a",)
     assert len(found) == 1
 
@@ -592,3 +593,20 @@ def test_what_cannot_be_parted(tmp_path: Path) -> None:
     (root / "train").mkdir()
     with pytest.raises(ValueError, match=r"not parted; .* has train/, so leave it out"):
         create_dataset("folder", "train", root, test_fraction=0.5)
+
+
+def test_what_is_not_read_is_counted(tmp_path: Path) -> None:
+    root = unparted(tmp_path, {"a": 3, "b": 3})
+    (root / "a/deeper").mkdir()
+    (root / "b/notes.txt").touch()
+    (root / "c").symlink_to(root / "nowhere")
+    with pytest.warns(UserWarning, match="1 broken link, 1 folder, 1 other file left out, such as ") as told:
+        assert len(create_dataset("folder", "train", root, test_fraction=0.5)) == 2
+    assert len(told) == 1
+    for split in ("train", "test"):
+        (root / split).mkdir()
+    for name in ("a", "b"):
+        (root / name).rename(root / "train" / name)
+    (root / "train/readme.md").touch()
+    with pytest.warns(UserWarning, match="1 folder, 2 other files left out"):
+        assert len(create_dataset("folder", "train", root)) == 6

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
-from foveal.data.images import Member, decode, decode_turned, image_files
+from foveal.data.images import Member, decode, decode_turned, image_files, warn_left_out
 
 RNG = np.random.default_rng(0)
 
@@ -147,4 +147,12 @@ def test_image_files(tmp_path):
     for name in ("b.PNG", "a.jpg", "notes.txt", "c.tif"):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
-    assert [path.name for path in image_files(tmp_path)] == ["a.jpg", "b.PNG", "c.tif"]
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / ".hidden").touch()
+    rest = []
+    assert [path.name for path in image_files(tmp_path, rest=rest)] == ["a.jpg", "b.PNG", "c.tif"]
+    assert [path.name for path in rest] == ["folder.png", "gone.png", "notes.txt"]
+    assert len(image_files(tmp_path, (".txt",))) == 4
+    with pytest.warns(UserWarning, match=r": 1 broken link, 1 folder, 1 other file left out, such as .*folder\.png$"):
+        warn_left_out(tmp_path, rest)
+    warn_left_out(tmp_path, [])

@@ -116,6 +116,14 @@ def test_a_folder_of_images_and_masks(tmp_path: Path) -> None:
     assert (len(part), part.images) == (2, (data.images[2], data.images[0]))
 
 
+def test_what_is_not_read_of_a_folder_is_counted(tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    store(root / "train/masks/9.png", MASK)
+    (root / "train/images/notes.txt").touch()
+    with pytest.warns(UserWarning, match=r"train: 2 other files left out, such as .*notes\.txt"):
+        assert len(create_mask_dataset("masks", "train", root)) == 3
+
+
 def test_masks_in_black_and_white(tmp_path: Path) -> None:
     black = np.where(MASK == 2, 255, 0).astype(np.uint8)
     for k in range(2):
@@ -259,7 +267,7 @@ def test_names_and_splits() -> None:
     for arguments, message in (
         (("vok", "train"), "name must be that of a set with masks; got 'vok', the nearest: voc"),
         (("voc", "val", "."), "split must be 'train' or 'test'; got 'val'"),
-        (("voc", "train"), "root must be the folder of the data for 'voc'; got None"),
+        (("voc", "train"), "data.root must name the folder of voc: --set data.root=ROOT, with ROOT/"),
     ):
         with pytest.raises(ValueError, match=message):
             create_mask_dataset(*arguments)
@@ -337,9 +345,12 @@ def test_drive_in_its_folders(tmp_path: Path) -> None:
     data = create_mask_dataset("drive", "train", tmp_path)
     image, mask, field = data[0]
     assert (len(data), image.shape, int(mask.sum()), bool(field.all())) == (1, (3, 10, 12), 18, True)  # type: ignore[union-attr]
+    for path in [*tmp_path.rglob("*.tif"), *tmp_path.rglob("*.gif")]:
+        path.rename(path.with_name(path.name.upper()))
+    assert torch.equal(create_mask_dataset("drive", "train", tmp_path)[0][1], mask), "in capitals"
     with pytest.raises(FileNotFoundError, match="1st_manual is not there: some downloads of DRIVE hold no truth"):
         create_mask_dataset("drive", "test", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"holds no \.tif; expected DRIVE's own folders"):
+    with pytest.raises(FileNotFoundError, match="holds no images; expected DRIVE's own folders"):
         create_mask_dataset("drive", "test", tmp_path / "none")
 
 

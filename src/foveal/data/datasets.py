@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from foveal.data.hashing import random_bits
-from foveal.data.images import SUFFIXES, Member, decode, image_files
+from foveal.data.images import SUFFIXES, Member, decode, image_files, warn_left_out
 from foveal.data.integrity import PUBLISHED, Expected, check_files
+from foveal.data.layouts import root_is_missing
 from foveal.data.shards import read_shards
 from foveal.data.synthetic import draw_shapes
 
@@ -144,7 +145,7 @@ def create_dataset(
     if name in _TORCHVISION:
         return _torchvision(name, split, Path("data" if root is None else root), download)
     if root is None:
-        raise ValueError(f"root must be the folder of the data for {name!r}; got None")
+        raise ValueError(root_is_missing(name, "classification"))
     if download:
         raise ValueError(f"download must be False for {name!r}, which has no source; put the data in {root}")
     if name == "webdataset":
@@ -341,15 +342,18 @@ def _folder(root: Path, split: str) -> FolderSet:
             f"{', '.join(SUFFIXES)} files{cure}"
         )
     train = root / "train"
-    classes = _subfolders(train if train.is_dir() else base)
+    rest: list[Path] = []
+    folders = _subfolders(base, rest)
+    classes = _subfolders(train) if train.is_dir() else folders
     paths: list[Path] = []
     labels: list[int] = []
-    for name in _subfolders(base):
+    for name in folders:
         if name not in classes:
             raise ValueError(f"{base / name}: a class must be in {train} too; it has {', '.join(classes)}")
-        files = _of_a_class(base / name)
+        files = _of_a_class(base / name, rest)
         paths += files
         labels += [classes.index(name)] * len(files)
+    warn_left_out(base, rest)
     return FolderSet("folder", split, tuple(paths), torch.tensor(labels), classes)
 
 
@@ -362,11 +366,12 @@ def _parted(root: Path, split: str, fraction: float, seed: int) -> FolderSet:
     there = [name for name in ("train", "test", "val") if (root / name).is_dir()]
     if there:
         raise ValueError(f"test_fraction is for classes that are not parted; {root} has {there[0]}/, so leave it out")
-    classes = _subfolders(root)
+    rest: list[Path] = []
+    classes = _subfolders(root, rest)
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        files = _of_a_class(root / name)
+        files = _of_a_class(root / name, rest)
         if len(files) < 2:
             raise ValueError(f"{root / name}: there must be two images at least, one to train and one to test; got one")
         for_test = min(max(1, round(fraction * len(files))), len(files) - 1)
@@ -374,11 +379,12 @@ def _parted(root: Path, split: str, fraction: float, seed: int) -> FolderSet:
         kept = order[:for_test] if split == "test" else order[for_test:]
         paths += [files[k] for k in kept.sort().values.tolist()]
         labels += [label] * len(kept)
+    warn_left_out(root, rest)
     return FolderSet("folder", split, tuple(paths), torch.tensor(labels), classes)
 
 
-def _of_a_class(folder: Path) -> list[Path]:
-    files = image_files(folder)
+def _of_a_class(folder: Path, rest: list[Path]) -> list[Path]:
+    files = image_files(folder, rest=rest)
     if not files:
         raise ValueError(f"{folder}: there must be images ({', '.join(SUFFIXES)}) in it; remove it or fill it")
     empty = [file for file in files if not file.stat().st_size]
@@ -387,8 +393,12 @@ def _of_a_class(folder: Path) -> list[Path]:
     return files
 
 
-def _subfolders(base: Path) -> tuple[str, ...]:
-    names = tuple(sorted(entry.name for entry in base.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
+def _subfolders(base: Path, rest: list[Path] | None = None) -> tuple[str, ...]:
+    """Names of the folders of classes; `rest` is filled with what else is there."""
+    there = sorted(entry for entry in base.iterdir() if not entry.name.startswith("."))
+    names = tuple(entry.name for entry in there if entry.is_dir())
+    if rest is not None:
+        rest += [entry for entry in there if not entry.is_dir() and entry.name != "Thumbs.db"]
     if not names:
         raise ValueError(f"{base}: there must be one folder a class in it; sort the images into {base}/<class>/")
     return names

@@ -2,6 +2,9 @@
 
 import io
 import struct
+import warnings
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +19,29 @@ _ORIENTATION = 0x0112  # the tag in EXIF data
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 
-def image_files(folder: Path, more: tuple[str, ...] = ()) -> list[Path]:
-    """The image files of a folder, in alphabetical order; `more` are further suffixes."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES + more and path.is_file())
+def image_files(folder: Path, more: tuple[str, ...] = (), rest: list[Path] | None = None) -> list[Path]:
+    """The image files of a folder, in alphabetical order.
+
+    Args:
+        folder: is not searched below.
+        more: further suffixes.
+        rest: to be filled with what else is there, but for hidden files.
+    """
+    taken = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in SUFFIXES + more and path.is_file():
+            taken.append(path)
+        elif rest is not None and not path.name.startswith(".") and path.name != "Thumbs.db":
+            rest.append(path)
+    return taken
+
+
+def warn_left_out(place: Path, rest: Sequence[Path]) -> None:
+    """Say in one line what is not read of a set: broken links, folders, files of other kinds."""
+    kinds = Counter("folder" if path.is_dir() else "other file" if path.exists() else "broken link" for path in rest)
+    if kinds:
+        counts = ", ".join(f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in sorted(kinds.items()))
+        warnings.warn(f"{place}: {counts} left out, such as {rest[0]}", stacklevel=2)
 
 
 class Member(NamedTuple):

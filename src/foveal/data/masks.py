@@ -24,7 +24,9 @@ from foveal.data.images import (
     image_files,
     refuse_unclear_turn,
     turned,
+    warn_left_out,
 )
+from foveal.data.layouts import root_is_missing
 from foveal.data.synthetic import SHAPES, draw_shapes
 
 IGNORE = 255
@@ -219,7 +221,7 @@ def create_mask_dataset(name: str, split: str, root: str | Path | None = None, *
     if name == "shapes_masks":
         return _shapes(split, binary)
     if root is None:
-        raise ValueError(f"root must be the folder of the data for {name!r}; got None")
+        raise ValueError(root_is_missing(name, "segmentation"))
     if name == "drive":
         return _drive(Path(root), split)
     if name == "masks":
@@ -272,10 +274,10 @@ def _voc(root: Path, split: str, augmented: bool) -> MaskSet:
 
 def _drive(root: Path, split: str) -> MaskSet:
     base = root / ("training" if split == "train" else "test")
-    images = sorted((base / "images").glob("*.tif"))
+    images = image_files(base / "images") if (base / "images").is_dir() else []
     if not images:
         raise FileNotFoundError(
-            f"{(base / 'images').absolute()} holds no .tif; expected DRIVE's own folders, training/ and test/ with images, "
+            f"{(base / 'images').absolute()} holds no images; expected DRIVE's own folders, training/ and test/ with images, "
             "1st_manual and mask (drive.grand-challenge.org)"
         )
     if not (base / "1st_manual").is_dir():
@@ -284,10 +286,16 @@ def _drive(root: Path, split: str) -> MaskSet:
             "take it from another copy"
         )
     numbers = [path.name[:2] for path in images]
-    masks = [base / f"1st_manual/{number}_manual1.gif" for number in numbers]
+    masks = [_spelled(base / f"1st_manual/{number}_manual1.gif") for number in numbers]
     word = "training" if split == "train" else "test"
-    fields = [base / f"mask/{number}_{word}_mask.gif" for number in numbers]
+    fields = [_spelled(base / f"mask/{number}_{word}_mask.gif") for number in numbers]
     return MaskSet("drive", split, images, _there(masks), _there(fields), ("background", "vessel"), binary=True)
+
+
+def _spelled(path: Path) -> Path:
+    """The file of that name, be it in capitals or not; the path itself where there is none."""
+    there = path.parent.iterdir() if path.parent.is_dir() else ()
+    return next((other for other in there if other.name.lower() == path.name.lower()), path)
 
 
 def _folder(root: Path, split: str, binary: bool) -> MaskSet:
@@ -298,12 +306,16 @@ def _folder(root: Path, split: str, binary: bool) -> MaskSet:
         raise FileNotFoundError(
             f"{base.absolute()} must hold the folders images and masks, with one mask of the same name for each image"
         )
-    images = image_files(base / "images")
+    rest: list[Path] = []
+    images = image_files(base / "images", rest=rest)
     if not images:
         raise ValueError(f"{base / 'images'}: there must be images ({', '.join(SUFFIXES)}) in it")
+    stems = {path.stem for path in images}
 
     def partners(folder: Path) -> list[Path]:
-        files = {path.stem: path for path in folder.iterdir() if path.suffix.lower() in (*SUFFIXES, ".gif")}
+        there = image_files(folder, (".gif",), rest)
+        files = {path.stem: path for path in there}
+        rest.extend(path for path in there if path.stem not in stems)
         alone = next((path for path in images if path.stem not in files), None)
         if alone is not None:
             raise ValueError(f"{alone}: there must be a mask of the same name in {folder}; add it, or remove the image")
@@ -311,6 +323,7 @@ def _folder(root: Path, split: str, binary: bool) -> MaskSet:
 
     masks = partners(base / "masks")
     fields = partners(base / "fields") if (base / "fields").is_dir() else None
+    warn_left_out(base, rest)
     return MaskSet("masks", split, images, masks, fields, _classes(root, split, masks, binary), binary=binary)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from foveal.data.box_batches import box_batches
 from foveal.data.coco import DetectionSet, read_coco, read_voc, shape_scenes
+from foveal.data.layouts import root_is_missing
 from foveal.training.average_precision import average_precision, coco_results
 from foveal.training.contract import Metric, kept_images, refuse_unused
 
@@ -99,7 +100,7 @@ class Detection:
         if data.name not in SETS:
             raise ValueError(f"data.name must be one of {', '.join(SETS)} for detection; got {data.name!r}")
         if root is None:
-            raise ValueError(f"data.root must name the folder of {data.name}: --set data.root=FOLDER")
+            raise ValueError(root_is_missing(data.name, "detection"))
         part = "train" if split == "train" else "val"
         if data.name == "voc":
             return read_voc(root, part)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from foveal.analysis import draw_boxes, save
 from foveal.data import JointPreset, decode, scaled
-from foveal.data.images import SUFFIXES, image_files
+from foveal.data.images import SUFFIXES, image_files, warn_left_out
 from foveal.training.detection import Detection
 from foveal.training.engine import load_classes, load_run
 from foveal.training.environment import pick_device
@@ -116,7 +116,9 @@ def _files(places: Sequence[str | Path]) -> list[Path]:
     """The images that paths stand for; none of them has the name of another."""
     files: list[Path] = []
     for place in map(Path, places):
-        found = image_files(place) if place.is_dir() else [place]
+        rest: list[Path] = []
+        found = image_files(place, rest=rest) if place.is_dir() else [place]
+        warn_left_out(place, rest)
         if not found:
             raise ValueError(f"{place}: there must be images ({', '.join(SUFFIXES)}) in it")
         files += found
