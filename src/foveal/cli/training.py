@@ -252,23 +252,37 @@ def evaluate(
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="Folder of a run (no classification), or one of its checkpoints.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or one of its checkpoints.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    out: Annotated[Path, typer.Option(help="Folder for masks or boxes, and pictures.")] = Path("predictions"),
+    out: Annotated[Path, typer.Option(help="Folder for what is written.")] = Path("predictions"),
+    top: Annotated[int | None, typer.Option(min=1, help="How many classes.  [default: 5]")] = None,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Of masks, the maps, too.")] = False,
     views: Annotated[int | None, typer.Option(help="1, or 8 turned and mirrored.  [default: the recipe's]")] = None,
     window: Annotated[int | None, typer.Option(help="Side of sliding windows.  [default: the recipe's]")] = None,
-    threshold: Annotated[float, typer.Option(help="Least score of a box that is drawn.", min=0, max=1)] = 0.5,
+    threshold: Annotated[
+        float | None, typer.Option(help="Least score of a box that is drawn.  [default: 0.5]", min=0, max=1)
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
 ) -> None:
-    """Write masks and overlays, or boxes, for images of any size.
+    """Tell the classes of images, or write their masks and overlays, or boxes.
 
+    Images may have any size. Classes are printed and written as classes.csv and classes.json.
     Example: foveal predict runs/lpsc/table5-quick/cenet-quick/seed0 eye.tif --out masks
     """
     from foveal.training.predicting import predict as write
 
     options: dict[str, Any] = {"views": views, "window": window, "threshold": threshold, "device": device}
-    for image, found, picture in write(run, images, out, **options):
-        tell(f"{image}: {found} and {picture.name}")
+    classes = False
+    for image, *found in write(run, images, out, probabilities=probabilities, top=top, **options):
+        classes = isinstance(found[0], list)
+        if classes:
+            told = ", ".join(f"{name} {share:.1%}" for name, share in found[0])
+        else:
+            *others, last = [str(found[0]), *(path.name for path in found[1:])]
+            told = f"{', '.join(others)} and {last}"
+        tell(f"{image}: {told}")
+    if classes:
+        tell(f"classes: {out / 'classes.csv'} and classes.json")
 
 
 def report(

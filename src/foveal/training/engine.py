@@ -188,7 +188,16 @@ def load_classes(run: str | Path) -> tuple[str, ...]:
     Raises:
         CheckpointError: nothing good was saved there.
     """
-    return tuple(_newest(Path(run)).manifest["classes"])
+    return tuple(trained_on(run)["classes"])
+
+
+def trained_on(run: str | Path) -> dict[str, Any]:
+    """What is noted with a run's weights: ``classes``, ``in_channels``, how many ``images``, their ``size`` and more.
+
+    Raises:
+        CheckpointError: nothing good was saved there.
+    """
+    return _newest(Path(run)).manifest
 
 
 def _newest(run: Path) -> checkpoint.Checkpoint:
@@ -226,7 +235,7 @@ def load_data(recipe: Recipe, split: str, run: str | Path | None = None) -> tupl
     check_files(root or ".", files, missing=cure, damaged=cure)
     dataset, preparation = recipe.make_task().load(data, split, root)
     if run is not None:
-        about = _newest(Path(run)).manifest
+        about = trained_on(run)
         dataset = for_network(dataset, about["classes"], about["in_channels"], whose=f"the network of {run}")
     return dataset, preparation
 
@@ -443,7 +452,8 @@ class _Training:
 
     def _about_data(self) -> dict[str, Any]:
         images = [len(self.train_set), len(self.test_set)]
-        return {"in_channels": self.in_channels, "classes": list(self.train_set.classes), "images": images}
+        about = {"in_channels": self.in_channels, "classes": list(self.train_set.classes), "images": images}
+        return about | ({"size": list(self.train_set.images.shape[2:])} if isinstance(self.train_set, ImageSet) else {})
 
     def _stop(self, signum: int) -> NoReturn:
         """End the run because a signal came, with all that was trained saved."""
