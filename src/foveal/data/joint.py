@@ -80,10 +80,12 @@ def joint_batches(
     device: str | torch.device = "cpu",
     workers: int = 0,
     start_batch: int = 0,
+    drop_last: bool = False,
 ) -> Iterator[tuple[Tensor, list[Truth]]]:
     """Go through a set once: images float32 Tensor[B, 3, H, W], and the truth of each.
 
-    No random state is read or moved; workers change no bit. Whole images of different sizes come one by one.
+    No random state is read or moved; workers change no bit. Whole images of different sizes come one by one. `drop_last`
+    leaves out a last batch that would be smaller.
 
     Raises:
         ValueError: a file breaks a rule, or training images have different sizes and ``size`` is not set.
@@ -102,14 +104,13 @@ def joint_batches(
     fixed = isinstance(dataset.images, Tensor) or isinstance(preset.resize, tuple)
     if not train and preset.whole and not fixed:
         batch_size = 1
-    parts = [part.tolist() for part in order.split(batch_size)][start_batch:]
+    parts = [part.tolist() for part in order.split(batch_size) if len(part) == batch_size or not drop_last]
     on_gpu = torch.device(device).type == "cuda"
-    there = (
-        device if on_gpu and not workers else "cpu"
-    )  # a GPU transforms faster, and no process has to bring it images
+    # a GPU transforms faster, and no process has to bring it images
+    there = device if on_gpu and not workers else "cpu"
     loader: Any = DataLoader(
         range(len(dataset)),  # type: ignore[arg-type]
-        batch_sampler=parts,
+        batch_sampler=parts[start_batch:],
         collate_fn=partial(_read, dataset, preset, seed, epoch, train, there),
         num_workers=workers,
         pin_memory=on_gpu and there == "cpu",

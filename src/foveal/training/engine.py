@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from foveal.analysis import cost
-from foveal.data import Expected, ImageSet, check_files
+from foveal.data import Expected, ImageSet, check_files, for_network
 from foveal.models import create_model
 from foveal.surgery import convert
 from foveal.training import checkpoint
@@ -30,7 +30,15 @@ from foveal.training.environment import environment, pick_device, version
 from foveal.training.optimisation import average, learning_rate, optimizer, parameter_groups, set_rate, take_up
 from foveal.training.recipe import Recipe
 from foveal.training.recipe_files import load_recipe
-from foveal.training.run_folder import read_json, refuse_other_checkpoint, refuse_other_recipe, to_json
+from foveal.training.run_folder import (
+    held,
+    read_json,
+    refuse_other_checkpoint,
+    refuse_other_data,
+    refuse_other_recipe,
+    refuse_several_processes,
+    to_json,
+)
 from foveal.training.stopping import Interrupted, Signals
 from foveal.training.tasks import Classification
 
@@ -116,8 +124,24 @@ def fit(
         FloatingPointError: the loss is not finite any more.
         OSError: the folder cannot be written.
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
+        BlockingIOError: another process trains into the run's folder.
     """
+    refuse_several_processes()
     run = Path(out) / recipe.name / f"seed{seed}"
+    with held(run):
+        return _fit(recipe, Path(out), run, seed, device, progress, save_every)
+
+
+def _fit(
+    recipe: Recipe,
+    out: Path,
+    run: Path,
+    seed: int,
+    device: str | torch.device,
+    progress: Callable[[Progress], None] | None,
+    save_every: float,
+) -> dict[str, Any]:
+    """What `fit` does, once the run's folder is held."""
     refuse_other_recipe(run, recipe)
     result = run / "result.json"
     finished = result.exists()
@@ -134,7 +158,7 @@ def fit(
                 content = training.result()
     shown = recipe.model_dump(include={"name", "title", "note", "row", "statistic", "differs"})
     shown["published"] = recipe.comparable.model_dump() if recipe.comparable else None
-    content = {**shown, "table": Path(out).resolve().name, **content, **shown}
+    content = {**shown, "table": out.resolve().name, **content, **shown}
     checkpoint.write_file(result, to_json(content))
     return content
 
@@ -165,7 +189,16 @@ def load_classes(run: str | Path) -> tuple[str, ...]:
     Raises:
         CheckpointError: nothing good was saved there.
     """
-    return tuple(_newest(Path(run)).manifest["classes"])
+    return tuple(trained_on(run)["classes"])
+
+
+def trained_on(run: str | Path) -> dict[str, Any]:
+    """What is noted with a run's weights: ``classes``, ``in_channels``, how many ``images``, their ``size`` and more.
+
+    Raises:
+        CheckpointError: nothing good was saved there.
+    """
+    return _newest(Path(run)).manifest
 
 
 def _newest(run: Path) -> checkpoint.Checkpoint:
@@ -175,13 +208,19 @@ def _newest(run: Path) -> checkpoint.Checkpoint:
     return saved
 
 
-def load_data(recipe: Recipe, split: str) -> tuple[Any, Any]:
+def load_data(recipe: Recipe, split: str, run: str | Path | None = None) -> tuple[Any, Any]:
     """One split of a recipe's data set, and how its images are prepared, as the recipe's task opens them.
 
     A `data.root` may begin with an environment variable, ``$FOVEAL_DATA/cifar10``.
 
+    Args:
+        recipe: names the data and the task.
+        split: "train" or "test".
+        run: the folder of a run, for whose network the data is: labels then index the classes that it was trained on.
+
     Raises:
-        ValueError: no such data set, a file is not what it must be, or the variable is not set.
+        ValueError: no such data set, a file is not what it must be, the variable is not set, or the network of the run
+            was trained on other classes.
         FileNotFoundError: it is not there; the message says how to get it.
     """
     data = recipe.data
@@ -195,7 +234,22 @@ def load_data(recipe: Recipe, split: str) -> tuple[Any, Any]:
     files = {name: Expected(file.bytes, sha256=file.sha256) for name, file in data.files.items()}
     cure = "put the file there that the recipe was made for, or change data.files in it"
     check_files(root or ".", files, missing=cure, damaged=cure)
-    return recipe.make_task().load(data, split, root)
+    dataset, preparation = recipe.make_task().load(data, split, root)
+    if run is not None:
+        about = trained_on(run)
+        dataset = for_network(dataset, about["classes"], about["in_channels"], whose=f"the network of {run}")
+    return dataset, preparation
+
+
+def open_data(recipe: Recipe) -> tuple[Any, Any, Any]:
+    """Both splits of a recipe's data set, as one network sees them, and how their images are prepared.
+
+    Raises:
+        ValueError: as `load_data`; or the test images have classes or channels that the training images have not.
+    """
+    train_set, preparation = load_data(recipe, "train")
+    test_set, _ = load_data(recipe, "test")
+    return train_set, for_network(test_set, train_set.classes, train_set[0][0].shape[0]), preparation
 
 
 def evaluate(
@@ -227,6 +281,10 @@ def evaluate(
     Returns:
         the task's summary, for classification ``loss``, ``accuracy`` (0 to 1), ``correct`` and ``n``; and
         ``ms_per_image`` (median over the batches).
+
+    Raises:
+        ValueError: for classification, the network has not one score for each class of the set.
+        FloatingPointError: it gives NaN.
     """
     task = task or Classification()
     device = next(model.parameters()).device
@@ -243,6 +301,7 @@ def evaluate(
             with _autocast(device, amp):
                 outputs = task.forward(model, inputs, targets)
             times.append((_now(device) - start) / len(inputs))
+            _check_outputs(outputs, task, dataset)
             counted = task.count(outputs, targets, train=False)
             totals = counted if totals is None else totals + counted
     for module, mode in modes:
@@ -252,6 +311,21 @@ def evaluate(
     # The first batch warms up and the last one may be smaller: both are left out where there are more.
     middle = times[1:-1] or times[1:] or times
     return {**task.summary(totals), "ms_per_image": 1000 * statistics.median(middle)}
+
+
+def _check_outputs(outputs: Any, task: Task, dataset: Any) -> None:
+    """Numbers that nothing may be counted from: of another set's classes, or none."""
+    expected = task.outputs(dataset.classes)
+    if isinstance(task, Classification) and outputs.shape[1:] != (expected,):
+        raise ValueError(
+            f"the network must give {expected} scores for each image, one for each class of the data; its outputs are "
+            f"{list(outputs.shape)}"
+        )
+    if any(part.isnan().any() for part in torch.utils._pytree.tree_leaves(outputs) if isinstance(part, Tensor)):
+        raise FloatingPointError(
+            "the network's outputs are NaN for some of the images, so nothing is measured; its weights, or the images, "
+            "hold numbers that are too large or none"
+        )
 
 
 class _Training:
@@ -270,8 +344,7 @@ class _Training:
         self.recipe, self.run, self.seed, self.device = recipe, run, seed, device
         self.progress, self.save_every, self.signals = progress, save_every, signals
         train = recipe.train
-        self.train_set, self.preset = load_data(recipe, "train")
-        self.test_set, _ = load_data(recipe, "test")
+        self.train_set, self.test_set, self.preset = open_data(recipe)
         if isinstance(self.train_set, ImageSet) and isinstance(self.test_set, ImageSet):
             self.train_set, self.test_set = self.train_set.to(device), self.test_set.to(device)
         self.task = recipe.make_task()
@@ -289,7 +362,9 @@ class _Training:
         self.optimizer = optimizer(train, groups)
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.amp == "float16")
         self.update = CapturedStep(self._update) if train.cuda_graph and device.type == "cuda" else self._update
-        self.steps_per_epoch = math.ceil(len(self.train_set) / train.batch_size)
+        part = len(self.train_set) / train.batch_size
+        self.steps_per_epoch = math.floor(part) if recipe.data.drop_last else math.ceil(part)
+        self._refuse_small_batches()
         self.epoch = self.batch = self.step = 0
         self.totals: Tensor | None = None
         """The task's sums since the epoch began."""
@@ -308,6 +383,31 @@ class _Training:
         """The network that is measured and whose weights are for use."""
         return self.model if self.averaged is None else self.averaged
 
+    def _refuse_small_batches(self) -> None:
+        """Batch normalisation has no variance of one value, which would show at the end of the first epoch."""
+        size, n = self.recipe.train.batch_size, len(self.train_set)
+        if not self.steps_per_epoch:
+            raise ValueError(
+                f"train.batch_size must be at most {n}, the number of training images, with data.drop_last; got {size}"
+            )
+        alone = size == 1 or (n % size == 1 and not self.recipe.data.drop_last)
+        if not alone or not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in self.model.modules()):
+            return
+        how: dict[str, Any] = {"train": True, "device": self.device, "workers": 0}
+        stream = self.task.batches(self.train_set, self.preset, batch_size=1, seed=self.seed, epoch=0, **how)
+        inputs, targets = next(iter(stream))
+        try:
+            with torch.no_grad():
+                self.task.forward(copy.deepcopy(self.model).train(), inputs, targets)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            cure = "take a larger one" if size == 1 else "set data.drop_last: true, or another batch size"
+            raise ValueError(
+                f"train.batch_size {size} leaves a batch of one of the {n} training images, and batch normalisation needs more "
+                f"than one value for each channel; {cure}"
+            ) from error
+
     # ---- saving and going on ----
 
     def _resume(self) -> None:
@@ -315,6 +415,7 @@ class _Training:
         if saved is None:
             return
         refuse_other_checkpoint(saved, self.recipe, self.seed)
+        refuse_other_data(saved, self._about_data())
         state = saved.state
         checkpoint.put_weights(saved.weights, self.outcome, saved.folder)
         if self.averaged is not None:
@@ -347,13 +448,17 @@ class _Training:
             "torch": torch.__version__,
             "world_size": 1,
             "seed": self.seed,
-            "in_channels": self.in_channels,
-            "classes": list(self.train_set.classes),
+            **self._about_data(),
             "recipe": self.recipe.model_dump(),
         }
         weights = self.outcome.state_dict()
         self.last_good = checkpoint.save(self.run / "checkpoint", weights, state, about, keep=self.last_good)
         self.saved_at = time.perf_counter()
+
+    def _about_data(self) -> dict[str, Any]:
+        images = [len(self.train_set), len(self.test_set)]
+        about = {"in_channels": self.in_channels, "classes": list(self.train_set.classes), "images": images}
+        return about | ({"size": list(self.train_set.images.shape[2:])} if isinstance(self.train_set, ImageSet) else {})
 
     def _stop(self, signum: int) -> NoReturn:
         """End the run because a signal came, with all that was trained saved."""
@@ -392,6 +497,7 @@ class _Training:
             device=self.device,
             workers=self.recipe.data.workers,
             start_batch=self.batch,
+            **({"drop_last": True} if self.recipe.data.drop_last else {}),
         )
         self.model.train()
         if train.alternate:

@@ -111,6 +111,14 @@ class Data(_Section):
     resize: Resize | None = None
     """What images are scaled to before `size` is cut out: the shorter side, or [height, width]."""
     augment: Augment = Augment()
+    drop_last: bool = False
+    """Leave out the last training batch of an epoch where it would be smaller than the others."""
+    binary_masks: bool = False
+    """Masks are pictures in black and white, and stand for two classes: for segmentation in name: masks."""
+    test_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """Of name: folder whose class folders are not parted into train and test: this share of each class is for tests."""
+    test_seed: int = Field(default=0, ge=0)
+    """Of the drawing of `test_fraction`, the same for all seeds and rows."""
     limit: int | None = Field(default=None, ge=1)
     """At most this many images of each split, drawn once for all seeds: for a quick try."""
     fraction: float | None = Field(default=None, gt=0, lt=1)
@@ -119,6 +127,13 @@ class Data(_Section):
     """Files under `root` that are compared with their size and sum before anything is trained."""
     workers: int = Field(default=0, ge=0)
     """Processes that decode image files; the number changes no bit."""
+
+    @field_validator("test_seed")
+    @classmethod
+    def _draws_something(cls, seed: int, info: ValidationInfo) -> int:
+        if seed and info.data.get("test_fraction") is None:
+            raise PydanticCustomError("rule", "is of the drawing of test_fraction, which is not set")
+        return seed
 
     @field_validator("fraction")
     @classmethod
