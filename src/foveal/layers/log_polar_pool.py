@@ -148,7 +148,8 @@ def pool(
         return _maxima(padded, members, size, stride, dilation)
     if arguments.exporting():
         return _convolved(padded, members, window, stride, dilation, reduce == "mean")
-    return _Sums.apply(padded, members, size, stride, dilation, reduce == "mean")
+    sums = _sums if arguments.forward_mode() else _Sums.apply
+    return sums(padded, members, size, stride, dilation, reduce == "mean")
 
 
 def _read(
@@ -161,21 +162,26 @@ def _read(
     return map[tuple(places)]
 
 
+def _sums(padded: Tensor, members: Any, size: Any, stride: Any, dilation: Any, mean: bool) -> Tensor:
+    """Sums or means of the bins."""
+    wide = torch.promote_types(padded.dtype, torch.float32)
+    pooled = []
+    for taps in members:
+        total = padded.new_zeros((*padded.shape[:2], *size), dtype=wide)
+        for tap in taps:
+            total += _read(padded, tap, size, stride, dilation)
+        pooled.append((total / len(taps) if mean and taps else total).to(padded.dtype))
+    return torch.stack(pooled, 2)
+
+
 class _Sums(torch.autograd.Function):
-    """Sums or means of the bins. Linear: its gradient adds each bin's to the taps, in place where autograd does not look."""
+    """``_sums``. Linear: its gradient adds each bin's to the taps, in place where autograd does not look."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(padded: Tensor, members: Any, size: Any, stride: Any, dilation: Any, mean: bool) -> Tensor:
-        wide = torch.promote_types(padded.dtype, torch.float32)
-        pooled = []
-        for taps in members:
-            total = padded.new_zeros((*padded.shape[:2], *size), dtype=wide)
-            for tap in taps:
-                total += _read(padded, tap, size, stride, dilation)
-            pooled.append((total / len(taps) if mean and taps else total).to(padded.dtype))
-        return torch.stack(pooled, 2)
+        return _sums(padded, members, size, stride, dilation, mean)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -212,7 +218,8 @@ def _maxima(
     padded: Tensor, members: Members, size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> Tensor:
     """Maxima of the bins. The first of equal pixels gets the gradient, and a NaN wins."""
-    if arguments.exporting() or not (torch.is_grad_enabled() and padded.requires_grad):
+    differentiated = arguments.forward_mode() or (torch.is_grad_enabled() and padded.requires_grad)
+    if arguments.exporting() or not differentiated:
         zero = padded.new_zeros((*padded.shape[:2], *size))
         return torch.stack(
             [

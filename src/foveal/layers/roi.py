@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveal.layers import shaped
 from foveal.ops import arguments
+from foveal.ops.sampled import reference
 
 _POOLS = ("RoIAlign", "RoIPool")  # torchvision's modules, known by name: it is not imported here
 
@@ -80,12 +80,9 @@ def deform_roi_pool(
             share.append((part_y[..., :, None] * part_x[..., None, :]).masked_fill(~inside, 0))
     points = 4 * sampling_ratio**2
     pixels = input.permute(0, 2, 3, 1).reshape(batch * height * width, channels).to(wide)
-    pooled = F.embedding_bag(
-        torch.stack(index, -1).reshape(-1, points),
-        pixels,
-        per_sample_weights=torch.stack(share, -1).reshape(-1, points) / sampling_ratio**2,
-        mode="sum",
-    )
+    blend = reference.definition_of_blend if arguments.transforming() else reference.gather
+    shares = torch.stack(share, -1).reshape(-1, points) / sampling_ratio**2
+    pooled = blend(pixels, torch.stack(index, -1).reshape(-1, points), shares)
     return pooled.reshape(len(boxes), rows, columns, channels).permute(0, 3, 1, 2).to(input.dtype)
 
 

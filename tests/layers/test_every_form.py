@@ -1,0 +1,199 @@
+"""What holds for every form of every layer: derivatives in every mode, and no mode that leaves a trace."""
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import forward_ad
+from torch.func import functional_call
+
+from foveal import layers
+from foveal.layers import AnisotropicConv2d, LogPolarConv2d, LogPolarPool2d
+
+
+class AtPoints(nn.Module):
+    """A convolution of points as a function of their features."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = layers.PointLogPolarConv(4, 4, 0.5)
+        self.points = torch.rand(2, 7, 2, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, features):
+        return self.layer(self.points, features)
+
+
+class OfBoxes(nn.Module):
+    """RoI pooling as a function of the map."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = layers.DeformableRoIPool(4, 2)
+
+    def forward(self, input):
+        return self.layer(input, input.new_tensor([[0, 0, 0, 4, 4], [1, 1, 1, 5, 4]]))
+
+
+LINE, IMAGE, VOLUME, FEATURES = (2, 4, 11), (2, 4, 6, 5), (2, 4, 4, 4, 3), (2, 7, 4)
+FORMS = {
+    "log_polar_1d": (lambda: layers.LogPolarConv1d(4, 4, 9), LINE),
+    "log_polar": (lambda: LogPolarConv2d(4, 4, 5), IMAGE),
+    "log_polar_wide": (lambda: LogPolarConv2d(4, 4, 5, padding_mode="replicate", dilation=2), IMAGE),
+    "log_polar_sum": (lambda: LogPolarConv2d(4, 4, 5, stride=2, groups=2, bias=False, reduce="sum"), IMAGE),
+    "log_polar_depthwise": (lambda: LogPolarConv2d(4, 4, 5, groups=4, padding="same"), IMAGE),
+    "log_polar_max": (lambda: LogPolarConv2d(4, 4, 5, reduce="max"), IMAGE),
+    "log_polar_3d": (lambda: layers.LogPolarConv3d(4, 4, 3), VOLUME),
+    "log_polar_3d_max": (lambda: layers.LogPolarConv3d(4, 4, 3, reduce="max"), VOLUME),
+    "cross_1d": (lambda: layers.CrossConv1d(4, 4, 3, field=5), LINE),
+    "cross": (lambda: layers.CrossConv2d(4, 4, 3, field=5), IMAGE),
+    "cross_wide": (lambda: layers.CrossConv2d(4, 40, 3, field=5), IMAGE),
+    "cross_3d": (lambda: layers.CrossConv3d(4, 4, 3, field=5), VOLUME),
+    "deformable": (lambda: AnisotropicConv2d(4, 4, scales=(1,), offset_bound=None), IMAGE),
+    "one_scale": (lambda: AnisotropicConv2d(4, 4, scales=(2,), offset=False), IMAGE),
+    "anisotropic": (lambda: AnisotropicConv2d(4, 4, scales=(1, 2, 3), stride=2), IMAGE),
+    "anisotropic_own": (lambda: AnisotropicConv2d(4, 4, fuse="max", share_weights=False, groups=2), IMAGE),
+    "anisotropic_sum": (lambda: AnisotropicConv2d(4, 4, fuse="sum", share_weights=False), IMAGE),
+    "anisotropic_concat": (lambda: AnisotropicConv2d(4, 4, fuse="concat"), IMAGE),
+    "anisotropic_reflect": (lambda: AnisotropicConv2d(4, 4, scales=(1, 3), padding_mode="reflect"), IMAGE),
+    "learned": (lambda: AnisotropicConv2d(4, 4, scales="learned"), IMAGE),
+    "pool_mean": (lambda: LogPolarPool2d(5), IMAGE),
+    "pool_sum": (lambda: LogPolarPool2d(5, reduce="sum", arrangement="bins"), IMAGE),
+    "pool_max": (lambda: LogPolarPool2d(5, reduce="max"), IMAGE),
+    "points": (AtPoints, FEATURES),
+    "roi": (OfBoxes, IMAGE),
+}
+
+
+def build(form, dtype=torch.float32):
+    """A layer whose offsets move, and an input."""
+    make, shape = FORMS[form]
+    layer = make().to(dtype)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_(std=0.4)
+    return layer, torch.randn(shape, dtype=dtype)
+
+
+def test_there_is_a_form_of_every_layer():
+    assert {type(build(form)[0]) for form in FORMS} | {type(build(form)[0].layer) for form in ("points", "roi")} >= {
+        kind for kind in vars(layers).values() if isinstance(kind, type) and issubclass(kind, nn.Module)
+    }
+
+
+def dual(function, primals, tangents):
+    with forward_ad.dual_level():
+        made = {name: forward_ad.make_dual(value, tangents[name]) for name, value in primals.items()}
+        return forward_ad.unpack_dual(function(made)).tangent
+
+
+def dual_without_graph(function, primals, tangents):
+    with torch.no_grad():
+        return dual(function, primals, tangents)
+
+
+def dual_of_leaves(function, primals, tangents):
+    return dual(function, {name: value.detach().requires_grad_() for name, value in primals.items()}, tangents)
+
+
+def jvp(function, primals, tangents):
+    return torch.func.jvp(function, (primals,), (tangents,))[1]
+
+
+def linearize(function, primals, tangents):
+    return torch.func.linearize(function, primals)[1](tangents)
+
+
+def columns(jacobian, primals, tangents):
+    return sum(jacobian[name].flatten(-value.ndim) @ tangents[name].flatten() for name, value in primals.items())
+
+
+def jacfwd(function, primals, tangents):
+    return columns(torch.func.jacfwd(function)(primals), primals, tangents)
+
+
+def jacobian(function, primals, tangents):
+    names = list(primals)
+    found = torch.autograd.functional.jacobian(
+        lambda *values: function(dict(zip(names, values, strict=True))),
+        tuple(value.detach() for value in primals.values()),
+        strategy="forward-mode",
+        vectorize=True,
+    )
+    return columns(dict(zip(names, found, strict=True)), primals, tangents)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.jit.script:FutureWarning", "ignore:Attempted to insert a get_attr"
+)  # torch's own
+@pytest.mark.parametrize(
+    ("form", "over"),
+    [
+        (form, over)
+        for form in FORMS
+        for over in ("input", "parameters")
+        if over == "input" or not form.startswith("pool")
+    ],
+)
+def test_forward_mode_is_right_in_every_way_of_asking_for_it(form, over):
+    layer, input = build(form)
+    exact = build(form, torch.float64)[0]
+    exact.load_state_dict({name: value.double() for name, value in layer.state_dict().items()})
+    primals = {"input": input} if over == "input" else dict(layer.named_parameters())
+    tangents = {name: torch.randn_like(value) for name, value in primals.items()}
+
+    def of(layer, input):
+        return lambda given: layer(given["input"]) if over == "input" else functional_call(layer, given, (input,))
+
+    def moved(by):
+        with torch.no_grad():
+            return of(exact, input.double())(
+                {name: value.double() + by * tangents[name] for name, value in primals.items()}
+            )
+
+    expected = (moved(1e-6) - moved(-1e-6)) / 2e-6
+    ways = (dual, dual_without_graph, dual_of_leaves, jvp, jacfwd, jacobian)
+    for way in (
+        ways if over == "input" and not form.startswith("pool") else (*ways, linearize)
+    ):  # that one takes seconds
+        found = way(of(layer, input), primals, tangents)
+        assert found is not None, f"{way.__name__} loses the tangent"
+        assert (found - expected).norm() < 1e-4 * expected.norm(), way.__name__
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_torch_agrees_that_derivatives_fit_together(form):
+    layer, input = build(form, torch.float64)
+    input.requires_grad_()
+    ways = {"check_forward_ad": True, "check_batched_grad": True, "check_batched_forward_grad": True}
+    assert torch.autograd.gradcheck(layer, (input,), fast_mode=True, **ways)
+    if form == "roi":
+        with pytest.raises(RuntimeError, match="not implemented"):  # and not a number
+            torch.autograd.gradgradcheck(layer, (input,), fast_mode=True)
+        return
+    assert torch.autograd.gradgradcheck(layer, (input,), fast_mode=True, check_fwd_over_rev=True)
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "roi"])
+def test_third_derivatives_are_not_lost(form):
+    layer, input = build(form, torch.float64)
+
+    def gradient(input):
+        return torch.autograd.grad(layer(input).pow(3).sum(), input, create_graph=True)[0]
+
+    assert torch.autograd.gradgradcheck(gradient, (input.requires_grad_(),), fast_mode=True)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_backward_pass_in_forward_mode_keeps_the_tangent(form):
+    layer, input = build(form)
+    output = layer(input.requires_grad_())
+    by = [input, *layer.parameters()]
+    cotangent, tangent = torch.randn_like(output), torch.randn_like(output)
+    expected = torch.autograd.grad(output, by, tangent, retain_graph=True)  # a gradient is linear in its cotangent
+    if form == "roi":
+        with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward AD"):
+            torch.autograd.grad(output, by, forward_ad.make_dual(cotangent, tangent))
+        return
+    with forward_ad.dual_level():
+        found = torch.autograd.grad(output, by, forward_ad.make_dual(cotangent, tangent))
+        for mine, theirs in zip(found, expected, strict=True):
+            assert torch.allclose(forward_ad.unpack_dual(mine).tangent, theirs, rtol=1e-4, atol=1e-4)
