@@ -3,11 +3,14 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensor, FakeTensorMode
 from torch.autograd import forward_ad
 from torch.func import functional_call
 
 from foveal import layers
-from foveal.layers import AnisotropicConv2d, LogPolarConv2d, LogPolarPool2d
+from foveal.layers import AnisotropicConv2d, LogPolarConv2d, LogPolarPool2d, cross
+from foveal.ops.binned import op as binned
+from foveal.ops.sampled import op as sampled
 
 
 class AtPoints(nn.Module):
@@ -197,3 +200,109 @@ def test_a_backward_pass_in_forward_mode_keeps_the_tangent(form):
         found = torch.autograd.grad(output, by, forward_ad.make_dual(cotangent, tangent))
         for mine, theirs in zip(found, expected, strict=True):
             assert torch.allclose(forward_ad.unpack_dual(mine).tangent, theirs, rtol=1e-4, atol=1e-4)
+
+
+def first_in_inference_mode(layer, input):
+    with torch.inference_mode():
+        return layer(input)
+
+
+def first_without_graph(layer, input):
+    with torch.no_grad():
+        return layer(input)
+
+
+def first_mapped(layer, input):
+    return torch.func.vmap(layer)(input[None])[0]
+
+
+def first_compiled(layer, input):
+    return torch.compile(layer, backend="aot_eager")(input)
+
+
+def first_faked(layer, input):
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        return layer(mode.from_tensor(input))
+
+
+@pytest.mark.parametrize(
+    "first", [first_in_inference_mode, first_without_graph, first_mapped, first_compiled, first_faked]
+)
+@pytest.mark.parametrize("form", FORMS)
+def test_training_follows_any_first_call(form, first):
+    for cache in (sampled._READY, binned._READY):
+        cache.clear()
+    sampled._known_taps.cache_clear()
+    cross._joint_map.cache_clear()
+    layer, input = build(form)
+    if form == "points" and first is first_faked:
+        with pytest.raises(DynamicOutputShapeException):  # which points are neighbours depends on where they are
+            first(layer, input)
+    else:
+        assert first(layer, input).shape == layer(input).shape
+    for again in (layer, build(form)[0]):  # and another one of the same geometry
+        output = again(input.requires_grad_())
+        assert type(output) is torch.Tensor
+        assert not output.is_inference()
+        output.sum().backward()
+        assert all(parameter.grad is not None for parameter in again.parameters())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_layers_move_in_inference_mode_and_train_later(form):
+    with torch.inference_mode():
+        layer, input = build(form)
+        layer.double()
+    state = {name: value.clone() for name, value in layer.state_dict().items()}
+    layer.load_state_dict(state, assign=True)
+    layer.requires_grad_()(input.double().clone().requires_grad_()).sum().backward()
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "points"])
+def test_layers_are_made_on_meta_and_of_fake_tensors(form):
+    make, shape = FORMS[form]
+    plain, input = build(form)
+    expected = plain(input)
+    with FakeTensorMode():
+        faked = make()
+        assert faked(torch.randn(shape)).shape == expected.shape
+    assert all(isinstance(tensor, FakeTensor) for tensor in (*faked.parameters(), *faked.buffers()))
+    with torch.device("meta"):
+        layer = make()
+    assert layer(input.to("meta")).is_meta
+    layer.load_state_dict(plain.state_dict(), assign=True)
+    assert torch.equal(layer(input), expected)
+    layer.to(input.device)
+    assert all(tensor.device == input.device for tensor in layer.buffers())
+    assert torch.equal(layer(input), expected)
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if len(FORMS[form][1]) == 4])
+def test_channels_last_changes_the_memory_and_not_the_numbers(form):
+    layer, input = build(form)
+    expected = layer(input)
+    layer = layer.to(memory_format=torch.channels_last)
+    found = layer(input.to(memory_format=torch.channels_last))
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert found.is_contiguous(memory_format=torch.channels_last) or form in ("pool_sum", "roi")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_can_be_differentiated_twice(form, dtype):
+    layer, input = build(form, dtype)
+    call = layer
+    if form == "roi":
+
+        def call(input):
+            return layer.layer(input, input.new_zeros(0, 5))
+    elif form == "points":
+
+        def call(features):
+            return layer.layer(features.new_zeros(0, 7, 2), features)
+
+    input = (input if form == "roi" else input[:0]).requires_grad_()
+    by = [input, *layer.parameters()]
+    first = torch.autograd.grad(call(input).pow(2).sum(), by, create_graph=True)
+    second = torch.autograd.grad(sum(one.pow(2).sum() for one in first), by, allow_unused=True)
+    assert all(one is None or one.eq(0).all() for one in (*first, *second))

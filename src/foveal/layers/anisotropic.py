@@ -1,7 +1,7 @@
 """The anisotropic convolution layer: several scales, learned bounded offsets, the maximum; with its offset predictor."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
@@ -105,8 +105,10 @@ class AnisotropicConv2d(shaped.ShapedConv):
             self.extra_before = (self.before[0] + down, self.before[1] + right)
             self.extra_after = (self.after[0] + down, self.after[1] + right)
         centre = [w / 2 - b + e for w, b, e in zip(self.window, self.before, self.extra_before, strict=True)]
-        shift = torch.tensor(centre, dtype=torch.float32, device="cpu")
-        self.add_map("taps", scaled_taps(self.kernel_size, factors, self.dilation) + shift, self.weight.device)
+        with shaped.plainly():
+            shift = torch.tensor(centre, dtype=torch.float32, device="cpu")
+            taps = scaled_taps(self.kernel_size, factors, self.dilation) + shift
+        self.add_map("taps", taps)
         self.reset_parameters()
 
     def _predictor(self, channels: int, made: dict[str, Any]) -> nn.Module:
@@ -124,6 +126,14 @@ class AnisotropicConv2d(shaped.ShapedConv):
             )
         conv = nn.Conv2d(self.in_channels, channels, 3, self.stride, 0, self.dilation, **made)
         return nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), conv)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """A weight for each scale has five dimensions, and is converted as the kernels of images that it holds."""
+
+        def convert(tensor: Tensor) -> Tensor:
+            return fn(tensor.flatten(0, 1)).unflatten(0, tensor.shape[:2]) if tensor.ndim == 5 else fn(tensor)
+
+        return super()._apply(convert, recurse)
 
     @property
     def phase(self) -> str:

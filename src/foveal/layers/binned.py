@@ -47,12 +47,14 @@ class BinnedConv(shaped.ShapedConv):
             angular = map["angular_bins"]
             if self.dims < 3:
                 shaped.check_count("angular_bins", angular)
-            bins = log_polar_bins(kernel_size, **map)
+            with shaped.plainly():
+                bins = log_polar_bins(kernel_size, **map)
             sectors = angular[0] * angular[1] if isinstance(angular, Sequence) else angular
             columns = map["radial_bins"] * sectors + (map["center"] == "own")
         else:
-            map, bins = {}, _own_map(bins, shaped.sides("kernel_size", kernel_size, self.dims, at_least=1))
-            columns = int(bins.max()) + 1
+            with shaped.plainly():
+                map, bins = {}, _own_map(bins, shaped.sides("kernel_size", kernel_size, self.dims, at_least=1))
+                columns = int(bins.max()) + 1
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         self.map = map
         self.reduce = shaped.check_choice("reduce", reduce, REDUCES)
@@ -62,9 +64,11 @@ class BinnedConv(shaped.ShapedConv):
         self.register_parameter(
             "bias", nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         )
-        self.add_map("bins", bins, self.weight.device)
-        self.add_map("population", bin_population(bins, columns).clamp(min=1), self.weight.device)
-        self.members = members(bins, columns) if reduce == "max" else ()
+        with shaped.plainly():
+            population = bin_population(bins, columns).clamp(min=1)
+            self.members = members(bins, columns) if reduce == "max" else ()
+        self.add_map("bins", bins)
+        self.add_map("population", population)
         self.reset_parameters()
 
     @property
@@ -111,12 +115,13 @@ class BinnedConv(shaped.ShapedConv):
     def _weigh_maxima(self, input: Tensor) -> Tensor:
         """Pool by the maximum, then weigh the bins: a convolution of one tap."""
         weight: Tensor
+        keep = arguments.layout(input) if self.dims == 2 else torch.contiguous_format
         input, weight, bias = arguments.autocast(input, self.weight, self.bias)  # type: ignore[assignment]
         padded = shaped.pad(input, self.before, self.after, self.padding_mode)
         pooled = pool(padded, self.members, self.window, "max", self.stride, self.dilation)
         size = pooled.shape[3:]
         flat = F.conv1d(pooled.flatten(1, 2).flatten(2), weight.flatten(1)[..., None], bias, groups=self.groups)
-        return flat.unflatten(2, size)
+        return flat.unflatten(2, size).contiguous(memory_format=keep)
 
     def not_a_conv(self) -> str:
         """Why no convolution of torch's computes the same; empty where one does."""

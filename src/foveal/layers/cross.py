@@ -230,6 +230,7 @@ class CrossConv3d(CrossConv):
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # or no later layer could be trained with it
 def _joint_map(bins: bytes, field: Sequence[int], square: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """The coarsest map that both a square kernel and a log-polar one are constant on, and for each of its bins the tap of the
     one and the bin of the other that it lies in; -1 becomes the zero behind the last."""

@@ -88,7 +88,9 @@ class LogPolarPool2d(shaped.Windowed):
         if not isinstance(kernel_size, int):
             kernel_size = shaped.sides("kernel_size", kernel_size, self.dims, at_least=1)
         shaped.check_count("angular_bins", angular_bins)
-        bins = log_polar_bins(kernel_size, **self.map)
+        with shaped.plainly():
+            bins = log_polar_bins(kernel_size, **self.map)
+            self.members = members(bins, radial_bins * angular_bins + (center == "own"))
         super().__init__(kernel_size, stride, padding, dilation, padding_mode)
         self.reduce = shaped.check_choice("reduce", reduce, REDUCES)
         self.arrangement = shaped.check_choice("arrangement", arrangement, ARRANGEMENTS)
@@ -99,9 +101,9 @@ class LogPolarPool2d(shaped.Windowed):
                     "center='own' has no place in the paper's grid; take center='none' and convolve the input for the "
                     "centre, or arrangement='bins'"
                 )
-            self.grid = region_grid(radial_bins, angular_bins).tolist()
+            with shaped.plainly():
+                self.grid = region_grid(radial_bins, angular_bins).tolist()
         self.add_map("bins", bins)
-        self.members = members(bins, radial_bins * angular_bins + (center == "own"))
 
     def forward(self, input: Tensor) -> Tensor:
         """Pool."""
@@ -119,7 +121,8 @@ class LogPolarPool2d(shaped.Windowed):
         rows = [
             torch.stack([pooled[:, :, b] for b in row], -1) for row in self.grid
         ]  # each [N, C, H', W', L_theta / 2]
-        return torch.stack([row.flatten(3) for row in rows], 3).flatten(2, 3)
+        grid = torch.stack([row.flatten(3) for row in rows], 3).flatten(2, 3)
+        return grid.contiguous(memory_format=arguments.layout(input))
 
     def extra_repr(self) -> str:
         """The window, then the map's arguments."""

@@ -80,7 +80,8 @@ def deform_roi_pool(
             share.append((part_y[..., :, None] * part_x[..., None, :]).masked_fill(~inside, 0))
     points = 4 * sampling_ratio**2
     pixels = input.permute(0, 2, 3, 1).reshape(batch * height * width, channels).to(wide)
-    blend = reference.definition_of_blend if arguments.transforming() else reference.gather
+    # the fast one has no second derivative, and torch refuses to take it; without boxes there is nothing to refuse
+    blend = reference.definition_of_blend if arguments.transforming() or not len(boxes) else reference.gather
     shares = torch.stack(share, -1).reshape(-1, points) / sampling_ratio**2
     pooled = blend(pixels, torch.stack(index, -1).reshape(-1, points), shares)
     return pooled.reshape(len(boxes), rows, columns, channels).permute(0, 3, 1, 2).to(input.dtype)

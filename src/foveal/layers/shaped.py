@@ -1,12 +1,14 @@
 """What the layers share: nn.Conv2d's arguments and padding modes, maps that no cast can harm, the way from a convolution."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from foveal.ops import arguments
 
@@ -15,23 +17,51 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 INITS = ("fresh", "project")
 
 
+@contextmanager
+def plainly() -> Iterator[Any]:
+    """Make tensors that hold numbers and bear no trace of the mode they are made in: of inference mode and of a FakeTensorMode,
+    which is handed over."""
+    with torch.inference_mode(False), unset_fake_temporarily() as fake:
+        yield fake
+
+
 class Mapped(nn.Module):
-    """A layer with maps: derived from its arguments, beside its weights, never harmed by what happens to those."""
+    """A layer with maps: derived from its arguments, beside its weights and on their device, never harmed by what happens
+    to those."""
 
     def __init__(self) -> None:
         super().__init__()
         self._maps: dict[str, Tensor] = {}
 
-    def add_map(self, name: str, value: Tensor, device: torch.device | None = None) -> None:
-        """Keep a map on the layer's device, out of the state dict, untouched by casts and to_empty."""
+    def add_map(self, name: str, value: Tensor) -> None:
+        """Keep a map out of the state dict, untouched by casts and to_empty; to be made, as all that it takes, plainly."""
         self._maps[name] = value
-        self.register_buffer(name, value.to(device), persistent=False)
+        self.register_buffer(name, value, persistent=False)
+        self._place_maps(value.device)
+
+    def _place_maps(self, otherwise: torch.device | None) -> None:
+        """Put the maps where the weights are; without weights on the other device, if there is one."""
+        weight = next(self.parameters(recurse=False), None)
+        device = otherwise if weight is None else weight.device
+        if device is None:
+            return
+        with plainly() as fake:
+            for name, value in self._maps.items():
+                self._buffers[name] = (value if fake is None else fake.from_tensor(value)).to(device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
-        for name, value in self._maps.items():
-            self._buffers[name] = value.to(self._buffers[name].device)  # type: ignore[union-attr]
+        placed = {name: self._buffers.pop(name) for name in self._maps}
+        try:
+            super()._apply(fn, recurse)
+        finally:
+            self._buffers.update(placed)
+        device = next((map.device for map in placed.values() if map is not None), torch.device("cpu"))
+        self._place_maps(fn(torch.empty(0, device="cpu" if device.type == "meta" else device)).device)
         return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._place_maps(None)  # assign=True brings weights that may lie elsewhere
 
 
 class Windowed(Mapped):

@@ -137,7 +137,10 @@ def _at_once(
     kernel = cpu.forward(input, weight, len(taps), offset, likes[0], likes[1], plain)
     shape, steps, dtype = likes[0].shape, likes[0].stride(), likes[0].dtype
     contested = likes[1].ndim == 4
-    nobody = torch.empty(0, dtype=torch.uint8)  # and not likes[1], which would live as long as this call is remembered
+    with torch.inference_mode(False):  # whichever call comes first
+        nobody = torch.empty(
+            0, dtype=torch.uint8
+        )  # and not likes[1], which would live as long as this call is remembered
 
     def forward(
         input: Tensor, weight: Tensor, taps: Tensor, offset: Tensor | None, bias: Tensor | None
@@ -257,7 +260,8 @@ def _scaled_taps(scales: tuple[float, ...], sides: Any, dilation: Any, window: A
     return torch.stack(sets).to(torch.float32)
 
 
-_known_taps = lru_cache(maxsize=256)(_scaled_taps)  # not where a compiler or a mode would have its own tensors kept
+# not where a compiler or a mode would have its own tensors kept, nor as inference tensors, which no graph may hold
+_known_taps = lru_cache(maxsize=256)(torch.inference_mode(False)(_scaled_taps))
 
 
 def winning_set(
