@@ -1,5 +1,6 @@
 """What holds for every form of every layer: derivatives in every mode, and no mode that leaves a trace."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -306,3 +307,88 @@ def test_nothing_can_be_differentiated_twice(form, dtype):
     first = torch.autograd.grad(call(input).pow(2).sum(), by, create_graph=True)
     second = torch.autograd.grad(sum(one.pow(2).sum() for one in first), by, allow_unused=True)
     assert all(one is None or one.eq(0).all() for one in (*first, *second))
+
+
+class Index:
+    def __init__(self, value):
+        self.value = value
+
+    def __index__(self):
+        return self.value
+
+
+SIZES = {
+    layers.LogPolarConv1d: ((4, 6, 9, 2, 4, 1, 2), {"radial_bins": 3, "angular_bins": 2, "growth_rate": 2.5}),
+    LogPolarConv2d: ((4, 6, (5, 7), 2, (2, 3), 1, 2), {"radial_bins": 3, "growth_rate": 2.5, "rotation": 0.5}),
+    layers.LogPolarConv3d: ((4, 6, (3, 5, 5), 2, 1, 1, 2), {"angular_bins": (6, 3), "aspect_ratio": (1.5, 0.5)}),
+    layers.CrossConv1d: ((4, 8, 3, 2, 1, 1, 2), {"share": 0.25, "field": 5, "radial_bins": 1}),
+    layers.CrossConv2d: ((4, 8, 3, (2, 1), 1, 1, 2), {"share": 0.25, "field": (5, 7), "growth_rate": 2.5}),
+    layers.CrossConv3d: ((4, 8, 3, 2, 1, 1, 2), {"share": 0.25, "field": 5}),
+    AnisotropicConv2d: ((4, 6, 3, 2, (1, 1), 1, 2), {"scales": (1.5, 2.5), "offset_bound": (0.5, 1.5)}),
+    LogPolarPool2d: (((5, 7), 2, (2, 3), 1), {"radial_bins": 3, "angular_bins": 4, "growth_rate": 2.5}),
+    layers.PointLogPolarConv: ((4, 6, 0.5, 3), {"angular_bins": (6, 3), "growth_rate": 2.5, "spacing": 0.25}),
+    layers.DeformableRoIPool: ((4, (2, 3), 0.5), {"sampling_ratio": 2, "offset_scale": 0.25}),
+}
+
+
+def other(value):
+    """The same numbers of other kinds."""
+    if isinstance(value, tuple):
+        return np.array(value)
+    return np.float32(value) if isinstance(value, float) else Index(value)
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_sizes_of_any_kind_are_those_of_python(kind):
+    sizes, named = SIZES[kind]
+    layer = kind(*sizes, **named)
+    same = kind(*map(other, sizes), **{name: other(value) for name, value in named.items()})
+    assert repr(same) == repr(layer)
+    assert [tuple(p.shape) for p in same.parameters()] == [tuple(p.shape) for p in layer.parameters()]
+    assert all(map(torch.equal, same.buffers(), layer.buffers()))
+    for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
+        assert getattr(same, name, None) == getattr(layer, name, None)
+        assert type(getattr(same, name, 1)) in (int, tuple)
+
+
+CONVOLUTIONS = [
+    kind
+    for kind in SIZES
+    if kind.__name__.removesuffix("d")[:-1].endswith("Conv") and kind is not layers.PointLogPolarConv
+]
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_every_convolution_says_what_torch_s_do(kind):
+    sizes, named = SIZES[kind]
+    dims = int(kind.__name__[-2])
+    theirs = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims](*sizes, padding_mode="circular")
+    mine = kind(*sizes, padding_mode="circular", **named)
+    for name in (
+        "in_channels",
+        "out_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+        "padding_mode",
+    ):
+        assert getattr(mine, name) == getattr(theirs, name)
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+@pytest.mark.parametrize("name", ["kernel_size", "stride", "dilation", "padding"])
+def test_every_convolution_refuses_the_same_sizes(kind, name):
+    dims = int(kind.__name__[-2])
+    for wrong in (
+        -1,
+        (1,) * (dims + 1),
+        1.5,
+        True,
+        None if name != "padding" else "valid ",
+        np.float32(1),
+        ("1",) * dims,
+    ):
+        with pytest.raises(ValueError, match=f"^{name} must be "):
+            kind(4, 4, **{"kernel_size": 3, name: wrong})

@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from foveal.geometry import scaled_taps
+from foveal.geometry import plain, scaled_taps
 from foveal.layers import shaped
 from foveal.ops import arguments, sampled_conv2d
 from foveal.ops.sampled.op import FUSES, MOST_SETS, winning_set
@@ -78,16 +78,19 @@ class AnisotropicConv2d(shaped.ShapedConv):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        self.scales = _check_scales(scales)
+        self.scales = _check_scales(plain(scales))
         self.fuse = shaped.check_choice("fuse", fuse, FUSES)
         self.share_weights = share_weights
-        self.offset_bound = offset_bound
+        self.offset_bound = offset_bound = plain(offset_bound)
         self.phase = "both"
         factors: tuple[float, ...] = (1.0,) if isinstance(self.scales, str) else self.scales
         self.bounds = _bounds(offset_bound, self.scales, min(self.dilation)) if offset else (0.0,) * len(factors)
         made: dict[str, Any] = {"device": device, "dtype": dtype}
         sets = () if share_weights else (len(factors),)
-        self.weight = nn.Parameter(torch.empty(*sets, out_channels, in_channels // groups, *self.kernel_size, **made))
+        in_channels, out_channels = self.in_channels, self.out_channels  # checked, and Python's own
+        self.weight = nn.Parameter(
+            torch.empty(*sets, out_channels, in_channels // self.groups, *self.kernel_size, **made)
+        )
         own_bias = bias and fuse != "concat"
         self.register_parameter("bias", nn.Parameter(torch.empty(out_channels, **made)) if own_bias else None)
         self.projection = (
@@ -331,7 +334,7 @@ class AnisotropicConv2d(shaped.ShapedConv):
 def _check_scales(scales: Sequence[float] | str) -> tuple[float, ...] | str:
     if isinstance(scales, str):
         return shaped.check_choice("scales", scales, ("learned",))
-    found = tuple(scales)
+    found = scales if isinstance(scales, tuple) else ()
     numbers = all(isinstance(s, int | float) and not isinstance(s, bool) and math.isfinite(s) and s > 0 for s in found)
     if not found or not numbers or len(set(found)) < len(found) or len(found) > MOST_SETS:
         raise ValueError(f"scales must be 1 to {MOST_SETS} different positive numbers, or 'learned'; got {scales!r}")
@@ -341,7 +344,7 @@ def _check_scales(scales: Sequence[float] | str) -> tuple[float, ...] | str:
 def _bounds(given: Any, scales: tuple[float, ...] | str, dilation: int) -> tuple[Any, ...]:
     """The bound of each scale in pixels, None for none, "half" for the learned scale's l / 2."""
     count = 1 if scales == "learned" else len(scales)
-    each = tuple(given) if isinstance(given, list | tuple) else (given,) * count
+    each = given if isinstance(given, tuple) else (given,) * count
     if len(each) != count:
         raise ValueError(f"offset_bound must be one value or one for each of the {count} scales; got {given!r}")
     found: list[Any] = []

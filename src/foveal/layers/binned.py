@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveal.geometry import bin_population, log_polar_bins
+from foveal.geometry import bin_population, log_polar_bins, plain
 from foveal.layers import shaped
 from foveal.layers.log_polar_pool import REDUCES, members, pool
 from foveal.ops import arguments, binned_conv2d
@@ -41,6 +41,7 @@ class BinnedConv(shaped.ShapedConv):
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
+        kernel_size, map = plain(kernel_size), {name: plain(value) for name, value in map.items()}
         if self.dims == 1 or not isinstance(kernel_size, int):
             kernel_size = shaped.sides("kernel_size", kernel_size, self.dims, at_least=1)
         if bins is None:
@@ -59,10 +60,10 @@ class BinnedConv(shaped.ShapedConv):
         self.map = map
         self.reduce = shaped.check_choice("reduce", reduce, REDUCES)
         self.weight = nn.Parameter(
-            torch.empty(out_channels, in_channels // groups, columns, device=device, dtype=dtype)
+            torch.empty(self.out_channels, self.in_channels // self.groups, columns, device=device, dtype=dtype)
         )
         self.register_parameter(
-            "bias", nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
+            "bias", nn.Parameter(torch.empty(self.out_channels, device=device, dtype=dtype)) if bias else None
         )
         with shaped.plainly():
             population = bin_population(bins, columns).clamp(min=1)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foveal.geometry import log_polar_bins, region_grid
+from foveal.geometry import log_polar_bins, plain, region_grid
 from foveal.layers import shaped
 from foveal.ops import arguments
 
@@ -76,12 +76,13 @@ class LogPolarPool2d(shaped.Windowed):
         center: str = "none",
         arrangement: str = "grid",
     ) -> None:
+        kernel_size, radial_bins, angular_bins = plain((kernel_size, radial_bins, angular_bins))
         self.map: dict[str, Any] = {
             "radial_bins": radial_bins,
             "angular_bins": angular_bins,
-            "growth_rate": growth_rate,
-            "rotation": rotation,
-            "aspect_ratio": aspect_ratio,
+            "growth_rate": plain(growth_rate),
+            "rotation": plain(rotation),
+            "aspect_ratio": plain(aspect_ratio),
             "support": support,
             "center": center,
         }

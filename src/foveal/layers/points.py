@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveal.geometry import offset_bins, squared_limits
+from foveal.geometry import offset_bins, plain, squared_limits
 from foveal.layers import shaped
 
 _PAIRS_AT_ONCE = 1 << 21  # distances held at one time, 8 MB in float32
@@ -87,19 +87,20 @@ class PointLogPolarConv(shaped.Mapped):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
-            shaped.check_count(name, value)
+        in_channels = shaped.check_count("in_channels", in_channels)
+        out_channels = shaped.check_count("out_channels", out_channels)
+        radius, radial_bins, angular_bins, spacing = plain((radius, radial_bins, angular_bins, spacing))
         if radius is None and nearest is None:
             raise ValueError("give radius, the number of nearest neighbours, or both; got neither")
         if nearest is not None:
-            shaped.check_count("nearest", nearest)
+            nearest = shaped.check_count("nearest", nearest)
         if radius is None and spacing:
             raise ValueError(f"spacing needs a radius, in whose units it is; got spacing {spacing!r} without one")
         self.map: dict[str, Any] = {
             "radial_bins": radial_bins,
-            "angular_bins": tuple(angular_bins) if isinstance(angular_bins, Sequence) else angular_bins,
-            "growth_rate": growth_rate,
-            "rotation": rotation,
+            "angular_bins": angular_bins,
+            "growth_rate": plain(growth_rate),
+            "rotation": plain(rotation),
             "spacing": spacing,
             "center": center,
         }

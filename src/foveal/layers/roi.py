@@ -52,7 +52,7 @@ def deform_roi_pool(
         (2.8125, 4.6875)
     """
     rows, columns = shaped.sides("output_size", output_size, 2, at_least=1)
-    shaped.check_count("sampling_ratio", sampling_ratio)
+    sampling_ratio = shaped.check_count("sampling_ratio", sampling_ratio)
     if input.ndim != 4 or 0 in input.shape[1:] or input.dtype not in arguments.FLOATING:
         raise ValueError(f"input must be floating [N, C, H, W]; got {input.dtype} of shape {tuple(input.shape)}")
     boxes = _with_index(boxes, len(input))
@@ -124,16 +124,13 @@ class DeformableRoIPool(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        shaped.check_count("channels", channels)
-        shaped.check_count("sampling_ratio", sampling_ratio)
-        for name, value in (("spatial_scale", spatial_scale), ("offset_scale", offset_scale)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-                raise ValueError(f"{name} must be a number above 0; got {value!r}")
-        self.channels = channels
+        self.channels = channels = shaped.check_count("channels", channels)
         self.output_size = shaped.sides("output_size", output_size, 2, at_least=1)
-        self.spatial_scale = spatial_scale
-        self.sampling_ratio = sampling_ratio
-        self.offset_scale = offset_scale
+        self.spatial_scale, self.offset_scale = (
+            shaped.check_number(name, value, "a number above 0", lambda v: v > 0)
+            for name, value in (("spatial_scale", spatial_scale), ("offset_scale", offset_scale))
+        )
+        self.sampling_ratio = shaped.check_count("sampling_ratio", sampling_ratio)
         parts = self.output_size[0] * self.output_size[1]
         self.offset_fc = nn.Linear(channels * parts, 2 * parts, device=device, dtype=dtype)
         self.reset_parameters()

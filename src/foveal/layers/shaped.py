@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
+from foveal.geometry import plain
 from foveal.ops import arguments
 
 CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -122,8 +123,9 @@ class ShapedConv(Windowed):
         groups: int,
         padding_mode: str,
     ) -> None:
-        for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
-            check_count(name, value)
+        in_channels = check_count("in_channels", in_channels)
+        out_channels = check_count("out_channels", out_channels)
+        groups = check_count("groups", groups)
         for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
             if value % groups:
                 raise ValueError(f"{name} must be a multiple of groups, {groups}; got {value}")
@@ -140,7 +142,8 @@ class ShapedConv(Windowed):
 
 def sides(name: str, value: int | Sequence[int], dims: int, *, at_least: int) -> tuple[int, ...]:
     """Normalise a whole number, or one for each dimension."""
-    each = tuple(value) if isinstance(value, Sequence) else (value,) * dims
+    given: Any = plain(value)
+    each: tuple[int, ...] = given if isinstance(given, tuple) else (given,) * dims
     if len(each) != dims or not all(isinstance(v, int) and not isinstance(v, bool) and v >= at_least for v in each):
         several = {1: "", 2: " or a pair of them", 3: " or three of them"}[dims]
         raise ValueError(f"{name} must be a whole number of at least {at_least}{several}; got {value!r}")
@@ -178,10 +181,20 @@ def _times(window: Sequence[int]) -> str:
     return " x ".join(str(w + 1) for w in window)
 
 
-def check_count(name: str, value: int) -> None:
+def check_count(name: str, value: int) -> int:
     """A whole number of at least 1."""
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}")
+    return value
+
+
+def check_number(name: str, value: float, rule: str, holds: Callable[[float], bool]) -> float:
+    """A real number for which a rule holds, said in words."""
+    value = plain(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
+        raise ValueError(f"{name} must be {rule}; got {value!r}")
+    return value
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:

@@ -1,8 +1,10 @@
 """What both ops check and normalise before they call a kernel, and what their kernels share."""
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import _C, Tensor
@@ -14,11 +16,20 @@ FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 def pair(name: str, value: int | Sequence[int], *, at_least: int) -> tuple[int, int]:
     """Normalise a whole number or a pair of them."""
-    two = tuple(value) if isinstance(value, Sequence) else (value, value)
-    whole = (int, torch.SymInt, Tensor) if torch.jit.is_tracing() else (int, torch.SymInt)
-    if len(two) != 2 or not all(isinstance(v, whole) and not isinstance(v, bool) and v >= at_least for v in two):
+    given = value.tolist() if isinstance(value, np.ndarray) else value
+    two = tuple(map(_whole, given)) if isinstance(given, Sequence) else (_whole(given),) * 2
+    if len(two) != 2 or not all(v is not None and v >= at_least for v in two):
         raise ValueError(f"{name} must be a whole number of at least {at_least} or a pair of them; got {value!r}")
     return two[0], two[1]
+
+
+def _whole(value: Any) -> Any:
+    """A whole number, of whatever kind has ``__index__``; None for what is none. Symbols of a compiler or tracer stay."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | torch.SymInt) or (isinstance(value, Tensor) and torch.jit.is_tracing()):
+        return value
+    return operator.index(value) if hasattr(value, "__index__") and not isinstance(value, Tensor) else None
 
 
 def same_size_padding(window: tuple[int, int]) -> tuple[int, int]:
@@ -71,7 +82,7 @@ def check_weight(weight: Tensor, dims: tuple[str, ...], groups: int) -> None:
     """A weight has its dimensions, and groups divide its output channels."""
     if weight.ndim != len(dims):
         raise ValueError(f"weight must be [{', '.join(dims)}]; got shape {tuple(weight.shape)}")
-    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
+    if (_whole(groups) or 0) < 1:
         raise ValueError(f"groups must be a whole number of at least 1; got {groups!r}")
     out_channels = weight.shape[dims.index("O")]
     if out_channels < 1 or out_channels % groups:
