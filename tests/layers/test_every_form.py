@@ -44,6 +44,7 @@ FORMS = {
     "log_polar_wide": (lambda: LogPolarConv2d(4, 4, 5, padding_mode="replicate", dilation=2), IMAGE),
     "log_polar_sum": (lambda: LogPolarConv2d(4, 4, 5, stride=2, groups=2, bias=False, reduce="sum"), IMAGE),
     "log_polar_depthwise": (lambda: LogPolarConv2d(4, 4, 5, groups=4, padding="same"), IMAGE),
+    "log_polar_counted": (lambda: LogPolarConv2d(4, 4, 5, count_center=True), IMAGE),
     "log_polar_max": (lambda: LogPolarConv2d(4, 4, 5, reduce="max"), IMAGE),
     "log_polar_3d": (lambda: layers.LogPolarConv3d(4, 4, 3), VOLUME),
     "log_polar_3d_max": (lambda: layers.LogPolarConv3d(4, 4, 3, reduce="max"), VOLUME),

@@ -79,3 +79,11 @@ def test_optimisers_are_pytorchs_own() -> None:
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(mine, other)
     assert isinstance(optimizer(train(momentum=0.5), parameter_groups(ours, train())), torch.optim.SGD)
+
+
+def test_a_cosine_restarts_at_equal_distances() -> None:
+    thrice, once = train(epochs=6, schedule="cosine", restarts=2), train(epochs=2, schedule="cosine")
+    rates = [learning_rate(thrice, step, 10) for step in range(60)]
+    assert rates == pytest.approx([learning_rate(once, step, 10) for step in range(20)] * 3)
+    with pytest.raises(ValueError, match="is for schedule: cosine only, here it is poly"):
+        train(schedule="poly", restarts=1)

@@ -99,6 +99,16 @@ def test_vessel_losses() -> None:
         Vessels("mse")
 
 
+def test_every_map_of_a_network_in_training_is_judged_and_the_first_counted() -> None:
+    truth, scores = truths(classes=2), torch.randn(3, 2, 12, 12)
+    for terms in ("bce", "dice", "bce_dice"):
+        task = Vessels(loss_terms=terms)
+        both = task.loss(scores[:, :1], truth) + task.loss(scores[:, 1:], truth)
+        torch.testing.assert_close(task.loss(scores, truth), both)
+    counted = [Vessels().count(part, truth, train=True) for part in (scores, scores[:, :1])]
+    assert torch.equal(*counted)
+
+
 def test_vessels_are_measured_image_by_image_and_inside_the_field() -> None:
     task, truth = Vessels(), truths(classes=2, field=True)
     share = torch.rand(3, 1, 12, 12)

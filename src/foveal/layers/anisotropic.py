@@ -149,9 +149,7 @@ class AnisotropicConv2d(shaped.ShapedConv):
 
     def reset_parameters(self) -> None:
         """Start anew: nn.Conv2d's weights, offsets and learned scale from zero."""
-        fan_in = self.weight.shape[-3] * self.kernel_size[0] * self.kernel_size[1]
-        shaped.uniform_(self.weight, fan_in)
-        shaped.uniform_(self.bias, fan_in)
+        shaped.start((self.weight.flatten(0, -4),), self.bias)
         if self.projection is not None:
             self.projection.reset_parameters()
         for predictor in (self.offset_conv, self.scale_conv):

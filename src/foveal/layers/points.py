@@ -132,10 +132,8 @@ class PointLogPolarConv(shaped.Mapped):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start anew: uniform within 1 / sqrt(in_channels * columns)."""
-        fan_in = self.weight.shape[1] * self.weight.shape[2]
-        shaped.uniform_(self.weight, fan_in)
-        shaped.uniform_(self.bias, fan_in)
+        """Start anew, as :meth:`LogPolarConv2d.reset_parameters`: the centre's own weight as a convolution of one point."""
+        shaped.start(shaped.center_apart(self.weight, self.map["center"] == "own"), self.bias)
 
     def forward(
         self, points: Tensor, features: Tensor, mask: Tensor | None = None, queries: Tensor | None = None

@@ -210,10 +210,22 @@ def pad(input: Tensor, before: Sequence[int], after: Sequence[int], mode: str) -
     return F.pad(input, ends, mode="constant" if mode == "zeros" else mode)
 
 
-def uniform_(tensor: Tensor | None, fan_in: int) -> None:
-    """nn.Conv2d's start: uniform within 1 / sqrt(fan_in)."""
-    if tensor is not None:
-        nn.init.uniform_(tensor, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+def center_apart(weight: Tensor, own: bool) -> tuple[Tensor, ...]:
+    """A weight over bins as the convolutions of the log-polar paper: all of it, or its bins and an ``own`` centre, column 0."""
+    return (weight[..., 1:], weight[..., :1]) if own else (weight,)
+
+
+@torch.no_grad()
+def start(parts: Sequence[Tensor], bias: Tensor | None) -> None:
+    """nn.Conv2d's start for each of several convolutions [O, C / groups, ...taps] whose outputs are added: weights uniform
+    within 1 / sqrt(fan_in), the bias the sum of one of each."""
+    bounds = [1 / math.sqrt(part[0].numel()) for part in parts]
+    for part, bound in zip(parts, bounds, strict=True):
+        nn.init.uniform_(part, -bound, bound)
+    if bias is not None:
+        bias.zero_()
+        for bound in bounds:
+            bias += torch.empty_like(bias).uniform_(-bound, bound)
 
 
 def check_input(input: Tensor, channels: int, dims: int) -> None:

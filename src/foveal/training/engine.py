@@ -24,9 +24,10 @@ from foveal.data import Expected, ImageSet, check_files
 from foveal.models import create_model
 from foveal.surgery import convert
 from foveal.training import checkpoint
+from foveal.training.captured import CapturedStep
 from foveal.training.contract import Metric, Task
 from foveal.training.environment import environment, pick_device, version
-from foveal.training.optimisation import average, learning_rate, optimizer, parameter_groups
+from foveal.training.optimisation import average, learning_rate, optimizer, parameter_groups, set_rate, take_up
 from foveal.training.recipe import Recipe
 from foveal.training.recipe_files import load_recipe
 from foveal.training.run_folder import read_json, refuse_other_checkpoint, refuse_other_recipe, to_json
@@ -218,7 +219,7 @@ def evaluate(
         preset: how images are prepared.
         batch_size: images at a time.
         task: loss and metrics, `Classification()` by default.
-        amp: ``"bfloat16"`` for autocast.
+        amp: ``"bfloat16"`` or ``"float16"`` for autocast.
         channels_last: memory layout of the images.
         workers: processes that decode files.
         totals_to: called with the task's sums, for detection all that was found.
@@ -239,7 +240,7 @@ def evaluate(
         for inputs, targets in stream:
             inputs = _laid_out(inputs, channels_last)
             start = _now(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=amp is not None):
+            with _autocast(device, amp):
                 outputs = task.forward(model, inputs, targets)
             times.append((_now(device) - start) / len(inputs))
             counted = task.count(outputs, targets, train=False)
@@ -286,6 +287,8 @@ class _Training:
         groups = parameter_groups(self.model, train)
         self.factors = [factor for factor, _ in groups]
         self.optimizer = optimizer(train, groups)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=train.amp == "float16")
+        self.update = CapturedStep(self._update) if train.cuda_graph and device.type == "cuda" else self._update
         self.steps_per_epoch = math.ceil(len(self.train_set) / train.batch_size)
         self.epoch = self.batch = self.step = 0
         self.totals: Tensor | None = None
@@ -316,7 +319,8 @@ class _Training:
         checkpoint.put_weights(saved.weights, self.outcome, saved.folder)
         if self.averaged is not None:
             checkpoint.put_weights(state["model"], self.model, saved.folder)
-        self.optimizer.load_state_dict(state["optimizer"])
+        take_up(self.optimizer, state["optimizer"])
+        self.scaler.load_state_dict(state.get("scaler", {}))
         self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
         self.totals = None if state["totals"] is None else state["totals"].to(self.device)
         self.history, self.seconds, self.timed = state["history"], state["seconds"], state["timed"]
@@ -334,6 +338,7 @@ class _Training:
             "seconds": elapsed,
             "timed": self.timed,
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
         }
         if self.averaged is not None:
             state["model"] = self.model.state_dict()
@@ -418,22 +423,31 @@ class _Training:
     def _train_step(self, inputs: Any, targets: Any) -> None:
         train = self.recipe.train
         # Dropout is a function of the seed and the step, so that a stopped run needs no random state to go on.
-        torch.manual_seed(_mix(self.seed, f"step {self.step}"))
-        rate = learning_rate(train, self.step, self.steps_per_epoch)
-        for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
-            group["lr"] = rate * factor
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=train.amp is not None):
-            outputs = self.task.forward(self.network, _laid_out(inputs, train.channels_last), targets)
-        self.optimizer.zero_grad()
-        self.task.loss(outputs, targets).backward()
-        if train.clip_grad_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_grad_norm)
-        self.optimizer.step()
-        counted = self.task.count(outputs, targets, train=True)
+        # torch.manual_seed would also note a seed, with a stack trace, for every kind of device that was never used.
+        seed = _mix(self.seed, f"step {self.step}")
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        set_rate(self.optimizer, learning_rate(train, self.step, self.steps_per_epoch), self.factors)
+        counted = self.update(inputs, targets)
         self.totals = counted if self.totals is None else self.totals + counted
         if self.averaged is not None and train.ema is not None:
             # Short runs would never forget their first weights: the decay grows to its value.
             average(self.averaged, self.model, min(train.ema, (1 + self.step) / (10 + self.step)))
+
+    def _update(self, inputs: Any, targets: Any) -> Any:
+        """Forward, backward and the optimiser's step: all that a CUDA graph can hold. Returns what the task counts."""
+        train = self.recipe.train
+        with _autocast(self.device, train.amp):
+            outputs = self.task.forward(self.network, _laid_out(inputs, train.channels_last), targets)
+        self.optimizer.zero_grad()
+        self.scaler.scale(self.task.loss(outputs, targets)).backward()
+        if train.clip_grad_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_grad_norm)
+        self.scaler.step(self.optimizer)  # leaves out a step whose gradients left the range of float16
+        self.scaler.update()
+        return self.task.count(outputs, targets, train=True)
 
     def _measure_epoch(self) -> dict[str, Any]:
         train = self.recipe.train
@@ -548,6 +562,10 @@ def _laid_out(inputs: Any, channels_last: bool) -> Any:
     if not channels_last or not isinstance(inputs, Tensor) or inputs.ndim != 4:
         return inputs
     return inputs.contiguous(memory_format=torch.channels_last)
+
+
+def _autocast(device: torch.device, amp: str | None) -> torch.autocast:
+    return torch.autocast(device.type, getattr(torch, amp or "bfloat16"), enabled=amp is not None)
 
 
 def _mix(seed: int, purpose: str) -> int:

@@ -144,16 +144,21 @@ class Train(_Section):
     schedule: Literal["constant", "step", "cosine", "poly"] = "constant"
     power: float = Field(default=0.9, gt=0)
     """Of `schedule: poly`: the rate times (1 - share of the steps that are done) to this power."""
+    restarts: int = Field(default=0, ge=0)
+    """Of `schedule: cosine`: how often the rate jumps back to `lr`, at equal distances."""
     milestones: list[Annotated[int, Field(ge=1)]] = Field(default=[], validate_default=True)
     """Epochs (counted from 0) at whose start `schedule: step` multiplies the rate by `gamma`."""
     gamma: float = Field(default=0.1, gt=0)
     warmup_epochs: float = Field(default=0.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    amp: Literal["bfloat16"] | None = None
+    amp: Literal["float16", "bfloat16"] | None = None
+    """Products in half the bits; with float16 the loss is scaled, and a step whose gradients leave its range is left out."""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay of the averaged weights that are then evaluated and saved."""
     channels_last: bool = False
     compile: bool = False
+    cuda_graph: bool = False
+    """On CUDA, record the step of classification once and replay it, for networks whose steps the host cannot start fast enough."""
     clip_grad_norm: float | None = Field(default=None, gt=0)
     eval_every: int = Field(default=1, ge=1)
     alternate: int | None = Field(default=None, ge=1)
@@ -165,6 +170,14 @@ class Train(_Section):
         if nesterov and info.data.get("momentum") == 0:
             raise PydanticCustomError("rule", "needs a momentum above 0")
         return nesterov
+
+    @field_validator("restarts")
+    @classmethod
+    def _are_of_a_cosine(cls, restarts: int, info: ValidationInfo) -> int:
+        if restarts and info.data.get("schedule", "cosine") != "cosine":
+            rule = "is for schedule: cosine only, here it is {schedule}"
+            raise PydanticCustomError("rule", rule, {"schedule": info.data["schedule"]})
+        return restarts
 
     @field_validator("milestones")
     @classmethod
@@ -329,6 +342,17 @@ class Recipe(_Row):
             if train.eval_every > 1:
                 raise PydanticCustomError("rule", "needs every epoch measured: eval_every: 1")
         return statistic
+
+    @field_validator("train")
+    @classmethod
+    def _can_be_recorded(cls, train: Train, info: ValidationInfo) -> Train:
+        task = info.data["task"].name if "task" in info.data else "classification"
+        if train.cuda_graph and (task != "classification" or train.alternate):
+            what = "with alternate" if train.alternate else f"of task {task}"
+            raise PydanticCustomError(
+                "rule", "cuda_graph records the step of classification; one {what} changes", {"what": what}
+            )
+        return train
 
     @field_validator("published")
     @classmethod

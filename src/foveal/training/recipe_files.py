@@ -193,7 +193,13 @@ def _merged(values: Any, changes: Any) -> Any:
     return {**copy.deepcopy(values), **{key: _merged(values.get(key), change) for key, change in changes.items()}}
 
 
-_HOW = {"train.amp", "train.channels_last", "train.compile", "train.eval_every"}  # changes no experiment
+_HOW = {
+    "train.amp",
+    "train.channels_last",
+    "train.compile",
+    "train.cuda_graph",
+    "train.eval_every",
+}  # changes no experiment
 
 
 def _labelled(recipe: Recipe, given: dict[str, Any]) -> Recipe:
