@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveal.geometry import bin_population, log_polar_bins
+from foveal.geometry import bin_population, log_polar_bins, plain
 from foveal.layers import shaped
 from foveal.layers.log_polar_pool import REDUCES, members, pool
 from foveal.ops import arguments, binned_conv2d
@@ -42,6 +42,7 @@ class BinnedConv(shaped.ShapedConv):
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
+        kernel_size, map = plain(kernel_size), {name: plain(value) for name, value in map.items()}
         if count_center and (bins is not None or map["center"] != "own"):
             raise ValueError(
                 "count_center=True counts the centre tap in its bin beside its own weight, so it needs center='own' "
@@ -53,29 +54,32 @@ class BinnedConv(shaped.ShapedConv):
             angular = map["angular_bins"]
             if self.dims < 3:
                 shaped.check_count("angular_bins", angular)
-            bins = log_polar_bins(kernel_size, **map)
+            with shaped.plainly():
+                bins = log_polar_bins(kernel_size, **map)
             sectors = angular[0] * angular[1] if isinstance(angular, Sequence) else angular
             columns = map["radial_bins"] * sectors + (map["center"] == "own")
         else:
-            map, bins = {}, _own_map(bins, shaped.sides("kernel_size", kernel_size, self.dims, at_least=1))
-            columns = int(bins.max()) + 1
+            with shaped.plainly():
+                map, bins = {}, _own_map(bins, shaped.sides("kernel_size", kernel_size, self.dims, at_least=1))
+                columns = int(bins.max()) + 1
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         self.map = map
         self.reduce = shaped.check_choice("reduce", reduce, REDUCES)
         self.weight = nn.Parameter(
-            torch.empty(out_channels, in_channels // groups, columns, device=device, dtype=dtype)
+            torch.empty(self.out_channels, self.in_channels // self.groups, columns, device=device, dtype=dtype)
         )
         self.register_parameter(
-            "bias", nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
+            "bias", nn.Parameter(torch.empty(self.out_channels, device=device, dtype=dtype)) if bias else None
         )
-        self.add_map("bins", bins, self.weight.device)
-        population = bin_population(bins, columns).clamp(min=1)
-        self.home = _home(self.kernel_size, map) if count_center else None
-        """The bin that counts the centre tap as well, where one does."""
-        if self.home is not None:
-            population[self.home] = 1 + int((bins == self.home).sum())
-        self.add_map("population", population, self.weight.device)
-        self.members = self._members() if reduce == "max" else ()
+        self.add_map("bins", bins)
+        with shaped.plainly():
+            population = bin_population(bins, columns).clamp(min=1)
+            self.home = _home(self.kernel_size, map) if count_center else None
+            """The bin that counts the centre tap as well, where one does."""
+            if self.home is not None:
+                population[self.home] = 1 + int((bins == self.home).sum())
+            self.members = self._members() if reduce == "max" else ()
+        self.add_map("population", population)
         self.reset_parameters()
 
     @property
@@ -136,12 +140,13 @@ class BinnedConv(shaped.ShapedConv):
     def _weigh_maxima(self, input: Tensor) -> Tensor:
         """Pool by the maximum, then weigh the bins: a convolution of one tap."""
         weight: Tensor
+        keep = arguments.layout(input) if self.dims == 2 else torch.contiguous_format
         input, weight, bias = arguments.autocast(input, self.weight, self.bias)  # type: ignore[assignment]
         padded = shaped.pad(input, self.before, self.after, self.padding_mode)
         pooled = pool(padded, self.members, self.window, "max", self.stride, self.dilation)
         size = pooled.shape[3:]
         flat = F.conv1d(pooled.flatten(1, 2).flatten(2), weight.flatten(1)[..., None], bias, groups=self.groups)
-        return flat.unflatten(2, size)
+        return flat.unflatten(2, size).contiguous(memory_format=keep)
 
     def not_a_conv(self) -> str:
         """Why no convolution of torch's computes the same; empty where one does."""

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from foveal.geometry import plain
 from foveal.layers.binned import BinnedConv
 
 
@@ -138,11 +139,12 @@ class LogPolarConv3d(BinnedConv):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if not isinstance(angular_bins, Sequence):
+        angular_bins = plain(angular_bins)
+        if not isinstance(angular_bins, tuple):
             raise ValueError(f"angular_bins must be (azimuth, elevation) in 3-D; got {angular_bins!r}")
         map = {
             "radial_bins": radial_bins,
-            "angular_bins": tuple(angular_bins),
+            "angular_bins": angular_bins,
             "growth_rate": growth_rate,
             "rotation": rotation,
             "aspect_ratio": aspect_ratio,
