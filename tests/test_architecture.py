@@ -87,6 +87,7 @@ def test_tests_mirror_the_sources():
             "test_architecture.py",
             "test_benchmarks.py",
             "test_doctests.py",
+            "test_every_form.py",
             "test_examples.py",
             "test_export.py",
             "test_layer_pages.py",

@@ -153,14 +153,15 @@ def test_tuning_tiles(case, tmp_path, capsys):
     assert capsys.readouterr().out.count("best of 2") == len(found)
 
 
-def test_a_tile_that_cannot_run_is_named():
+def test_tiles_that_cannot_run_are_named_and_the_next_to_the_rule_come_first():
     tune = script("tune_gpu")
+    assert tune.tiles.of_product(torch.zeros(1), 1, 16, 16) == (64, 16, 16, 4)
 
     def call():
-        if tune.tiles.of_product(torch.zeros(1), 1, 16, 16).num_warps == 8:
+        if tune.tiles.of_product(torch.zeros(1), 1, 16, 16).num_warps == 4:
             raise RuntimeError("out of resources\nmore")
 
-    rows = tune.tuned(tune.Watch(1, True), "of_product", call, 16, 2)
-    assert [row for row in rows if "refused" in row] == [
-        {"tile": {"BM": 32, "BN": 16, "BK": 16, "num_warps": 8}, "refused": "out of resources"}
-    ]
+    rows = tune.tuned(tune.Watch(1, True), "of_product", call, 16, 4)
+    sides = [row["tile"] and tuple(row["tile"].values()) for row in rows if row.get("refused") == "out of resources"]
+    assert sides == [None, (64, 16, 16, 4), (32, 16, 16, 4), (128, 16, 16, 4)]
+    assert [tuple(row["tile"].values()) for row in rows if "ms" in row] == [(64, 16, 16, 8)]

@@ -1,7 +1,10 @@
 """The maps that shape a field: bins (tap -> shared weight) for log-polar kernels, taps (points) for anisotropic ones."""
 
 import math
+import numbers
+import operator
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,6 +82,9 @@ def log_polar_bins(
                 [11,  9,  9],
                 [-1, 12, -1]])
     """
+    kernel_size, radial_bins, angular_bins, growth_rate, rotation, aspect_ratio = plain(
+        (kernel_size, radial_bins, angular_bins, growth_rate, rotation, aspect_ratio)
+    )
     sides = _odd_sides(kernel_size, 3 if isinstance(angular_bins, Sequence) else 2)
     depth, height, width = (1,) * (3 - len(sides)) + sides
     azimuths, elevations = _check_rule(radial_bins, angular_bins, growth_rate, rotation, center, len(sides))
@@ -169,6 +175,9 @@ def offset_bins(
         >>> offset_bins(torch.tensor([[0.0, 0.0], [0.0, 0.5], [-0.1, 0.0], [3.0, 0.0]]), 1.0, 2, 4, 4.0, spacing=0.0)
         tensor([ 0,  1,  2, -1])
     """
+    radius, radial_bins, angular_bins, growth_rate, rotation, spacing = plain(
+        (radius, radial_bins, angular_bins, growth_rate, rotation, spacing)
+    )
     dims = 3 if isinstance(angular_bins, Sequence) else 2
     if offset.shape[-1:] != (dims,):
         raise ValueError(f"offset must be [..., {dims}] for angular_bins {angular_bins!r}; got {tuple(offset.shape)}")
@@ -237,6 +246,7 @@ def region_grid(radial_bins: int, angular_bins: int) -> Tensor:
                 [ 3,  4,  5],
                 [ 9, 10, 11]])
     """
+    radial_bins, angular_bins = plain((radial_bins, angular_bins))
     _check_count("radial_bins", radial_bins)
     _check_count("angular_bins", angular_bins)
     if angular_bins % 2:
@@ -264,6 +274,7 @@ def scaled_taps(kernel_size: int | Sequence[int], scales: Sequence[float], dilat
         tensor([[-1., -1.],
                 [-2., -2.]])
     """
+    kernel_size, scales, dilation = plain((kernel_size, scales, dilation))
     for scale in scales:
         _check_number("scales", scale, above=0.0)
     height, width = _pair(kernel_size)
@@ -273,6 +284,26 @@ def scaled_taps(kernel_size: int | Sequence[int], scales: Sequence[float], dilat
     points = torch.stack(torch.meshgrid(down, right, indexing="ij"), dim=-1).reshape(1, -1, 2)
     factors = torch.tensor([float(scale) for scale in scales], dtype=torch.float64, device="cpu")
     return (factors.reshape(-1, 1, 1) * points).float()
+
+
+def plain(value: Any) -> Any:
+    """Numbers as Python's own, several of them as a tuple: of NumPy's scalars and arrays, and of anything with ``__index__``.
+
+    What is no number stays what it is, for the checks to refuse.
+
+    Example:
+        >>> plain((np.int64(9), np.array([2.0, 3.0]), "same", None))
+        (9, (2.0, 3.0), 'same', None)
+    """
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return tuple(map(plain, value))
+    if isinstance(value, bool | int | float | Tensor):
+        return value
+    if hasattr(value, "__index__"):
+        return operator.index(value)
+    return float(value) if isinstance(value, numbers.Real) else value
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from foveal.bench import gpu, run_gpu
 from foveal.bench.timing import Sides, at_least
 
 SHAPE = (2, 16, 12, 11)
+SIX = (2, 6, 12, 11)
 
 
 def same(sides: Sides, names: tuple[str, ...], tolerance: float) -> None:
@@ -39,6 +40,25 @@ def test_anisotropic_peers_compute_the_same(watch: Any, torchvision: Any) -> Non
     rows = list(gpu._anisotropic(watch, shape=SHAPE, bars=bars, dtype=torch.float32))
     same(watch.sides[0], ("ours", gpu.PER_SCALE), 1e-4)
     assert [str(row.bar) for row in rows if row.bar] == [">= 4"]
+
+
+@pytest.mark.parametrize("levels", [(2, 6), None])
+@pytest.mark.parametrize("backward", [False, True])
+def test_depthwise_peers_compute_the_same(watch: Any, levels: tuple[int, int] | None, backward: bool) -> None:
+    bars = {gpu.DENSE: at_least(0.95), gpu.FORWARD: at_least(0)}
+    given: dict[str, Any] = {"shape": SIX, "size": 9, "levels": levels, "dtype": torch.float32}
+    rows = list(gpu._depthwise(watch, **given, bars=bars, backward=backward))
+    (sides,) = watch.sides
+    if backward:
+        shapes = [
+            [tuple(part.shape) for part in way()] for name in ("ours", gpu.DENSE, gpu.WEIGHT) for way in sides[name]
+        ]  # type: ignore[attr-defined]
+        columns = 13 if levels else 81
+        assert shapes == 2 * [[SIX, (6, 1, columns)]] + 2 * [[SIX, (6, 1, 9, 9)]] + [[(0,), (6, 1, columns)]]
+        assert [(row.what, str(row.bar)) for row in rows] == [(gpu.DENSE, ">= 0.95"), (gpu.FORWARD, ">= 0")]
+    else:
+        same(sides, ("ours", gpu.DENSE), 1e-4)
+        assert [row.what for row in rows] == [gpu.DENSE, gpu.SEVEN, "least bytes moved"]
 
 
 def test_the_deterministic_mode_is_measured_in_it(watch: Any) -> None:
@@ -80,7 +100,7 @@ def test_share_of_the_roofline() -> None:
 
 def test_the_bars_that_were_set() -> None:
     titles = {name: case.title for name, case in gpu.CASES.items()}
-    assert len(titles) == 6 + 24 + 8 + 1
+    assert len(titles) == 6 + 24 + 8 + 8 + 1
     lpsc, acn = ("lpsc-k9", "lpsc-k13", "lpsc-k31"), ("acn-256-bfloat16", "acn-256-float32")
     found = {}
     for name in (*lpsc, *(f"{name}-train" for name in lpsc), *acn, *(f"{name}-train" for name in acn)):

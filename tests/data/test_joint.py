@@ -107,6 +107,11 @@ def test_the_network_of_chance_is_used() -> None:
     assert not torch.equal(first, epoch(epoch=1))
     assert not torch.equal(first, epoch(seed=1))
     rest = torch.cat([images for images, _ in joint_batches(set_of(), preset, **HOW, start_batch=1)])
+    three = [
+        [len(images) for images, _ in joint_batches(set_of(), preset, **{**HOW, "batch_size": 3}, drop_last=drop)]
+        for drop in (False, True)
+    ]
+    assert three == [[3, 3, 2], [3, 3]]
     assert torch.equal(first[4:], rest)
     assert torch.equal(first, epoch(batch_size=3))
     assert torch.equal(first, epoch(workers=2))
@@ -120,6 +125,7 @@ def test_whole_images_keep_the_size_of_their_truth(tmp_path: Path) -> None:
         for folder in ("images", "masks"):
             (tmp_path / "train" / folder).mkdir(parents=True, exist_ok=True)
             values = np.zeros(size, dtype=np.uint8)
+            values[0] = 1
             Image.fromarray(values).save(tmp_path / f"train/{folder}/{k}.png")
     data = create_mask_dataset("masks", "train", tmp_path)
     how = {**HOW, "train": False}
@@ -150,9 +156,8 @@ def test_normalisation() -> None:
 def test_errors_of_files_come_from_workers_too(tmp_path: Path) -> None:
     for folder in ("images", "masks"):
         (tmp_path / "train" / folder).mkdir(parents=True)
-        Image.fromarray(np.zeros((9 if folder == "masks" else 8, 8), dtype=np.uint8)).save(
-            tmp_path / f"train/{folder}/a.png"
-        )
+        values = np.eye(9 if folder == "masks" else 8, 8, dtype=np.uint8)
+        Image.fromarray(values).save(tmp_path / f"train/{folder}/a.png")
     data = create_mask_dataset("masks", "train", tmp_path)
     for workers in (0, 1):
         with pytest.raises(ValueError, match=r"a\.png: a mask must have the size of its image"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from foveal.data import FolderSet, ImageSet, Preset, batches, create_dataset
+from foveal.data import FolderSet, ImageSet, Preset, batches, create_dataset, loader
 from foveal.data.hashing import random_below, random_bits
 from foveal.data.loader import _CUT_COLUMN, _CUT_ROW, _DOWN, _FLIP, _RIGHT, _centred
 
@@ -185,6 +185,19 @@ def test_files_and_memory_give_the_same_bits(folder):
     in_memory = ImageSet("copy", "train", images, folder.labels, folder.classes)
     assert isinstance(folder, FolderSet)
     assert equal(run(folder, preset), run(in_memory, preset))
+
+
+@pytest.mark.parametrize(("together", "counts"), [(0, [7] * 7 + [1]), (2, [14, 14, 14, 8]), (9, [50])])
+def test_batches_that_are_prepared_together_have_the_same_bits(monkeypatch, together, counts):
+    dataset, preset = numbered(50), Preset(pad=2, flip=True, cutout=3)
+    reference = run(dataset, preset, batch_size=7)
+    sizes = []
+    normalise = loader._normalise
+    monkeypatch.setattr(loader, "_normalise", lambda x, *more: (sizes.append(len(x)), normalise(x, *more))[1])
+    monkeypatch.setattr(loader, "_PREPARED_TOGETHER", {"cpu": together * 7 * dataset.images[0].numel()})
+    assert equal(run(dataset, preset, batch_size=7), reference)
+    assert sizes == counts
+    assert equal(run(dataset, preset, batch_size=7, start_batch=3), reference[3:])
 
 
 @pytest.mark.gpu

@@ -15,19 +15,24 @@ from foveal import CrossConv2d, LogPolarConv2d
 from foveal.geometry import bin_population, log_polar_bins
 
 
-def pooling_form(input, layer):
-    """Section 3.2: average the pixels of each bin around each position (zeros of the padding count), then weigh them."""
+def pooling_form(input, layer, also_in=None):
+    """Section 3.2: average the pixels of each bin around each position (zeros of the padding count), then weigh them.
+
+    ``also_in``: the bin that the centre pixel is a member of, besides its own.
+    """
     kh, kw = layer.kernel_size
     padded = F.pad(input, (kw // 2, kw // 2, kh // 2, kh // 2))
     rows, cols = input.shape[2:]
     bins = layer.bins
     columns = layer.weight.shape[2]
+    at_centre = torch.zeros_like(bins)
+    at_centre[kh // 2, kw // 2] = 1
     pooled = input.new_zeros(input.shape[0], input.shape[1], columns, rows, cols)
     for i in range(rows):
         for j in range(cols):
             window = padded[:, :, i : i + kh, j : j + kw]
             for b in range(columns):
-                inside = window[:, :, bins == b]
+                inside = window[:, :, (bins == b) | ((at_centre == 1) & (b == also_in))]
                 if inside.shape[2]:
                     pooled[:, :, b, i, j] = getattr(torch, {"max": "amax"}.get(layer.reduce, layer.reduce))(inside, 2)
     output = torch.einsum("ncbij,ocb->noij", pooled, layer.weight)
@@ -42,15 +47,32 @@ def pooling_form(input, layer):
     st.floats(1.2, 4),
     st.sampled_from(["disk", "square"]),
     st.sampled_from(["mean", "sum", "max"]),
-    st.sampled_from(["own", "bin", "none"]),
+    st.sampled_from(["own", "bin", "none", "own and counted"]),
 )
 def test_equals_the_papers_pooling_form(side, radial, angular, growth, support, reduce, center):
+    counted = center == "own and counted"
     layer = LogPolarConv2d(
         2, 3, side, radial_bins=radial, angular_bins=angular, growth_rate=growth, support=support, reduce=reduce,
-        center=center, dtype=torch.float64,
+        center=center[:3] if counted else center, count_center=counted, rotation=1.0, dtype=torch.float64,
     )  # fmt: skip
     input = torch.randn(1, 2, 6, 5, dtype=torch.float64)
-    torch.testing.assert_close(layer(input), pooling_form(input, layer))
+    also_in = 1 + int(angular / (2 * torch.pi)) if counted else None  # level 1, the sector of one radian
+    torch.testing.assert_close(layer(input), pooling_form(input, layer, also_in))
+    if reduce != "max":
+        torch.testing.assert_close(layer.to_conv()(input), layer(input))
+        kernel = torch.randn(3, 2, side, side, dtype=torch.float64)
+        layer.project(kernel)
+        best = layer.kernel().detach()
+        worse = (layer.weight.detach() + 0.1 * torch.randn_like(layer.weight)).requires_grad_()
+        layer.weight.data.copy_(worse)
+        assert (best - kernel).norm() <= (layer.kernel() - kernel).norm()
+
+
+def test_counting_the_centre_needs_a_centre_of_its_own():
+    with pytest.raises(ValueError, match=r"count_center=True counts the centre tap .* got center='bin'"):
+        LogPolarConv2d(1, 1, 3, center="bin", count_center=True)
+    with pytest.raises(ValueError, match=r"rotated\(\) needs count_center=False"):
+        LogPolarConv2d(1, 1, 5, count_center=True).rotated(1)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +97,7 @@ def test_maximum_is_no_convolution_and_says_so():
             call()
     with pytest.raises(ValueError, match="init='project' needs a linear layer"):
         LogPolarConv2d.from_conv(old, init="project", reduce="max")
-    with pytest.raises(ValueError, match=r"LogPolarPool2d\(reduce='max', center='bin'"):
+    with pytest.raises(ValueError, match="besides its own weight; build the layer with count_center=True"):
         layer.load_authors_state_dict({})
     torch.testing.assert_close(LogPolarConv2d.from_conv(old, reduce="max").bias, old.bias)
 
@@ -108,8 +130,11 @@ def test_constant_image():
     torch.testing.assert_close(output[0, :, 6, 6], expected)
 
 
-def test_hand_example_of_the_authors_layer():
-    layer = LogPolarConv2d(1, 1, 3, radial_bins=1, angular_bins=4, growth_rate=4.0, support="square")
+@pytest.mark.parametrize(("count_center", "weights"), [(True, [10.0, 2, 1, 3, 4]), (False, [32 / 3, 4 / 3, 1, 3, 4])])
+def test_hand_example_of_the_authors_layer(count_center, weights):
+    layer = LogPolarConv2d(
+        1, 1, 3, radial_bins=1, angular_bins=4, growth_rate=4.0, support="square", count_center=count_center
+    )
     state = {
         "region.weight": torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]),
         "region.bias": torch.tensor([0.2]),
@@ -117,6 +142,7 @@ def test_hand_example_of_the_authors_layer():
         "center.bias": torch.tensor([0.3]),
     }
     layer.load_authors_state_dict(state)
+    torch.testing.assert_close(layer.weight[0, 0], torch.tensor(weights))  # as theirs where the centre counts
     expected = [[0.5, 0.5, 2 / 3], [1.5, 10 + 2 / 3, 2 / 3], [1.5, 2, 2]]
     torch.testing.assert_close(layer.kernel()[0, 0], torch.tensor(expected))
     output = layer(torch.arange(9.0).reshape(1, 1, 3, 3))[0, 0]
@@ -124,8 +150,8 @@ def test_hand_example_of_the_authors_layer():
     torch.testing.assert_close(output, torch.tensor(rows), rtol=1e-5, atol=1e-4)
 
 
-def authors_layer(input, state, kernel_size, radial, angular, growth):
-    """Their algorithm in short: mean of each region (centre pixel included), laid out 2 L_r x L_theta / 2, two convolutions."""
+def authors_layer(input, state, kernel_size, radial, angular, growth, pool=torch.mean):
+    """Their algorithm in short: mean (or maximum) of each region (centre pixel included), laid out 2 L_r x L_theta / 2, two convolutions."""
     bins = log_polar_bins(kernel_size, radial, angular, growth**2, support="square", center="bin")
     half = kernel_size // 2
     windows = F.unfold(input, kernel_size, padding=half).unflatten(1, (input.shape[1], -1))
@@ -138,7 +164,7 @@ def authors_layer(input, state, kernel_size, radial, angular, growth):
             row, col = radial + level, sector - angular // 2
         member = (bins == b).flatten()
         if member.any():
-            pooled[:, :, row, col] = windows[:, :, member].mean(2)
+            pooled[:, :, row, col] = pool(windows[:, :, member], 2)
     output = torch.einsum("nchwp,ochw->nop", pooled, state["a.conv.weight"]).unflatten(2, input.shape[2:])
     output = output + F.conv2d(input, state["a.center.weight"], state["a.center.bias"])
     return output + state["a.conv.bias"][:, None, None]
@@ -147,8 +173,10 @@ def authors_layer(input, state, kernel_size, radial, angular, growth):
 @pytest.mark.parametrize(
     ("side", "radial", "angular", "growth"), [(5, 2, 6, 3.0), (9, 2, 6, 3.0), (11, 3, 8, 2.0), (3, 2, 8, 2.0)]
 )
-@pytest.mark.parametrize("reduce", ["mean", "sum"])
-def test_authors_checkpoint_gives_their_outputs(side, radial, angular, growth, reduce):
+@pytest.mark.parametrize(
+    ("reduce", "count_center"), [("mean", False), ("mean", True), ("sum", False), ("sum", True), ("max", True)]
+)
+def test_authors_checkpoint_gives_their_outputs(side, radial, angular, growth, reduce, count_center):
     shapes = {
         "conv.weight": (4, 3, 2 * radial, angular // 2),
         "conv.bias": (4,),
@@ -158,11 +186,12 @@ def test_authors_checkpoint_gives_their_outputs(side, radial, angular, growth, r
     state = {f"a.{key}": torch.randn(shape, dtype=torch.float64) for key, shape in shapes.items()}
     layer = LogPolarConv2d(
         3, 4, side, radial_bins=radial, angular_bins=angular, growth_rate=growth**2, support="square", reduce=reduce,
-        dtype=torch.float64,
+        count_center=count_center, dtype=torch.float64,
     )  # fmt: skip
     layer.load_authors_state_dict({**state, "b.conv.weight": torch.zeros(4, 3, 2 * radial, angular // 2)}, prefix="a.")
     input = torch.randn(2, 3, 8, 7, dtype=torch.float64)
-    torch.testing.assert_close(layer(input), authors_layer(input, state, side, radial, angular, growth))
+    pool = torch.amax if reduce == "max" else torch.mean
+    torch.testing.assert_close(layer(input), authors_layer(input, state, side, radial, angular, growth, pool))
 
 
 def test_authors_checkpoint_without_centre():
@@ -268,16 +297,6 @@ def test_counts_are_not_rounded_in_bfloat16():
     assert int(layer.population[1]) == 708
     kernel = layer.bfloat16().kernel()[0, 0].detach().double()
     assert abs(float(kernel[0, 15]) / float(exact) - 1) <= 2**-8
-
-
-def test_start():
-    torch.manual_seed(1)
-    layer = LogPolarConv2d(64, 64, 9, radial_bins=2, angular_bins=6)
-    limit = (64 * 13) ** -0.5
-    weight, bias = layer.weight.detach(), layer.bias.detach()
-    assert float(weight.abs().max()) <= limit
-    assert float(weight.std()) == pytest.approx(limit / 3**0.5, rel=0.02)
-    assert float(bias.abs().max()) <= limit
 
 
 @pytest.mark.parametrize("kind", [LogPolarConv2d, CrossConv2d])

@@ -294,19 +294,29 @@ def test_bad_arguments(change, words):
         PointLogPolarConv(**{"in_channels": 2, "out_channels": 3, "radius": 1.0, **change})
 
 
+@pytest.mark.parametrize("search", [{"radius": 0.5}, {"nearest": 3}, {"radius": 0.5, "nearest": 3}])
+def test_sets_without_points(search):
+    layer = PointLogPolarConv(2, 3, **search)
+    points, features = torch.rand(2, 5, 2), torch.randn(2, 5, 2)
+    mask = torch.tensor([[True] * 5, [False] * 5])
+    assert layer(points, features, mask)[1].eq(0).all()
+    assert torch.equal(layer(points, features, mask, points)[1], layer.bias.expand(5, 3))  # all that its bins hold
+    assert torch.equal(layer(points, features, mask)[0], layer(points, features)[0])
+    assert layer(points[:, :0], features[:, :0]).shape == (2, 0, 3)
+    assert torch.equal(layer(points[:, :0], features[:, :0], None, points), layer.bias.expand(2, 5, 3))
+    assert layer(points[:0], features[:0]).shape == (0, 5, 3)
+
+
 def test_wrong_input_is_named():
     layer = PointLogPolarConv(2, 3, 1.0)
     points, features, mask = torch.rand(2, 5, 2), torch.randn(2, 5, 2), torch.ones(2, 5, dtype=torch.bool)
     infinite = points.clone()
     infinite[1, 3, 0] = math.inf
-    empty = mask.clone()
-    empty[1] = False
     for call, words in (
         (
             (torch.rand(2, 5, 3), features),
-            r"points must be \[N, P, 2\] or \[P, 2\], and not empty; got shape \(2, 5, 3\)",
+            r"points must be \[N, P, 2\] or \[P, 2\]; got shape \(2, 5, 3\)",
         ),
-        ((torch.rand(2, 0, 2), features[:, :0]), "points must be .* not empty"),
         ((torch.rand(2, 5, 2, 1), features), "points must be"),
         ((infinite, features), r"points must be finite; points\[1, 3\] is \[inf, 0\.\d+\]"),
         ((points * math.nan, features), r"points must be finite; points\[0, 0\] is \[nan, nan\]"),
@@ -315,7 +325,6 @@ def test_wrong_input_is_named():
         ((points, features.double()), "features must have the dtype of weight"),
         ((points, features, mask[:, :4]), r"mask must be bool \(2, 5\); got"),
         ((points, features, mask.float()), r"mask must be bool \(2, 5\); got torch.float32"),
-        ((points, features, empty), "mask must leave each set at least one point; set 1 has none"),
         ((points, features, mask, points[:1]), "queries must be of 2 sets, as points; got 1"),
         ((points, features, mask, points * math.nan), r"queries must be finite; queries\[0, 0\]"),
     ):

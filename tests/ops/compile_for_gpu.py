@@ -90,6 +90,16 @@ def cases(dtype, channels):
     yield "binned, weight", lambda: binned.weight_gradient(output, input, tied, bins, *plain)
     large = torch.arange(441).reshape(21, 21) % 13  # shares tables of sums
     yield "binned, large", lambda: binned.convolve(input, tied, large, bias, output, [1, 1], [10, 10], *plain[2:])
+    plain = ([1, 1], [4, 4], [1, 1], channels)  # one channel a group
+    single, all_taps = torch.zeros(channels, 1, 13, dtype=dtype), torch.arange(81).reshape(9, 9)
+    free = torch.zeros(channels, 1, 81, dtype=dtype)
+    yield "depthwise", lambda plain=plain: binned.convolve(input, single, bins, bias, output, *plain)
+    yield "depthwise, free", lambda plain=plain: binned.convolve(input, free, all_taps, bias, output, *plain)
+    yield (
+        "depthwise, input, stride 2",
+        lambda plain=plain: binned.input_gradient(output, single, bins, input, [2, 2], *plain[1:]),
+    )
+    yield "depthwise, weight", lambda plain=plain: binned.weight_gradient(output, input, single, bins, *plain)
     taps, offset = torch.zeros(2, 9, 2), torch.zeros(2, 36, 28, 28)
     for fuse in ("max", "sum"):
         plain = ([0, 1], [1, 1], 1, fuse, [28, 28])

@@ -116,3 +116,11 @@ def test_keys_of_a_plateau_are_for_it_alone() -> None:
             train(**{key: value})
     with pytest.raises(ValueError, match="schedule: plateau takes the best ones"):
         train(schedule="plateau", ema=0.9)
+
+
+def test_a_cosine_restarts_at_equal_distances() -> None:
+    thrice, once = train(epochs=6, schedule="cosine", restarts=2), train(epochs=2, schedule="cosine")
+    rates = [learning_rate(thrice, step, 10) for step in range(60)]
+    assert rates == pytest.approx([learning_rate(once, step, 10) for step in range(20)] * 3)
+    with pytest.raises(ValueError, match="is for schedule: cosine only, here it is poly"):
+        train(schedule="poly", restarts=1)

@@ -124,8 +124,8 @@ MUTATIONS = [
     ("label_smoothing: 0.1", "label_smoothing: 1", "row.yaml:24: train.label_smoothing: must be below 1 (got 1)"),
     (
         "amp: bfloat16",
-        "amp: float16",
-        "row.yaml:25: train.amp: must be bfloat16 (got 'float16'); did you mean bfloat16?",
+        "amp: float",
+        "row.yaml:25: train.amp: must be float16 or bfloat16 (got 'float'); did you mean float16?",
     ),
     ("ema: 0.99", "ema: 99999999999999999999", "row.yaml:26: train.ema: must be below 1 (got 1e+20)"),
     ("clip_grad_norm: 1.0", "clip_grad_norm: off", "row.yaml:27: train.clip_grad_norm: must be a number (got 'off')"),
@@ -242,6 +242,14 @@ def test_files_that_are_no_recipe(tmp_path: Path, text: str | bytes, message: st
     found = mistakes(tmp_path, text)
     assert len(found) == 1
     assert found[0].startswith(message)
+
+
+def test_steps_that_change_cannot_be_recorded(tmp_path: Path) -> None:
+    text = GOOD.replace("ema: 0.99", "ema: 0.99\n  cuda_graph: true")
+    message = "row.yaml:13: train: cuda_graph records the step of classification; one {} changes"
+    assert mistakes(tmp_path, text) == [message.format("with alternate")]
+    vessels = text.replace("  alternate: 2\n", "").replace("title: A row", "task: {name: vessels}\ntitle: A row")
+    assert any("one of task vessels changes" in line for line in mistakes(tmp_path, vessels))
 
 
 def test_all_mistakes_come_together_in_the_order_of_the_file(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from foveal.training.recipe import Quoted
+from foveal.training.report import markdown, report
 from foveal.training.results import judged, results, table
 from foveal.training.tasks import wilson_interval
 
@@ -64,6 +65,37 @@ def test_a_mean_of_more_epochs_than_were_measured(bare, tmp_path):
     assert row["runs"][0]["state"] == "damaged"
     assert row["runs"][0]["problem"].startswith("metrics.csv has 2 measured epochs")
     assert run.exists()
+
+
+@pytest.mark.parametrize("statistic", ["last", "best", {"mean_of_last": 2}])
+def test_a_number_that_is_not_defined_does_not_damage_a_run(bare, tmp_path, statistic):
+    task = {"task": {"name": "vessels"}, "statistic": statistic, "train": TRAIN | {"epochs": 2}}
+    lines = ["1,2,2.0,,10", "2,4,0.4,,20"]
+    for seed, auc in enumerate((None, 0.75)):
+        undefined = {"test_auc": auc, "test_acc": 1.0, "test_sen": None}
+        own = lines if auc is None else ["1,2,2.0,0.75,10", "2,4,0.4,0.75,20"]
+        run = bare(tmp_path, "a", seed, result=undefined, lines=own, **task)
+        text = (run / "metrics.csv").read_text().replace("test_accuracy", "test_auc")
+        (run / "metrics.csv").write_text(text)
+    (row,) = table(tmp_path)
+    assert [run["state"] for run in row["runs"]] == ["finished", "finished"]
+    assert {key: row["test_auc"][key] for key in ("mean", "n", "undefined")} == {"mean": 0.75, "n": 1, "undefined": 1}
+    assert (row["test_sen"]["mean"], row["test_sen"]["undefined"]) == (None, 2)
+    assert row["against"] is None
+    page = report(tmp_path).read_text()
+    assert "undefined" in page
+    assert "no finished run" not in page
+    assert "undefined in 1 of its runs" in markdown(tmp_path)
+    (tmp_path / "a/seed1/result.json").unlink()
+    assert "| undefined |" in markdown(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", '{"test_accuracy": NaN}', '{"test_accuracy": Infinity}', '{"test_accuracy": "x"}']
+)
+def test_a_number_that_is_missing_or_none_does(bare, tmp_path, text):
+    (bare(tmp_path, "a", result={}) / "result.json").write_text(text)
+    assert table(tmp_path)[0]["runs"][0]["state"] == "damaged"
 
 
 def test_rows_stand_against_their_baseline(bare, tmp_path):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from foveal.training.tasks import Classification, wilson_interval
+from foveal.training.recipe import Data
+from foveal.training.tasks import Classification, create_task, wilson_interval
 
 
 def test_counts_add_up_over_batches_of_any_size() -> None:
@@ -72,3 +77,34 @@ def test_wilson_interval() -> None:
     for correct, n in ((-1, 5), (6, 5), (0, 0)):
         with pytest.raises(ValueError, match="correct and n must be counts"):
             wilson_interval(correct, n)
+
+
+def npz(root: Path, labels: list[int], classes: list[str]) -> Data:
+    images = np.zeros((len(labels), 4, 4), dtype=np.uint8)
+    for split in ("train", "test"):
+        np.savez(root / f"{split}.npz", images=images, labels=labels, classes=classes)
+    return Data(name="npz", root=str(root))
+
+
+def test_a_class_must_have_a_training_image(tmp_path: Path) -> None:
+    data = npz(tmp_path, [0, 2, 2], ["a", "b", "c"])
+    with pytest.raises(ValueError, match="the train split of npz has no image of b; add images"):
+        create_task("classification").load(data, "train", str(tmp_path))
+    assert len(create_task("classification").load(data, "test", str(tmp_path))[0]) == 3
+    with pytest.raises(ValueError, match="must have two classes or more; got a alone"):
+        create_task("classification").load(npz(tmp_path, [0, 0], ["a"]), "train", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "value"),
+    [
+        ("classification", "binary_masks", True),
+        ("detection", "binary_masks", True),
+        ("detection", "test_fraction", 0.5),
+        ("segmentation", "test_fraction", 0.5),
+        ("vessels", "test_fraction", 0.5),
+    ],
+)
+def test_keys_of_other_tasks_are_refused(task: str, key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"data\.{key} is not for this task; leave it out"):
+        create_task(task).load(Data(name="shapes", **{key: value}), "train", None)

@@ -30,10 +30,13 @@ from foveal.bench.timing import (
     forward_and_backward,
     measure,
 )
-from foveal.ops import anisotropic_conv2d
+from foveal.geometry import log_polar_bins
+from foveal.ops import anisotropic_conv2d, binned_conv2d
 from foveal.ops.binned import reference
 
 DENSE, PLAIN, REFERENCE = "dense convolution (cuDNN)", "3x3 nn.Conv2d (cuDNN)", "the op's definition in PyTorch"
+SEVEN, WEIGHT, FORWARD = "ours, 7x7", "gradient of the weight", "gradient of the weight beside forward"
+MEMORY = "of the card's memory bandwidth"
 PER_SCALE, ATOMIC = "torchvision per scale, maximum", "the same, not deterministic"
 
 
@@ -167,12 +170,16 @@ def achieved(seconds: float, operations: float, moved: float, dtype: torch.dtype
     """TFLOP/s, GB/s and the share of the time that the card would take at least (its roofline)."""
     yield Row("achieved", operations / seconds / 1e12, "TFLOP/s", ours_ms=seconds * 1e3)
     yield Row("least bytes moved", moved / seconds / 1e9, "GB/s", ours_ms=seconds * 1e3)
-    limits = next((limits for name, limits in CARDS.items() if name in card), None)
+    limits = _limits(card)
     if limits is not None:
         tf32 = torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
         most = limits.halves if dtype != torch.float32 else limits.tf32 if tf32 else limits.float32
         least = max(operations / most, moved / limits.memory)
         yield Row("of the roofline", least / seconds, "x", ours_ms=seconds * 1e3, other_ms=least * 1e3)
+
+
+def _limits(card: str) -> Card | None:
+    return next((limits for name, limits in CARDS.items() if name in card), None)
 
 
 def _card(watch: Watch) -> str:
@@ -302,6 +309,60 @@ def _deterministic(watch: Watch, shape: tuple[int, int, int, int]) -> Iterator[R
         yield replace(row, note="torch.use_deterministic_algorithms(True)")
 
 
+def _depthwise(
+    watch: Watch,
+    *,
+    shape: tuple[int, int, int, int],
+    size: int,
+    levels: tuple[int, int] | None,
+    bars: Mapping[str, Bar | None],
+    dtype: torch.dtype = torch.bfloat16,
+    backward: bool = False,
+) -> Iterator[Row]:
+    """One log-polar kernel a channel, or one with a weight for every tap, beside the depthwise convolution that it equals."""
+    channels, device = shape[1], _device(watch)
+    input = torch.randn(shape).to(device, dtype).requires_grad_(backward)
+
+    def operands(size: int) -> tuple[Tensor, Tensor]:
+        """A map of bins, and a weight."""
+        bins = log_polar_bins(size, *levels, 2.0) if levels else torch.arange(size**2).reshape(size, size)
+        return bins.to(device), torch.randn(channels, 1, int(bins.max()) + 1).to(device, dtype).requires_grad_(backward)
+
+    def ours(bins: Tensor) -> Callable[..., Tensor]:
+        return lambda x, w: binned_conv2d(x, w, bins, padding=bins.shape[0] // 2, groups=channels)
+
+    bins, weight = operands(size)
+    dense = reference.dense_kernel(weight, bins).detach().requires_grad_(backward)
+    sides: Sides = {
+        "ours": _ways(ours(bins), [input, weight], backward),
+        DENSE: _ways(lambda x, w: F.conv2d(x, w, padding=size // 2, groups=channels), [input, dense], backward),
+    }
+    if backward:
+        last = both_formats(input)[0]
+        plain = ([1, 1], [size // 2] * 2, [1, 1], channels)
+        grad = torch.randn_like(last)
+        sides[WEIGHT] = [
+            lambda: torch.ops.foveal.binned_conv2d_backward(grad, last, weight, bins, *plain, [False, True])
+        ]
+        sides[FORWARD] = [forward(ours(bins), last, weight)]
+    elif size > 7:
+        small, few = operands(7)
+        sides[SEVEN] = _ways(ours(small), [input, few], False)
+    times = watch.medians(sides)
+    yield from against(times, {DENSE: bars.get(DENSE), SEVEN: bars.get(SEVEN)})
+    if backward:
+        first, second = times[FORWARD], times[WEIGHT]
+        figure = second.seconds / first.seconds
+        yield Row(FORWARD, figure, "x", bars.get(FORWARD), second.seconds * 1e3, first.seconds * 1e3, second.spread)
+        return
+    maps = 2 * input.numel() * dtype.itemsize
+    seconds, limits = times["ours"].seconds, _limits(_card(watch))
+    yield Row("least bytes moved", maps / seconds / 1e9, "GB/s", ours_ms=seconds * 1e3)
+    if limits is not None:
+        least = maps / limits.memory
+        yield Row(MEMORY, least / seconds, "x", bars.get(MEMORY), ours_ms=seconds * 1e3, other_ms=least * 1e3)
+
+
 def _cases() -> Iterator[tuple[str, str, Callable[[Watch], Iterator[Row]]]]:
     train = "forward and backward"
     lpsc = functools.partial(functools.partial, _log_polar)
@@ -328,6 +389,15 @@ def _cases() -> Iterator[tuple[str, str, Callable[[Watch], Iterator[Row]]]]:
                 )
                 bars = {DENSE: at_least(0.95)}  # equal but for noise
                 yield f"rule-k{size}-{channels}-{side}", title, lpsc(shape=shape, size=size, bars=bars)
+    for size in (7, 31):
+        for tied in (True, False):
+            layer = f"depthwise {size}x{size}, {'12 bins' if tied else 'a weight a tap'}, 64x192x56x56, bfloat16"
+            name = f"depthwise-k{size}{'' if tied else '-free'}"
+            limits = {DENSE: at_least(0.95), **({MEMORY: at_least(0.6)} if size == 7 else {SEVEN: at_most(2)})}
+            part = functools.partial(_depthwise, shape=(64, 192, 56, 56), size=size, levels=(2, 6) if tied else None)
+            yield name, f"{layer}, forward", functools.partial(part, bars=limits)
+            limits = {DENSE: at_least(0.95), FORWARD: at_most(2)}
+            yield f"{name}-train", f"{layer}, {train}", functools.partial(part, bars=limits, backward=True)
     acn = functools.partial(functools.partial, _anisotropic)
     for channels, shape in ((64, (32, 64, 56, 56)), (256, (32, 256, 28, 28))):
         layer = f"anisotropic, scales 1 and 2, {'x'.join(map(str, shape))}"

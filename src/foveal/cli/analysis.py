@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from foveal.cli.terminal import make_console, say
+from foveal.cli.terminal import make_console, say, tell
 
 
 def cost(
@@ -159,7 +159,7 @@ def draw(
     out = out or Path(f"{what.value}.png")
     analysis.save(figure, out)
     caption = figure.get_suptitle() or figure.axes[0].get_title()
-    print(f"{out}: {name or model}, {caption}".replace("\n", " · "))
+    tell(f"{out}: {name or model}, {caption}".replace("\n", " · "))
 
 
 def _pixel(at: str | None) -> tuple[int, int] | None:
@@ -244,7 +244,7 @@ def field(
             labels.append(f"{name}, {at}")
     analysis.save(analysis.draw_receptive_field(fields, labels=labels), out)
     make_console().print(table)
-    print(f"picture: {out}")
+    tell(f"picture: {out}")
 
 
 class Rule(enum.StrEnum):
@@ -298,8 +298,8 @@ def cam(
         for one in found:
             left, top, right, bottom = one["box"]
             place = f"{left:g},{top:g} to {right:g},{bottom:g}"
-            print(f"{one['network']}  {one['file']}: {one['class']} ({one['probability']:.1%}), box {place}")
-        print(f"picture: {out}")
+            tell(f"{one['network']}  {one['file']}: {one['class']} ({one['probability']:.1%}), box {place}")
+        tell(f"picture: {out}")
         return
     if boxes is None or to_json is None:
         raise ValueError("name images to draw, or --boxes and --json to measure the runs of a table")
@@ -309,7 +309,7 @@ def cam(
 
     content = localisation.measure_table(model, boxes, to_json, device=pick_device(device), progress=show)
     make_console().print(localisation.error_table(content))
-    print(f"errors: {to_json}")
+    tell(f"errors: {to_json}")
 
 
 def _shares(measured: dict[str, Any]) -> str:

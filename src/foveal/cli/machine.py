@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from foveal.cli.terminal import make_console, say
+from foveal.cli.terminal import make_console, say, tell
 
 
 class Listed(enum.StrEnum):
@@ -39,9 +39,9 @@ def list_names(
     }
     for kind in [what] if what else Listed:
         if what is None:
-            print(f"{kind.value}:")
+            tell(f"{kind.value}:")
         for name in sources[kind]():
-            print(name if what else f"  {name}")
+            tell(name if what else f"  {name}")
 
 
 def bench(
@@ -90,34 +90,34 @@ def doctor() -> None:
     import shutil
 
     cures = []
-    print(f"{'python':<14}{platform.python_version()}  {sys.executable}")
+    tell(f"{'python':<14}{platform.python_version()}  {sys.executable}")
     for package, extra in _PACKAGES.items():
         version, problem = _installed(package)
-        print(f"{package:<14}{version}{f'  {problem}' if problem else ''}")
+        tell(f"{package:<14}{version}{f'  {problem}' if problem else ''}")
         if problem:
             cures.append(f"pip install --upgrade {package}" if version != "missing" else f"pip install '{extra}'")
     if _installed("torch")[1] == "":
         import torch
 
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        print(f"{'devices':<14}cpu with {torch.get_num_threads()} threads; CUDA: {', '.join(names) or 'none'}")
+        tell(f"{'devices':<14}cpu with {torch.get_num_threads()} threads; CUDA: {', '.join(names) or 'none'}")
         from foveal.ops.native import library
 
         compiled = ", ".join(library.instruction_sets())
-        print(
+        tell(
             f"{'CPU kernels':<14}{f'compiled for {compiled}' if compiled else 'plain PyTorch (a C compiler is needed)'}"
         )
-        print(f"{'GPU kernels':<14}{'plain PyTorch' if _imports('foveal.ops.binned.gpu') else 'Triton'}")
+        tell(f"{'GPU kernels':<14}{'plain PyTorch' if _imports('foveal.ops.binned.gpu') else 'Triton'}")
         from foveal.data import create_dataset, list_datasets
 
         for name in [name for name in list_datasets() if name not in ("npz", "folder", "webdataset")]:
             try:
                 create_dataset(name, "test")
-                print(f"{name:<14}found")
+                tell(f"{name:<14}found")
             except (OSError, ImportError, ValueError) as error:
-                print(f"{name:<14}not found: {str(error).splitlines()[0]}")
-    print(f"{'disk':<14}{shutil.disk_usage('.').free / 2**30:.1f} GiB free in {Path.cwd()}")
-    print("\n".join(["", "To get what is missing:", *dict.fromkeys(cures)]) if cures else "\nNothing is missing.")
+                tell(f"{name:<14}not found: {str(error).splitlines()[0]}")
+    tell(f"{'disk':<14}{shutil.disk_usage('.').free / 2**30:.1f} GiB free in {Path.cwd()}")
+    tell("\n".join(["", "To get what is missing:", *dict.fromkeys(cures)]) if cures else "\nNothing is missing.")
 
 
 # Each package with what it comes with; the first row is what `import foveal` itself needs.

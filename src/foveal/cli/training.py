@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from foveal.cli.terminal import make_console, say
+from foveal.cli.terminal import make_console, say, tell
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,12 +36,16 @@ def train(
     Each recipe is one row. Run again with the same --out to go on: finished rows are kept, a stopped one continues
     where it was.
     """
+    from rich.markup import escape
+
     from foveal.training.checkpoint import write_file
     from foveal.training.engine import fit, pick_device
     from foveal.training.recipe import Recipe
     from foveal.training.report import print_table, report
+    from foveal.training.run_folder import refuse_several_processes
     from foveal.training.speed import time_in_turns
 
+    refuse_several_processes()
     table = _read_table(recipes, overrides or [], quick)
     rows = [row for row in table if isinstance(row, Recipe)]
     if not rows:
@@ -62,7 +66,7 @@ def train(
         finished = (out / recipe.name / f"seed{seed}" / "result.json").exists()
         state = "  (trained before)" if finished else ""
         count = f"{number}/{len(todo)}  " if len(todo) > 1 else ""
-        console.print(f"{count}[bold]{recipe.name}[/bold]  seed {seed}  {recipe.title}{state}")
+        console.print(f"{count}[bold]{escape(recipe.name)}[/bold]  seed {seed}  {escape(recipe.title)}{state}")
         try:
             if console.is_terminal:
                 with _Bar(console) as bar:
@@ -73,7 +77,8 @@ def train(
             say(f"error: {error}")
             failures.append(f"{recipe.name}/seed{seed}")
             continue
-        console.print(f"  {_measured(recipe, {k.removeprefix('test_'): v for k, v in result.items()})}")
+        measured = _measured(recipe, {k.removeprefix("test_"): v for k, v in result.items()})
+        console.print(f"  {escape(measured)}")
 
     def tell(done: int, turns: int) -> None:
         if not done:
@@ -82,7 +87,7 @@ def train(
     time_in_turns(out, device=chosen, progress=tell)
     page = report(out)
     print_table(out, console)
-    console.print(f"report: {page}")
+    console.print(f"report: {escape(str(page))}")
     if failures:
         raise FloatingPointError(f"{len(failures)} of {len(todo)} runs diverged: {', '.join(failures)}")
 
@@ -126,7 +131,7 @@ def _read_table(names: list[str], overrides: list[str], quick: bool) -> list[Rec
 
 def _check_data(rows: list[Recipe]) -> None:
     """Open the data of every row before any of them trains."""
-    from foveal.training.engine import load_data
+    from foveal.training.engine import open_data
 
     problems = {}
     checked = []
@@ -134,8 +139,7 @@ def _check_data(rows: list[Recipe]) -> None:
         if row.data not in checked:
             checked.append(row.data)
             try:
-                for split in ("train", "test"):
-                    load_data(row, split)
+                open_data(row)
             except (ValueError, OSError, ImportError) as error:
                 problems[str(error)] = error
     if len(problems) == 1:
@@ -183,7 +187,7 @@ def _print_epoch(progress: Progress) -> None:
     share = "" if progress.value is None else f"  train {metric.text(progress.value)}"
     pace = f"  {row['images_per_s']:,.0f} images/s" if row["images_per_s"] else ""
     trained = f"  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}"
-    print(f"{trained}{share}{test}{pace}  {progress.seconds_left:.0f} s left", flush=True)
+    tell(f"{trained}{share}{test}{pace}  {progress.seconds_left:.0f} s left")
 
 
 class _Bar:
@@ -236,7 +240,7 @@ def evaluate(
     totals: list[Any] = []
     if data_root is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": str(data_root)})})
-    dataset, preset = engine.load_data(recipe, split)
+    dataset, preset = engine.load_data(recipe, split, run)
     settings = recipe.train
     measured = engine.evaluate(
         model.to(engine.pick_device(device)),
@@ -249,34 +253,48 @@ def evaluate(
         workers=recipe.data.workers,
         totals_to=totals.append,
     )
-    print(f"{recipe.name}: {_measured(recipe, measured, split)}")
+    tell(f"{recipe.name}: {_measured(recipe, measured, split)}")
     loss = "" if measured["loss"] is None else f"loss {measured['loss']:.4f}, "
-    print(f"{loss}{measured['ms_per_image']:.3f} ms per image in batches of {settings.batch_size}")
+    tell(f"{loss}{measured['ms_per_image']:.3f} ms per image in batches of {settings.batch_size}")
     if results is not None:
         from foveal.training.checkpoint import write_file
 
         write_file(results, json.dumps(totals[0].results()).encode())
-        print(f"{measured['detections']} detections: {results}")
+        tell(f"{measured['detections']} detections: {results}")
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="Folder of a run (no classification), or one of its checkpoints.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or one of its checkpoints.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    out: Annotated[Path, typer.Option(help="Folder for masks or boxes, and pictures.")] = Path("predictions"),
+    out: Annotated[Path, typer.Option(help="Folder for what is written.")] = Path("predictions"),
+    top: Annotated[int | None, typer.Option(min=1, help="How many classes.  [default: 5]")] = None,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Of masks, the maps, too.")] = False,
     views: Annotated[int | None, typer.Option(help="1, or 8 turned and mirrored.  [default: the recipe's]")] = None,
     window: Annotated[int | None, typer.Option(help="Side of sliding windows.  [default: the recipe's]")] = None,
-    threshold: Annotated[float, typer.Option(help="Least score of a box that is drawn.", min=0, max=1)] = 0.5,
+    threshold: Annotated[
+        float | None, typer.Option(help="Least score of a box that is drawn.  [default: 0.5]", min=0, max=1)
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
 ) -> None:
-    """Write masks and overlays, or boxes, for images of any size.
+    """Tell the classes of images, or write their masks and overlays, or boxes.
 
+    Images may have any size. Classes are printed and written as classes.csv and classes.json.
     Example: foveal predict runs/lpsc/table5-quick/cenet-quick/seed0 eye.tif --out masks
     """
     from foveal.training.predicting import predict as write
 
     options: dict[str, Any] = {"views": views, "window": window, "threshold": threshold, "device": device}
-    for image, found, picture in write(run, images, out, **options):
-        print(f"{image}: {found} and {picture.name}")
+    classes = False
+    for image, *found in write(run, images, out, probabilities=probabilities, top=top, **options):
+        classes = isinstance(found[0], list)
+        if classes:
+            told = ", ".join(f"{name} {share:.1%}" for name, share in found[0])
+        else:
+            *others, last = [str(found[0]), *(path.name for path in found[1:])]
+            told = f"{', '.join(others)} and {last}"
+        tell(f"{image}: {told}")
+    if classes:
+        tell(f"classes: {out / 'classes.csv'} and classes.json")
 
 
 def report(
@@ -295,8 +313,8 @@ def report(
         write_json(folder, out)
     page = write(folder)
     if as_markdown:
-        print(markdown(folder), end="")
+        tell(markdown(folder), end="")
         return
     console = make_console()
     print_table(folder, console)
-    console.print(f"report: {page}")
+    tell(f"report: {page}")

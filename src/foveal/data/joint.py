@@ -83,10 +83,12 @@ def joint_batches(
     device: str | torch.device = "cpu",
     workers: int = 0,
     start_batch: int = 0,
+    drop_last: bool = False,
 ) -> Iterator[tuple[Tensor, list[Truth]]]:
     """Go through a set once: images float32 Tensor[B, 3, H, W], and the truth of each.
 
-    No random state is read or moved; workers change no bit. Whole images of different sizes come one by one.
+    No random state is read or moved; workers change no bit. Whole images of different sizes come one by one. `drop_last`
+    leaves out a last batch that would be smaller.
 
     Raises:
         ValueError: a file breaks a rule, or training images have different sizes and ``size`` is not set.
@@ -105,13 +107,16 @@ def joint_batches(
     fixed = isinstance(dataset.images, Tensor) or isinstance(preset.resize, tuple)
     if not train and preset.whole and not fixed:
         batch_size = 1
-    parts = [part.tolist() for part in order.split(batch_size)][start_batch:]
+    parts = [part.tolist() for part in order.split(batch_size) if len(part) == batch_size or not drop_last]
+    on_gpu = torch.device(device).type == "cuda"
+    # a GPU transforms faster, and no process has to bring it images
+    there = device if on_gpu and not workers else "cpu"
     loader: Any = DataLoader(
         range(len(dataset)),  # type: ignore[arg-type]
-        batch_sampler=parts,
-        collate_fn=partial(_read, dataset, preset, seed, epoch, train),
+        batch_sampler=parts[start_batch:],
+        collate_fn=partial(_read, dataset, preset, seed, epoch, train, there),
         num_workers=workers,
-        pin_memory=torch.device(device).type == "cuda",
+        pin_memory=on_gpu and there == "cpu",
         generator=torch.Generator(),  # without it every pass would draw from the global one
     )
     shift, spread = (torch.tensor(v, device=device).mul(255)[:, None, None] for v in (preset.mean, preset.std))
@@ -119,12 +124,18 @@ def joint_batches(
         if isinstance(batch, ValueError):
             raise batch
         images, truth = batch
-        there = [Truth(mask.to(device), None if field is None else field.to(device)) for mask, field in truth]
-        yield images.to(device).float().sub_(shift).div_(spread), there
+        moved = [Truth(mask.to(device), None if field is None else field.to(device)) for mask, field in truth]
+        yield images.to(device).float().sub_(shift).div_(spread), moved
 
 
 def _read(
-    dataset: MaskSet, preset: JointPreset, seed: int, epoch: int, train: bool, indices: Sequence[int]
+    dataset: MaskSet,
+    preset: JointPreset,
+    seed: int,
+    epoch: int,
+    train: bool,
+    device: str | torch.device,
+    indices: Sequence[int],
 ) -> tuple[Tensor, list[Truth]] | ValueError:
     """One batch, or the error, to be raised without a worker's traceback in its message."""
     images, truth = [], []
@@ -133,6 +144,7 @@ def _read(
             image, mask, field = dataset[index]
         except ValueError as error:
             return error
+        image, mask = image.to(device), mask.to(device)
         if train:
             image, mask = _transformed(image, mask, preset, int(random_bits(seed, epoch, _TRANSFORM, index)))
             field = None

@@ -14,6 +14,7 @@ from foveal.data.hashing import random_below, random_bits
 from foveal.data.presets import Preset
 
 _ORDER, _DOWN, _RIGHT, _FLIP, _CUT_ROW, _CUT_COLUMN, _CROP_ROW, _CROP_COLUMN, _RESIZED = range(9)  # what a draw is for
+_PREPARED_TOGETHER = {"cuda": 2**23}  # numbers of the images of so many batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,13 +40,29 @@ class Batches:
         if self.train:
             order = random_bits(self.seed, self.epoch, _ORDER, order).argsort(stable=True)
         order = order[self.start : self.stop]
-        indices = order.to(self.device).split(self.batch_size)[: len(self)]
+        if not len(order):
+            return
         if isinstance(self.dataset, ImageSet):
+            many = self.batch_size * self._at_once(self.dataset)
+            indices = order.to(self.device).split(many)
             stored = self._from_memory(self.dataset.to(self.device), indices)
         else:
-            stored = self._from_files(
-                self.dataset, [part.tolist() for part in order.split(self.batch_size)][: len(self)]
-            )
+            indices = order.to(self.device).split(self.batch_size)
+            stored = self._from_files(self.dataset, [part.tolist() for part in order.split(self.batch_size)])
+        for images, labels in self._prepared(indices, stored):
+            yield from zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True)
+
+    def _at_once(self, dataset: ImageSet) -> int:
+        """Batches that are prepared together: on a GPU many, for starting its kernels takes longer than what they do."""
+        if self.device.type not in _PREPARED_TOGETHER:
+            return 1
+        height, width = self.preset.size or dataset.images.shape[2:]
+        numbers = self.batch_size * dataset.images.shape[1] * height * width
+        return max(1, _PREPARED_TOGETHER[self.device.type] // numbers)
+
+    def _prepared(
+        self, indices: Sequence[Tensor], stored: Iterable[tuple[Tensor, Tensor]]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         for index, (images, labels) in zip(indices, stored, strict=True):
             if self.train:
                 draws = _draws(self.seed, self.epoch, index)

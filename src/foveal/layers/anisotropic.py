@@ -1,13 +1,13 @@
 """The anisotropic convolution layer: several scales, learned bounded offsets, the maximum; with its offset predictor."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from foveal.geometry import scaled_taps
+from foveal.geometry import plain, scaled_taps
 from foveal.layers import shaped
 from foveal.ops import arguments, sampled_conv2d
 from foveal.ops.sampled.op import FUSES, MOST_SETS, winning_set
@@ -79,10 +79,11 @@ class AnisotropicConv2d(shaped.ShapedConv):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        self.scales = _check_scales(scales)
+        self.scales = _check_scales(plain(scales))
         self.fuse = shaped.check_choice("fuse", fuse, FUSES)
         self.share_weights = share_weights
-        if offset_bound == "auto":
+        offset_bound = plain(offset_bound)
+        if isinstance(offset_bound, str) and offset_bound == "auto":
             offset_bound = "half" if self.scales == "learned" else "floor"
         self.offset_bound = offset_bound
         self.phase = "both"
@@ -90,7 +91,10 @@ class AnisotropicConv2d(shaped.ShapedConv):
         self.bounds = _bounds(offset_bound, self.scales, min(self.dilation)) if offset else (0.0,) * len(factors)
         made: dict[str, Any] = {"device": device, "dtype": dtype}
         sets = () if share_weights else (len(factors),)
-        self.weight = nn.Parameter(torch.empty(*sets, out_channels, in_channels // groups, *self.kernel_size, **made))
+        in_channels, out_channels = self.in_channels, self.out_channels  # checked, and Python's own
+        self.weight = nn.Parameter(
+            torch.empty(*sets, out_channels, in_channels // self.groups, *self.kernel_size, **made)
+        )
         own_bias = bias and fuse != "concat"
         self.register_parameter("bias", nn.Parameter(torch.empty(out_channels, **made)) if own_bias else None)
         self.projection = (
@@ -108,8 +112,10 @@ class AnisotropicConv2d(shaped.ShapedConv):
             self.extra_before = (self.before[0] + down, self.before[1] + right)
             self.extra_after = (self.after[0] + down, self.after[1] + right)
         centre = [w / 2 - b + e for w, b, e in zip(self.window, self.before, self.extra_before, strict=True)]
-        shift = torch.tensor(centre, dtype=torch.float32, device="cpu")
-        self.add_map("taps", scaled_taps(self.kernel_size, factors, self.dilation) + shift, self.weight.device)
+        with shaped.plainly():
+            shift = torch.tensor(centre, dtype=torch.float32, device="cpu")
+            taps = scaled_taps(self.kernel_size, factors, self.dilation) + shift
+        self.add_map("taps", taps)
         self.reset_parameters()
 
     def _predictor(self, channels: int, made: dict[str, Any]) -> nn.Module:
@@ -128,6 +134,14 @@ class AnisotropicConv2d(shaped.ShapedConv):
         conv = nn.Conv2d(self.in_channels, channels, 3, self.stride, 0, self.dilation, **made)
         return nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), conv)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """A weight for each scale has five dimensions, and is converted as the kernels of images that it holds."""
+
+        def convert(tensor: Tensor) -> Tensor:
+            return fn(tensor.flatten(0, 1)).unflatten(0, tensor.shape[:2]) if tensor.ndim == 5 else fn(tensor)
+
+        return super()._apply(convert, recurse)
+
     @property
     def phase(self) -> str:
         """What a learned scale trains: "both", the "scale" alone or the "offset" alone (the paper's control variates)."""
@@ -139,9 +153,7 @@ class AnisotropicConv2d(shaped.ShapedConv):
 
     def reset_parameters(self) -> None:
         """Start anew: nn.Conv2d's weights, offsets and learned scale from zero."""
-        fan_in = self.weight.shape[-3] * self.kernel_size[0] * self.kernel_size[1]
-        shaped.uniform_(self.weight, fan_in)
-        shaped.uniform_(self.bias, fan_in)
+        shaped.start((self.weight.flatten(0, -4),), self.bias)
         if self.projection is not None:
             self.projection.reset_parameters()
         for predictor in (self.offset_conv, self.scale_conv):
@@ -326,7 +338,7 @@ class AnisotropicConv2d(shaped.ShapedConv):
 def _check_scales(scales: Sequence[float] | str) -> tuple[float, ...] | str:
     if isinstance(scales, str):
         return shaped.check_choice("scales", scales, ("learned",))
-    found = tuple(scales)
+    found = scales if isinstance(scales, tuple) else ()
     numbers = all(isinstance(s, int | float) and not isinstance(s, bool) and math.isfinite(s) and s > 0 for s in found)
     if not found or not numbers or len(set(found)) < len(found) or len(found) > MOST_SETS:
         raise ValueError(f"scales must be 1 to {MOST_SETS} different positive numbers, or 'learned'; got {scales!r}")
@@ -336,7 +348,7 @@ def _check_scales(scales: Sequence[float] | str) -> tuple[float, ...] | str:
 def _bounds(given: Any, scales: tuple[float, ...] | str, dilation: int) -> tuple[Any, ...]:
     """The bound of each scale in pixels, None for none; for the learned scale also "floor" or "half"."""
     count = 1 if scales == "learned" else len(scales)
-    each = tuple(given) if isinstance(given, list | tuple) else (given,) * count
+    each = given if isinstance(given, tuple) else (given,) * count
     if len(each) != count:
         raise ValueError(f"offset_bound must be one value or one for each of the {count} scales; got {given!r}")
     found: list[Any] = []

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveal.geometry import bin_population, log_polar_bins
+from foveal.geometry import bin_population, log_polar_bins, plain
 from foveal.layers import shaped
 from foveal.layers.log_polar_pool import REDUCES, members, pool
 from foveal.ops import arguments, binned_conv2d
@@ -37,34 +37,49 @@ class BinnedConv(shaped.ShapedConv):
         padding_mode: str,
         map: dict[str, Any],
         reduce: str,
+        count_center: bool,
         bins: Tensor | None,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
+        kernel_size, map = plain(kernel_size), {name: plain(value) for name, value in map.items()}
+        if count_center and (bins is not None or map["center"] != "own"):
+            raise ValueError(
+                "count_center=True counts the centre tap in its bin beside its own weight, so it needs center='own' "
+                f"and no bins of one's own; got center={map['center']!r}{'' if bins is None else ' and bins'}"
+            )
         if self.dims == 1 or not isinstance(kernel_size, int):
             kernel_size = shaped.sides("kernel_size", kernel_size, self.dims, at_least=1)
         if bins is None:
             angular = map["angular_bins"]
             if self.dims < 3:
                 shaped.check_count("angular_bins", angular)
-            bins = log_polar_bins(kernel_size, **map)
+            with shaped.plainly():
+                bins = log_polar_bins(kernel_size, **map)
             sectors = angular[0] * angular[1] if isinstance(angular, Sequence) else angular
             columns = map["radial_bins"] * sectors + (map["center"] == "own")
         else:
-            map, bins = {}, _own_map(bins, shaped.sides("kernel_size", kernel_size, self.dims, at_least=1))
-            columns = int(bins.max()) + 1
+            with shaped.plainly():
+                map, bins = {}, _own_map(bins, shaped.sides("kernel_size", kernel_size, self.dims, at_least=1))
+                columns = int(bins.max()) + 1
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         self.map = map
         self.reduce = shaped.check_choice("reduce", reduce, REDUCES)
         self.weight = nn.Parameter(
-            torch.empty(out_channels, in_channels // groups, columns, device=device, dtype=dtype)
+            torch.empty(self.out_channels, self.in_channels // self.groups, columns, device=device, dtype=dtype)
         )
         self.register_parameter(
-            "bias", nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
+            "bias", nn.Parameter(torch.empty(self.out_channels, device=device, dtype=dtype)) if bias else None
         )
-        self.add_map("bins", bins, self.weight.device)
-        self.add_map("population", bin_population(bins, columns).clamp(min=1), self.weight.device)
-        self.members = members(bins, columns) if reduce == "max" else ()
+        self.add_map("bins", bins)
+        with shaped.plainly():
+            population = bin_population(bins, columns).clamp(min=1)
+            self.home = _home(self.kernel_size, map) if count_center else None
+            """The bin that counts the centre tap as well, where one does."""
+            if self.home is not None:
+                population[self.home] = 1 + int((bins == self.home).sum())
+            self.members = self._members() if reduce == "max" else ()
+        self.add_map("population", population)
         self.reset_parameters()
 
     @property
@@ -77,11 +92,24 @@ class BinnedConv(shaped.ShapedConv):
         """L_theta of the paper, in 3-D (azimuth, elevation); None for a map of one's own."""
         return self.map.get("angular_bins")
 
+    def parts(self) -> tuple[Tensor, ...]:
+        """The weight as the convolutions that it is started as, views Tensor[O, C / groups, columns of the part].
+
+        A centre of its own is a 1x1 convolution beside the one over the bins (Log-Polar Space Convolution, 3.2); any other
+        layer is one convolution.
+        """
+        return shaped.center_apart(self.weight, self.map.get("center") == "own")
+
     def reset_parameters(self) -> None:
-        """Start anew: uniform within 1 / sqrt(in_channels / groups * columns)."""
-        fan_in = self.weight.shape[1] * self.weight.shape[2]
-        shaped.uniform_(self.weight, fan_in)
-        shaped.uniform_(self.bias, fan_in)
+        """Start anew, as the two convolutions of the paper: bins uniform within 1 / sqrt(in_channels / groups * bins), the
+        centre's own weight within 1 / sqrt(in_channels / groups), the bias the sum of theirs; one, where there is no such centre."""
+        shaped.start(self.parts(), self.bias)
+
+    def _members(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
+        found = members(self._maps["bins"], self.weight.shape[2])
+        if self.home is None:
+            return found
+        return tuple(found[0] + bin if column == self.home else bin for column, bin in enumerate(found))
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve."""
@@ -93,17 +121,18 @@ class BinnedConv(shaped.ShapedConv):
         padding: Any = self.padding
         if self.padding_mode != "zeros" or (self.dims == 3 and self.before != self.after):
             input, padding = shaped.pad(input, self.before, self.after, self.padding_mode), 0
+        weight: Tensor = self.weight
         population = self.population if self.reduce == "mean" else None
+        if self.home is not None:
+            weight, population = self._tap_weight(), None
         if self.dims == 2:
             moved: Any = (self.stride, padding, self.dilation, self.groups)
-            return binned_conv2d(input, self.weight, self.bins, self.bias, *moved, population=population)
+            return binned_conv2d(input, weight, self.bins, self.bias, *moved, population=population)
         if self.dims == 1:  # a map of height 1
             if not isinstance(padding, str):
                 padding = (0, *padding) if padding else 0
             moved = ((1, *self.stride), padding, (1, *self.dilation), self.groups)
-            lines = binned_conv2d(
-                input[:, :, None], self.weight, self.bins[None], self.bias, *moved, population=population
-            )
+            lines = binned_conv2d(input[:, :, None], weight, self.bins[None], self.bias, *moved, population=population)
             return lines[:, :, 0]
         padding = padding if isinstance(padding, int) else self.before
         return F.conv3d(input, self.kernel(), self.bias, self.stride, padding, self.dilation, self.groups)
@@ -111,12 +140,13 @@ class BinnedConv(shaped.ShapedConv):
     def _weigh_maxima(self, input: Tensor) -> Tensor:
         """Pool by the maximum, then weigh the bins: a convolution of one tap."""
         weight: Tensor
+        keep = arguments.layout(input) if self.dims == 2 else torch.contiguous_format
         input, weight, bias = arguments.autocast(input, self.weight, self.bias)  # type: ignore[assignment]
         padded = shaped.pad(input, self.before, self.after, self.padding_mode)
         pooled = pool(padded, self.members, self.window, "max", self.stride, self.dilation)
         size = pooled.shape[3:]
         flat = F.conv1d(pooled.flatten(1, 2).flatten(2), weight.flatten(1)[..., None], bias, groups=self.groups)
-        return flat.unflatten(2, size)
+        return flat.unflatten(2, size).contiguous(memory_format=keep)
 
     def not_a_conv(self) -> str:
         """Why no convolution of torch's computes the same; empty where one does."""
@@ -130,9 +160,10 @@ class BinnedConv(shaped.ShapedConv):
 
     def _tap_weight(self) -> Tensor:
         """The weight that each tap of a bin carries."""
-        if self.reduce == "sum":
-            return self.weight
-        return mean_weight(self.weight, self.population)
+        weight = self.weight if self.reduce == "sum" else mean_weight(self.weight, self.population)
+        if self.home is None:
+            return weight
+        return torch.cat([weight[..., :1] + weight[..., self.home, None], weight[..., 1:]], -1)
 
     def kernel(self) -> Tensor:
         """The dense kernel that this layer stands for, Tensor[O, C / groups, kh, kw] in 2-D.
@@ -190,7 +221,12 @@ class BinnedConv(shaped.ShapedConv):
         sums = torch.zeros((*self.weight.shape[:2], self.weight.shape[2] + 1), dtype=wide, device=dense.device)
         columns = torch.where(self.bins < 0, self.weight.shape[2], self.bins).flatten()
         sums.index_add_(2, columns, dense.flatten(2).to(wide))
-        self.weight.copy_(sums[..., :-1] if self.reduce == "mean" else sums[..., :-1] / self.population)
+        sums = sums[..., :-1]
+        if self.home is not None:  # its bin's mean over the other taps, and the centre what that leaves
+            others = max(int(self.population[self.home]) - 1, 1)
+            sums[..., 0] -= sums[..., self.home] / others
+            sums[..., self.home] *= self.population[self.home] / others
+        self.weight.copy_(sums if self.reduce == "mean" else sums / self.population)
 
     def to_conv(self) -> Any:
         """The nn.Conv1d, nn.Conv2d or nn.Conv3d that computes the same.
@@ -226,7 +262,7 @@ class BinnedConv(shaped.ShapedConv):
             sectors: how many, of either sign.
 
         Raises:
-            ValueError: the layer has a map of its own, without sectors.
+            ValueError: the layer has a map of its own, without sectors; or counts the centre in one sector.
 
         Example:
             >>> from foveal import LogPolarConv2d
@@ -237,6 +273,10 @@ class BinnedConv(shaped.ShapedConv):
         """
         if not self.map:
             raise ValueError("rotated() needs sectors; a layer with bins=... of its own has none")
+        if self.home is not None:
+            raise ValueError(
+                "rotated() needs count_center=False: the sector that counts the centre cannot turn with the others"
+            )
         angular = self.map["angular_bins"]
         azimuths = angular[0] if isinstance(angular, Sequence) else angular
         turned = copy.deepcopy(self)
@@ -251,7 +291,13 @@ class BinnedConv(shaped.ShapedConv):
         for name, value in (self.map or {"bins": f"{self.weight.shape[2]} columns"}).items():
             if value is not None:
                 text += f", {name}={value!r}"
-        return f"{text}, reduce={self.reduce!r}"
+        return f"{text}, reduce={self.reduce!r}" + ("" if self.home is None else ", count_center=True")
+
+
+def _home(kernel_size: tuple[int, ...], map: dict[str, Any]) -> int:
+    """The bin, of a map whose centre has its own, that the centre tap lies in by distance and direction."""
+    bins = log_polar_bins(kernel_size, **{**map, "center": "bin"})
+    return 1 + int(bins[tuple(side // 2 for side in kernel_size)])
 
 
 def _own_map(bins: Tensor, sides: tuple[int, ...]) -> Tensor:

@@ -15,8 +15,8 @@ from foveal.layers.log_polar_nd import LogPolarConv1d, LogPolarConv3d
 from foveal.ops import arguments, binned_conv2d
 
 
-class CrossConv(nn.Module):
-    """The two parts; subclasses say of how many dimensions."""
+class CrossConv(shaped.ShapedConv):
+    """The two parts; subclasses say of how many dimensions. Sizes and padding are those of the conventional part."""
 
     dims: ClassVar[int] = 2
     round_: ClassVar[type[BinnedConv]] = LogPolarConv2d
@@ -41,21 +41,16 @@ class CrossConv(nn.Module):
         dtype: torch.dtype | None = None,
         **log_polar: Any,
     ) -> None:
-        super().__init__()
-        shaped.check_count("out_channels", out_channels)
-        shaped.check_count("groups", groups)
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
-            raise ValueError(f"share must be a number from 0 to 1; got {share!r}")
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        in_channels, out_channels, groups = self.in_channels, self.out_channels, self.groups
+        self.share = share = shaped.check_number("share", share, "a number from 0 to 1", lambda v: 0 <= v <= 1)
+        self.field = shaped.sides("field", field, self.dims, at_least=1)
         shaped_channels = round(share * out_channels)
         for name, count in (("conventional", out_channels - shaped_channels), ("log-polar", shaped_channels)):
             if count % groups:
                 raise ValueError(
                     f"share must leave each part a multiple of groups, {groups}; {name} channels are {count}"
                 )
-        dilation = shaped.sides("dilation", dilation, self.dims, at_least=1)
-        sides = shaped.sides("kernel_size", kernel_size, self.dims, at_least=1)
-        if padding is None:
-            padding = shaped.same_size_padding([d * (k - 1) for d, k in zip(dilation, sides, strict=True)])
         common: dict[str, Any] = {
             "groups": groups,
             "bias": bias,
@@ -63,21 +58,19 @@ class CrossConv(nn.Module):
             "device": device,
             "dtype": dtype,
         }
-        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.share, self.field = share, shaped.sides("field", field, self.dims, at_least=1)
         if "bins" not in log_polar and not all(side % 2 for side in self.field):
             raise ValueError(
                 f"field must be an odd number or one for each dimension, so that it has a centre tap; got {field!r}"
             )
         conventional_channels = max(out_channels - shaped_channels, groups)
-        moved: Any = (stride, padding, dilation)
+        moved: Any = (self.stride, self.padding, self.dilation)
         kind: Any = shaped.CONVS[self.dims]
-        square = kind(in_channels, conventional_channels, sides, *moved, **common)
+        square = kind(in_channels, conventional_channels, self.kernel_size, *moved, **common)
         wide = [side - 1 for side in self.field]
-        fitting: Any = "same" if padding == "same" else shaped.kept_padding(square, wide)
+        fitting: Any = "same" if self.padding == "same" else shaped.kept_padding(square, wide)
         self.conv = square if shaped_channels < out_channels else None
         self.log_polar = (
-            self.round_(in_channels, shaped_channels, self.field, stride, fitting, **common, **log_polar)
+            self.round_(in_channels, shaped_channels, self.field, self.stride, fitting, **common, **log_polar)
             if shaped_channels
             else None
         )
@@ -137,8 +130,8 @@ class CrossConv(nn.Module):
         return shaped.conventional(square, square.weight, torch.cat(kernels), bias, **changed)
 
     def extra_repr(self) -> str:
-        """What the parts do not say themselves."""
-        return f"share={self.share}"
+        """nn.Conv2d's line, and the share."""
+        return f"{super().extra_repr()}, share={self.share}"
 
 
 class CrossConv1d(CrossConv):
@@ -230,6 +223,7 @@ class CrossConv3d(CrossConv):
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # or no later layer could be trained with it
 def _joint_map(bins: bytes, field: Sequence[int], square: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """The coarsest map that both a square kernel and a log-polar one are constant on, and for each of its bins the tap of the
     one and the bin of the other that it lies in; -1 becomes the zero behind the last."""

@@ -23,10 +23,16 @@ class LogPolarConv2d(BinnedConv):
             :func:`foveal.geometry.log_polar_bins`.
         reduce: "mean" divides each weight by the number of taps in its bin (the paper), "sum" does not; "max" weighs the
             largest pixel of each bin (a zero of the padding may be it), as :class:`LogPolarPool2d` finds it.
+        count_center: the centre tap, besides its own weight, is a member of the bin that it lies in by distance and
+            direction, and counts in its 1/N: the authors' code. The functions are the same as without, their
+            parameters and so their training are others.
         bins: any other map, int64 Tensor[kh, kw] with -1 for taps without weight; replaces all arguments of the map.
 
     Shape:
         input [N, C, H, W] or [C, H, W] -> output [N, O, H', W'] of nn.Conv2d's size. ``weight`` is [O, C / groups, columns].
+
+    A new layer starts as the two convolutions of the paper (3.2), one over the bins and a 1x1 one at the centre, each by
+    nn.Conv2d's rule: see :meth:`reset_parameters`.
 
     Raises:
         ValueError: an argument breaks its rule; the message names argument, rule and value.
@@ -59,6 +65,7 @@ class LogPolarConv2d(BinnedConv):
         support: str = "disk",
         reduce: str = "mean",
         center: str = "own",
+        count_center: bool = False,
         bins: Tensor | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -74,7 +81,7 @@ class LogPolarConv2d(BinnedConv):
         }
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, map, reduce,
-            bins, device, dtype,
+            count_center, bins, device, dtype,
         )  # fmt: skip
 
     @torch.no_grad()
@@ -94,10 +101,10 @@ class LogPolarConv2d(BinnedConv):
             ValueError: the layer's map is not theirs, a tensor is missing or of another shape, or the checkpoint has
                 a bias that this layer has no place for. Nothing is changed then.
         """
-        if self.reduce == "max":
+        if self.reduce == "max" and self.home is None and self.map.get("center") != "bin":
             raise ValueError(
-                "the authors' maximum counts the centre pixel in its bin, besides its own weight, which this layer cannot; "
-                "build LogPolarPool2d(reduce='max', center='bin', support='square') and their two convolutions behind it"
+                "the authors' maximum counts the centre pixel in its bin, besides its own weight; "
+                "build the layer with count_center=True"
             )
         if not self.map or self.map["support"] != "square" or self.map["center"] == "none":
             raise ValueError("the authors' layers have support='square' and center='own' or 'bin'; build the layer so")
@@ -127,9 +134,10 @@ class LogPolarConv2d(BinnedConv):
         theirs = mine[region].to(self.weight.device, wide).flatten(2)[:, :, cells]
         everything = {**self.map, "center": "bin"}
         counted = log_polar_bins(self.kernel_size, **everything).to(self.weight.device)
-        per_tap = theirs / bin_population(counted, radial * angular).clamp(min=1)
+        per_tap = theirs if self.reduce == "max" else theirs / bin_population(counted, radial * angular).clamp(min=1)
         if self.map["center"] == "own":
             own = per_tap[:, :, counted[self.kernel_size[0] // 2, self.kernel_size[1] // 2]]
+            own = own if self.home is None else torch.zeros_like(own)  # counted in the bin, as theirs
             if centre is not None:
                 own = own + mine[centre].to(self.weight.device, wide)[:, :, 0, 0]
             per_tap = torch.cat([own[..., None], per_tap], -1)

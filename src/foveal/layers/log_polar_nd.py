@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from foveal.geometry import plain
 from foveal.layers.binned import BinnedConv
 
 
@@ -27,6 +28,7 @@ class LogPolarConv1d(BinnedConv):
         angular_bins: 2 tells after (sector 0) from before (sector 1); 1 makes a symmetric kernel.
         support: of no consequence in 1-D, where no tap lies beyond the last limit.
         reduce: "mean", "sum" or "max", see :class:`LogPolarConv2d`.
+        count_center: see :class:`LogPolarConv2d`.
         bins: any other map, int64 Tensor[kernel_size] with -1 for taps without weight.
 
     Shape:
@@ -61,6 +63,7 @@ class LogPolarConv1d(BinnedConv):
         support: str = "disk",
         reduce: str = "mean",
         center: str = "own",
+        count_center: bool = False,
         bins: Tensor | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -74,7 +77,7 @@ class LogPolarConv1d(BinnedConv):
         }
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, map, reduce,
-            bins, device, dtype,
+            count_center, bins, device, dtype,
         )  # fmt: skip
 
 
@@ -93,6 +96,7 @@ class LogPolarConv3d(BinnedConv):
         angular_bins: (azimuth, elevation): sectors in the plane of height and width, and of the angle above it. An odd
             number of elevations has one around the plane.
         reduce: "mean", "sum" or "max", see :class:`LogPolarConv2d`.
+        count_center: see :class:`LogPolarConv2d`.
         bins: any other map, int64 Tensor[kd, kh, kw] with -1 for taps without weight.
 
     Shape:
@@ -130,15 +134,17 @@ class LogPolarConv3d(BinnedConv):
         support: str = "disk",
         reduce: str = "mean",
         center: str = "own",
+        count_center: bool = False,
         bins: Tensor | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if not isinstance(angular_bins, Sequence):
+        angular_bins = plain(angular_bins)
+        if not isinstance(angular_bins, tuple):
             raise ValueError(f"angular_bins must be (azimuth, elevation) in 3-D; got {angular_bins!r}")
         map = {
             "radial_bins": radial_bins,
-            "angular_bins": tuple(angular_bins),
+            "angular_bins": angular_bins,
             "growth_rate": growth_rate,
             "rotation": rotation,
             "aspect_ratio": aspect_ratio,
@@ -147,5 +153,5 @@ class LogPolarConv3d(BinnedConv):
         }
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, map, reduce,
-            bins, device, dtype,
+            count_center, bins, device, dtype,
         )  # fmt: skip

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foveal.geometry import log_polar_bins, region_grid
+from foveal.geometry import log_polar_bins, plain, region_grid
 from foveal.layers import shaped
 from foveal.ops import arguments
 
@@ -76,19 +76,22 @@ class LogPolarPool2d(shaped.Windowed):
         center: str = "none",
         arrangement: str = "grid",
     ) -> None:
+        kernel_size, radial_bins, angular_bins = plain((kernel_size, radial_bins, angular_bins))
         self.map: dict[str, Any] = {
             "radial_bins": radial_bins,
             "angular_bins": angular_bins,
-            "growth_rate": growth_rate,
-            "rotation": rotation,
-            "aspect_ratio": aspect_ratio,
+            "growth_rate": plain(growth_rate),
+            "rotation": plain(rotation),
+            "aspect_ratio": plain(aspect_ratio),
             "support": support,
             "center": center,
         }
         if not isinstance(kernel_size, int):
             kernel_size = shaped.sides("kernel_size", kernel_size, self.dims, at_least=1)
         shaped.check_count("angular_bins", angular_bins)
-        bins = log_polar_bins(kernel_size, **self.map)
+        with shaped.plainly():
+            bins = log_polar_bins(kernel_size, **self.map)
+            self.members = members(bins, radial_bins * angular_bins + (center == "own"))
         super().__init__(kernel_size, stride, padding, dilation, padding_mode)
         self.reduce = shaped.check_choice("reduce", reduce, REDUCES)
         self.arrangement = shaped.check_choice("arrangement", arrangement, ARRANGEMENTS)
@@ -99,9 +102,9 @@ class LogPolarPool2d(shaped.Windowed):
                     "center='own' has no place in the paper's grid; take center='none' and convolve the input for the "
                     "centre, or arrangement='bins'"
                 )
-            self.grid = region_grid(radial_bins, angular_bins).tolist()
+            with shaped.plainly():
+                self.grid = region_grid(radial_bins, angular_bins).tolist()
         self.add_map("bins", bins)
-        self.members = members(bins, radial_bins * angular_bins + (center == "own"))
 
     def forward(self, input: Tensor) -> Tensor:
         """Pool."""
@@ -119,7 +122,8 @@ class LogPolarPool2d(shaped.Windowed):
         rows = [
             torch.stack([pooled[:, :, b] for b in row], -1) for row in self.grid
         ]  # each [N, C, H', W', L_theta / 2]
-        return torch.stack([row.flatten(3) for row in rows], 3).flatten(2, 3)
+        grid = torch.stack([row.flatten(3) for row in rows], 3).flatten(2, 3)
+        return grid.contiguous(memory_format=arguments.layout(input))
 
     def extra_repr(self) -> str:
         """The window, then the map's arguments."""
@@ -148,7 +152,8 @@ def pool(
         return _maxima(padded, members, size, stride, dilation)
     if arguments.exporting():
         return _convolved(padded, members, window, stride, dilation, reduce == "mean")
-    return _Sums.apply(padded, members, size, stride, dilation, reduce == "mean")
+    sums = _sums if arguments.forward_mode() else _Sums.apply
+    return sums(padded, members, size, stride, dilation, reduce == "mean")
 
 
 def _read(
@@ -161,21 +166,26 @@ def _read(
     return map[tuple(places)]
 
 
+def _sums(padded: Tensor, members: Any, size: Any, stride: Any, dilation: Any, mean: bool) -> Tensor:
+    """Sums or means of the bins."""
+    wide = torch.promote_types(padded.dtype, torch.float32)
+    pooled = []
+    for taps in members:
+        total = padded.new_zeros((*padded.shape[:2], *size), dtype=wide)
+        for tap in taps:
+            total += _read(padded, tap, size, stride, dilation)
+        pooled.append((total / len(taps) if mean and taps else total).to(padded.dtype))
+    return torch.stack(pooled, 2)
+
+
 class _Sums(torch.autograd.Function):
-    """Sums or means of the bins. Linear: its gradient adds each bin's to the taps, in place where autograd does not look."""
+    """``_sums``. Linear: its gradient adds each bin's to the taps, in place where autograd does not look."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(padded: Tensor, members: Any, size: Any, stride: Any, dilation: Any, mean: bool) -> Tensor:
-        wide = torch.promote_types(padded.dtype, torch.float32)
-        pooled = []
-        for taps in members:
-            total = padded.new_zeros((*padded.shape[:2], *size), dtype=wide)
-            for tap in taps:
-                total += _read(padded, tap, size, stride, dilation)
-            pooled.append((total / len(taps) if mean and taps else total).to(padded.dtype))
-        return torch.stack(pooled, 2)
+        return _sums(padded, members, size, stride, dilation, mean)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -212,7 +222,8 @@ def _maxima(
     padded: Tensor, members: Members, size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> Tensor:
     """Maxima of the bins. The first of equal pixels gets the gradient, and a NaN wins."""
-    if arguments.exporting() or not (torch.is_grad_enabled() and padded.requires_grad):
+    differentiated = arguments.forward_mode() or (torch.is_grad_enabled() and padded.requires_grad)
+    if arguments.exporting() or not differentiated:
         zero = padded.new_zeros((*padded.shape[:2], *size))
         return torch.stack(
             [

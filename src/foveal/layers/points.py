@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveal.geometry import offset_bins, squared_limits
+from foveal.geometry import offset_bins, plain, squared_limits
 from foveal.layers import shaped
 
 _PAIRS_AT_ONCE = 1 << 21  # distances held at one time, 8 MB in float32
@@ -52,7 +52,7 @@ class PointLogPolarConv(shaped.Mapped):
 
     Shape:
         points [N, P, 2 or 3], features [N, P, C], mask bool [N, P], queries [N, Q, 2 or 3] -> output [N, P or Q, O]; all
-        may come without N. ``weight`` is [O, C, columns].
+        may come without N. ``weight`` is [O, C, columns]. Sets without a point are welcome: a query there sees empty bins.
 
     Raises:
         ValueError: an argument breaks its rule; the message names argument, rule and value.
@@ -87,19 +87,20 @@ class PointLogPolarConv(shaped.Mapped):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
-            shaped.check_count(name, value)
+        in_channels = shaped.check_count("in_channels", in_channels)
+        out_channels = shaped.check_count("out_channels", out_channels)
+        radius, radial_bins, angular_bins, spacing = plain((radius, radial_bins, angular_bins, spacing))
         if radius is None and nearest is None:
             raise ValueError("give radius, the number of nearest neighbours, or both; got neither")
         if nearest is not None:
-            shaped.check_count("nearest", nearest)
+            nearest = shaped.check_count("nearest", nearest)
         if radius is None and spacing:
             raise ValueError(f"spacing needs a radius, in whose units it is; got spacing {spacing!r} without one")
         self.map: dict[str, Any] = {
             "radial_bins": radial_bins,
-            "angular_bins": tuple(angular_bins) if isinstance(angular_bins, Sequence) else angular_bins,
-            "growth_rate": growth_rate,
-            "rotation": rotation,
+            "angular_bins": angular_bins,
+            "growth_rate": plain(growth_rate),
+            "rotation": plain(rotation),
             "spacing": spacing,
             "center": center,
         }
@@ -119,18 +120,20 @@ class PointLogPolarConv(shaped.Mapped):
         if population is not None:
             if reduce != "mean":
                 raise ValueError("population is what a mean divides by; leave it out with reduce='sum'")
-            if tuple(population.shape) != (columns,) or not bool((population > 0).all()):
-                raise ValueError(f"population must be {columns} positive numbers; got shape {tuple(population.shape)}")
-            self.add_map("population", population.detach().cpu().to(torch.int64, copy=True), self.weight.device)
+            with shaped.plainly():
+                if tuple(population.shape) != (columns,) or not bool((population > 0).all()):
+                    raise ValueError(
+                        f"population must be {columns} positive numbers; got shape {tuple(population.shape)}"
+                    )
+                population = population.detach().cpu().to(torch.int64, copy=True)
+            self.add_map("population", population)
         else:
             self.population = None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start anew: uniform within 1 / sqrt(in_channels * columns)."""
-        fan_in = self.weight.shape[1] * self.weight.shape[2]
-        shaped.uniform_(self.weight, fan_in)
-        shaped.uniform_(self.bias, fan_in)
+        """Start anew, as :meth:`LogPolarConv2d.reset_parameters`: the centre's own weight as a convolution of one point."""
+        shaped.start(shaped.center_apart(self.weight, self.map["center"] == "own"), self.bias)
 
     def forward(
         self, points: Tensor, features: Tensor, mask: Tensor | None = None, queries: Tensor | None = None
@@ -162,7 +165,8 @@ class PointLogPolarConv(shaped.Mapped):
             if queries.shape[0] != points.shape[0]:
                 raise ValueError(f"queries must be of {points.shape[0]} sets, as points; got {queries.shape[0]}")
         columns = self.weight.shape[2]
-        found_points, found_slots = [], []
+        nobody = torch.empty(0, dtype=torch.int64, device=points.device)
+        found_points, found_slots = [nobody], [nobody]
         for sets, rows, others, scale in self._pairs(points, valid, queries, kept):
             # in float64, so that nothing but the coordinates' own rounding moves a pair over a border
             offset = (points[sets, others].double() - queries[sets, rows].double()) / scale
@@ -200,19 +204,14 @@ class PointLogPolarConv(shaped.Mapped):
 
     def _check_points(self, name: str, points: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Coordinates in float32 or better, and which of them count."""
-        if points.ndim != 3 or points.shape[2] != self.dims or 0 in points.shape:
-            raise ValueError(
-                f"{name} must be [N, P, {self.dims}] or [P, {self.dims}], and not empty; got shape {tuple(points.shape)}"
-            )
+        if points.ndim != 3 or points.shape[2] != self.dims:
+            raise ValueError(f"{name} must be [N, P, {self.dims}] or [P, {self.dims}]; got shape {tuple(points.shape)}")
         if mask is None:
             valid = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device)
         elif mask.dtype != torch.bool or mask.shape != points.shape[:2]:
             raise ValueError(f"mask must be bool {tuple(points.shape[:2])}; got {mask.dtype} {tuple(mask.shape)}")
         else:
             valid = mask
-        empty = (~valid.any(1)).nonzero()
-        if len(empty):
-            raise ValueError(f"mask must leave each set at least one point; set {int(empty[0])} has none")
         points = points.detach().to(torch.promote_types(points.dtype, torch.float32))
         bad = (valid & ~points.isfinite().all(2)).nonzero()
         if len(bad):
@@ -224,6 +223,8 @@ class PointLogPolarConv(shaped.Mapped):
         self, points: Tensor, valid: Tensor, queries: Tensor, kept: Tensor
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, Any]]:
         """Set, query and point of pairs that may be neighbours, and what their offsets are measured in, some rows at a time."""
+        if not points.numel():
+            return
         several, radius = max(1, _PAIRS_AT_ONCE // points[..., 0].numel()), self.radius
         rule = {name: self.map[name] for name in ("radial_bins", "growth_rate", "spacing")}
         reach = torch.inf if radius is None else squared_limits(radius, **rule)[-1] * (1 + 1e-5)

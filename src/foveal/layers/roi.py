@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveal.layers import shaped
 from foveal.ops import arguments
+from foveal.ops.sampled import reference
 
 _POOLS = ("RoIAlign", "RoIPool")  # torchvision's modules, known by name: it is not imported here
 
@@ -52,7 +52,7 @@ def deform_roi_pool(
         (2.8125, 4.6875)
     """
     rows, columns = shaped.sides("output_size", output_size, 2, at_least=1)
-    shaped.check_count("sampling_ratio", sampling_ratio)
+    sampling_ratio = shaped.check_count("sampling_ratio", sampling_ratio)
     if input.ndim != 4 or 0 in input.shape[1:] or input.dtype not in arguments.FLOATING:
         raise ValueError(f"input must be floating [N, C, H, W]; got {input.dtype} of shape {tuple(input.shape)}")
     boxes = _with_index(boxes, len(input))
@@ -80,12 +80,10 @@ def deform_roi_pool(
             share.append((part_y[..., :, None] * part_x[..., None, :]).masked_fill(~inside, 0))
     points = 4 * sampling_ratio**2
     pixels = input.permute(0, 2, 3, 1).reshape(batch * height * width, channels).to(wide)
-    pooled = F.embedding_bag(
-        torch.stack(index, -1).reshape(-1, points),
-        pixels,
-        per_sample_weights=torch.stack(share, -1).reshape(-1, points) / sampling_ratio**2,
-        mode="sum",
-    )
+    # the fast one has no second derivative, and torch refuses to take it; without boxes there is nothing to refuse
+    blend = reference.definition_of_blend if arguments.transforming() or not len(boxes) else reference.gather
+    shares = torch.stack(share, -1).reshape(-1, points) / sampling_ratio**2
+    pooled = blend(pixels, torch.stack(index, -1).reshape(-1, points), shares)
     return pooled.reshape(len(boxes), rows, columns, channels).permute(0, 3, 1, 2).to(input.dtype)
 
 
@@ -126,16 +124,13 @@ class DeformableRoIPool(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        shaped.check_count("channels", channels)
-        shaped.check_count("sampling_ratio", sampling_ratio)
-        for name, value in (("spatial_scale", spatial_scale), ("offset_scale", offset_scale)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-                raise ValueError(f"{name} must be a number above 0; got {value!r}")
-        self.channels = channels
+        self.channels = channels = shaped.check_count("channels", channels)
         self.output_size = shaped.sides("output_size", output_size, 2, at_least=1)
-        self.spatial_scale = spatial_scale
-        self.sampling_ratio = sampling_ratio
-        self.offset_scale = offset_scale
+        self.spatial_scale, self.offset_scale = (
+            shaped.check_number(name, value, "a number above 0", lambda v: v > 0)
+            for name, value in (("spatial_scale", spatial_scale), ("offset_scale", offset_scale))
+        )
+        self.sampling_ratio = shaped.check_count("sampling_ratio", sampling_ratio)
         parts = self.output_size[0] * self.output_size[1]
         self.offset_fc = nn.Linear(channels * parts, 2 * parts, device=device, dtype=dtype)
         self.reset_parameters()

@@ -1,13 +1,16 @@
 """What the layers share: nn.Conv2d's arguments and padding modes, maps that no cast can harm, the way from a convolution."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
+from foveal.geometry import plain
 from foveal.ops import arguments
 
 CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -15,23 +18,51 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 INITS = ("fresh", "project")
 
 
+@contextmanager
+def plainly() -> Iterator[Any]:
+    """Make tensors that hold numbers and bear no trace of the mode they are made in: of inference mode and of a FakeTensorMode,
+    which is handed over."""
+    with torch.inference_mode(False), unset_fake_temporarily() as fake:
+        yield fake
+
+
 class Mapped(nn.Module):
-    """A layer with maps: derived from its arguments, beside its weights, never harmed by what happens to those."""
+    """A layer with maps: derived from its arguments, beside its weights and on their device, never harmed by what happens
+    to those."""
 
     def __init__(self) -> None:
         super().__init__()
         self._maps: dict[str, Tensor] = {}
 
-    def add_map(self, name: str, value: Tensor, device: torch.device | None = None) -> None:
-        """Keep a map on the layer's device, out of the state dict, untouched by casts and to_empty."""
+    def add_map(self, name: str, value: Tensor) -> None:
+        """Keep a map out of the state dict, untouched by casts and to_empty; to be made, as all that it takes, plainly."""
         self._maps[name] = value
-        self.register_buffer(name, value.to(device), persistent=False)
+        self.register_buffer(name, value, persistent=False)
+        self._place_maps(value.device)
+
+    def _place_maps(self, otherwise: torch.device | None) -> None:
+        """Put the maps where the weights are; without weights on the other device, if there is one."""
+        weight = next(self.parameters(recurse=False), None)
+        device = otherwise if weight is None else weight.device
+        if device is None:
+            return
+        with plainly() as fake:
+            for name, value in self._maps.items():
+                self._buffers[name] = (value if fake is None else fake.from_tensor(value)).to(device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
-        for name, value in self._maps.items():
-            self._buffers[name] = value.to(self._buffers[name].device)  # type: ignore[union-attr]
+        placed = {name: self._buffers.pop(name) for name in self._maps}
+        try:
+            super()._apply(fn, recurse)
+        finally:
+            self._buffers.update(placed)
+        device = next((map.device for map in placed.values() if map is not None), torch.device("cpu"))
+        self._place_maps(fn(torch.empty(0, device="cpu" if device.type == "meta" else device)).device)
         return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._place_maps(None)  # assign=True brings weights that may lie elsewhere
 
 
 class Windowed(Mapped):
@@ -92,8 +123,9 @@ class ShapedConv(Windowed):
         groups: int,
         padding_mode: str,
     ) -> None:
-        for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
-            check_count(name, value)
+        in_channels = check_count("in_channels", in_channels)
+        out_channels = check_count("out_channels", out_channels)
+        groups = check_count("groups", groups)
         for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
             if value % groups:
                 raise ValueError(f"{name} must be a multiple of groups, {groups}; got {value}")
@@ -110,7 +142,8 @@ class ShapedConv(Windowed):
 
 def sides(name: str, value: int | Sequence[int], dims: int, *, at_least: int) -> tuple[int, ...]:
     """Normalise a whole number, or one for each dimension."""
-    each = tuple(value) if isinstance(value, Sequence) else (value,) * dims
+    given: Any = plain(value)
+    each: tuple[int, ...] = given if isinstance(given, tuple) else (given,) * dims
     if len(each) != dims or not all(isinstance(v, int) and not isinstance(v, bool) and v >= at_least for v in each):
         several = {1: "", 2: " or a pair of them", 3: " or three of them"}[dims]
         raise ValueError(f"{name} must be a whole number of at least {at_least}{several}; got {value!r}")
@@ -148,10 +181,20 @@ def _times(window: Sequence[int]) -> str:
     return " x ".join(str(w + 1) for w in window)
 
 
-def check_count(name: str, value: int) -> None:
+def check_count(name: str, value: int) -> int:
     """A whole number of at least 1."""
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}")
+    return value
+
+
+def check_number(name: str, value: float, rule: str, holds: Callable[[float], bool]) -> float:
+    """A real number for which a rule holds, said in words."""
+    value = plain(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
+        raise ValueError(f"{name} must be {rule}; got {value!r}")
+    return value
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
@@ -167,10 +210,22 @@ def pad(input: Tensor, before: Sequence[int], after: Sequence[int], mode: str) -
     return F.pad(input, ends, mode="constant" if mode == "zeros" else mode)
 
 
-def uniform_(tensor: Tensor | None, fan_in: int) -> None:
-    """nn.Conv2d's start: uniform within 1 / sqrt(fan_in)."""
-    if tensor is not None:
-        nn.init.uniform_(tensor, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+def center_apart(weight: Tensor, own: bool) -> tuple[Tensor, ...]:
+    """A weight over bins as the convolutions of the log-polar paper: all of it, or its bins and an ``own`` centre, column 0."""
+    return (weight[..., 1:], weight[..., :1]) if own else (weight,)
+
+
+@torch.no_grad()
+def start(parts: Sequence[Tensor], bias: Tensor | None) -> None:
+    """nn.Conv2d's start for each of several convolutions [O, C / groups, ...taps] whose outputs are added: weights uniform
+    within 1 / sqrt(fan_in), the bias the sum of one of each."""
+    bounds = [1 / math.sqrt(part[0].numel()) for part in parts]
+    for part, bound in zip(parts, bounds, strict=True):
+        nn.init.uniform_(part, -bound, bound)
+    if bias is not None:
+        bias.zero_()
+        for bound in bounds:
+            bias += torch.empty_like(bias).uniform_(-bound, bound)
 
 
 def check_input(input: Tensor, channels: int, dims: int) -> None:

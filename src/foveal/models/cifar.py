@@ -6,20 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from foveal.models.initialisation import he_init
+
 _VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 _VGG19 = ((64, 64), (128, 128), (256, 256, 256, 256), (512, 512, 512, 512), (512, 512, 512, 512))
-
-
-def he_init(layer: Any) -> None:
-    """Normal weights of std sqrt(2 / (taps * out_channels)), zero bias, for a convolution or a layer in its place.
-
-    A weight is [O, C/groups, ...taps], or [sets, O, C/groups, kh, kw] where every set of taps has weights of its own.
-    """
-    sets = layer.weight.shape[0] if layer.weight.ndim == 5 else 1
-    taps = layer.weight.numel() // (sets * layer.out_channels * (layer.in_channels // layer.groups))
-    nn.init.normal_(layer.weight, std=math.sqrt(2 / (taps * layer.out_channels)))
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:

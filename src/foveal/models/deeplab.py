@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foveal.models.initialisation import he_init
 from foveal.models.pretrained import load_backbone
 
 _RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
 
 
-def _kaiming(layer: Any) -> None:
-    """Normal weights of std sqrt(2 / fan_in), for a convolution or a layer in its place; zero bias."""
-    sets = layer.weight.shape[0] if layer.weight.ndim == 5 else 1
-    nn.init.normal_(layer.weight, std=math.sqrt(2 * sets * layer.out_channels / layer.weight.numel()))
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+_kaiming = partial(he_init, fan="in")
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:

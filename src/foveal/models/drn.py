@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from foveal.models.cifar import BasicBlock, he_init
+from foveal.models.cifar import BasicBlock
+from foveal.models.initialisation import he_init
 
 _CHANNELS = (16, 32, 64, 128, 256, 512)
 """Of the stem with layer1, of layer2, and so on; layer6 to layer8 have the last number."""

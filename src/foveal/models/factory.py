@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from foveal.models import cenet, cifar, deeplab, detection, digits, drn, simple_vgg, unet, wrn
+from foveal.models import cenet, cifar, deeplab, detection, digits, drn, simple_vgg, unet, wnet, wrn
+from foveal.models.initialisation import he_init
 
 _OURS: dict[str, Callable[..., nn.Module]] = {
     build.__name__: build
@@ -39,6 +40,7 @@ _OURS: dict[str, Callable[..., nn.Module]] = {
         drn.drn_d_22,
         simple_vgg.simple_vgg,
         unet.unet,
+        wnet.wnet,
         wrn.wrn_16_8,
         wrn.wrn_28_10,
         wrn.wrn_40_4,
@@ -85,7 +87,10 @@ def create_model(name: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
         builder = torchvision.get_model_builder(name)
         offered = inspect.signature(builder).parameters
         fresh = {key: None for key in ("weights", "weights_backbone") if key in offered}
-        return _build(name, partial(builder, **fresh), {"num_classes": num_classes, **kwargs}, strict=True)
+        network = _build(name, partial(builder, **fresh), {"num_classes": num_classes, **kwargs}, strict=True)
+        if isinstance(network, torchvision.ResNet):
+            network.init_layer = he_init  # its own rule, also for a layer that is put in a convolution's place
+        return network
 
     timm, problem = _import("timm")
     if timm is None:

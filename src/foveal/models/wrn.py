@@ -5,7 +5,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from foveal.models.cifar import he_init
+from foveal.models.initialisation import he_init
 
 
 class WideBlock(nn.Module):

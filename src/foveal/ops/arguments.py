@@ -1,8 +1,10 @@
 """What both ops check and normalise before they call a kernel, and what their kernels share."""
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import _C, Tensor
@@ -14,11 +16,20 @@ FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 def pair(name: str, value: int | Sequence[int], *, at_least: int) -> tuple[int, int]:
     """Normalise a whole number or a pair of them."""
-    two = tuple(value) if isinstance(value, Sequence) else (value, value)
-    whole = (int, torch.SymInt, Tensor) if torch.jit.is_tracing() else (int, torch.SymInt)
-    if len(two) != 2 or not all(isinstance(v, whole) and not isinstance(v, bool) and v >= at_least for v in two):
+    given = value.tolist() if isinstance(value, np.ndarray) else value
+    two = tuple(map(_whole, given)) if isinstance(given, Sequence) else (_whole(given),) * 2
+    if len(two) != 2 or not all(v is not None and v >= at_least for v in two):
         raise ValueError(f"{name} must be a whole number of at least {at_least} or a pair of them; got {value!r}")
     return two[0], two[1]
+
+
+def _whole(value: Any) -> Any:
+    """A whole number, of whatever kind has ``__index__``; None for what is none. Symbols of a compiler or tracer stay."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | torch.SymInt) or (isinstance(value, Tensor) and torch.jit.is_tracing()):
+        return value
+    return operator.index(value) if hasattr(value, "__index__") and not isinstance(value, Tensor) else None
 
 
 def same_size_padding(window: tuple[int, int]) -> tuple[int, int]:
@@ -71,7 +82,7 @@ def check_weight(weight: Tensor, dims: tuple[str, ...], groups: int) -> None:
     """A weight has its dimensions, and groups divide its output channels."""
     if weight.ndim != len(dims):
         raise ValueError(f"weight must be [{', '.join(dims)}]; got shape {tuple(weight.shape)}")
-    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
+    if (_whole(groups) or 0) < 1:
         raise ValueError(f"groups must be a whole number of at least 1; got {groups!r}")
     out_channels = weight.shape[dims.index("O")]
     if out_channels < 1 or out_channels % groups:
@@ -112,9 +123,14 @@ def exporting() -> bool:
     return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()
 
 
+def forward_mode() -> bool:
+    """True while forward-mode differentiation is on, by torch.func or torch.autograd: a custom op would lose tangents."""
+    return forward_ad._current_level >= 0
+
+
 def transforming() -> bool:
-    """True under torch.func (grad, vmap, jvp), which custom ops do not support: there the definition runs."""
-    return torch._C._are_functorch_transforms_active()
+    """True under torch.func (grad, vmap, jvp) and in forward mode, which custom ops do not support: the definition runs."""
+    return torch._C._are_functorch_transforms_active() or forward_mode()
 
 
 def at_once(*tensors: Tensor | None) -> bool:
@@ -124,11 +140,10 @@ def at_once(*tensors: Tensor | None) -> bool:
         torch.compiler.is_compiling()
         or _C._len_torch_dispatch_stack()
         or _C._len_torch_function_stack()
-        or _C._are_functorch_transforms_active()
+        or transforming()
         or _C._is_any_autocast_enabled()
         or _C._is_tracing()
         or _C._autograd._profiler_enabled()
-        or forward_ad._current_level >= 0
     ):
         return False
     for t in tensors:  # noqa: SIM110 (a generator takes half a microsecond more)
@@ -159,15 +174,32 @@ def double_backward(
     needs: Sequence[bool],
 ) -> list[Tensor | None]:
     """Gradients, for (grad, *inputs), of those gradients of an op that were wanted: taken through its definition."""
+    again = torch.is_grad_enabled()
     with torch.enable_grad(), torch.autocast(grad.device.type, enabled=False):
-        grad = grad.detach().requires_grad_()
-        free = [t if t is None else t.detach().requires_grad_() for t in inputs]
+        grad, *free = _views((grad, *inputs))  # type: ignore[assignment]
         asked = [t for t, w in zip(free, wanted, strict=True) if w and t is not None]
         first = torch.autograd.grad(definition(*free), asked, grad, create_graph=True)
         leaves = [t for t, n in zip((grad, *free), needs, strict=True) if n and t is not None]
         chosen = [o for o, w in zip(outer, wanted, strict=True) if w]
-        found = iter(torch.autograd.grad(first, leaves, chosen, materialize_grads=True))
+        found = iter(torch.autograd.grad(first, leaves, chosen, create_graph=again, materialize_grads=True))
     return [next(found) if n else None for n in needs]
+
+
+def gradients(
+    definition: Callable[..., Tensor], grad: Tensor, inputs: Sequence[Tensor | None], wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Those gradients of an op that are wanted, through its definition: a backward pass that is itself transformed."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad(), torch.autocast(grad.device.type, enabled=False):
+        free = _views(inputs)
+        asked = [t for t, w in zip(free, wanted, strict=True) if w and t is not None]
+        found = iter(torch.autograd.grad(definition(*free), asked, grad, create_graph=again) if asked else ())
+    return [next(found) if w else None for w in wanted]
+
+
+def _views(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Places of their own in the graph, to differentiate by, that keep what leads to them, and tangents."""
+    return [t if t is None else t.view_as(t) for t in tensors]
 
 
 def pad_after(input: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Tensor:

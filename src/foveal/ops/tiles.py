@@ -34,20 +34,34 @@ def precision(input: Tensor) -> str:
 def kind(input: Tensor) -> dict[str, Any]:
     """What matrix products take: KIND, their operands' type, and PRECISION. Triton's interpreter multiplies the bits of
     bfloat16, not the numbers: there operands are rounded to it and go on in float32."""
-    known = tl.float32 if triton.knobs.runtime.interpret else _KINDS[input.dtype]
-    return {"KIND": known, "PRECISION": precision(input)}
+    if triton.knobs.runtime.interpret:
+        return {"KIND": tl.float32, "PRECISION": "ieee"}
+    return {"KIND": _KINDS[input.dtype], "PRECISION": precision(input)}
+
+
+@triton.jit
+def operand(x, KIND: tl.constexpr, PRECISION: tl.constexpr):
+    """A factor of a matrix product. Float32 is rounded to TF32, as cuDNN does: matrix units themselves cut digits off, which
+    errs twice as much and always to one side."""
+    if PRECISION == "tf32" and x.dtype == tl.float32:
+        return tl.inline_asm_elementwise(
+            "cvt.rna.tf32.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return x.to(KIND)
 
 
 def of_product(input: Tensor, pixels: int, ins: int, outs: int) -> Tile:
     """Tiles of a product [pixels, ins] @ [ins, outs] after sums over bins: the more outs, the fewer times these are made.
 
-    Half as many pixels where whole tiles would leave multiprocessors idle. None spills registers (the tests compile them).
+    Those of half types are the fastest, or within 2 % of them, of 15 on an H100 (benchmarks/tune_gpu.py). TF32 takes half as many pixels where
+    whole tiles would leave multiprocessors idle. None spills registers (the tests compile them).
     """
     if precision(input) == "ieee":  # plain multiply-adds
         return Tile(128 if outs > 16 else 64, min(64, side(outs)), 16, 8)
-    half = input.dtype != torch.float32
-    columns = min(256 if half else 128, side(outs))
-    depth = min(64 if half and columns < 256 else 32, side(ins))
+    if input.dtype != torch.float32:
+        columns = min(256, side(outs))
+        return Tile(64, columns, min(64, side(ins)), 8 if columns > 64 else 4)
+    columns, depth = min(128, side(outs)), min(32, side(ins))
     few = -(-pixels // 128) * -(-outs // columns) < _PROGRAMS // 4
     return Tile(64, columns, depth, 4) if few else Tile(128, columns, depth, 8)
 
@@ -56,21 +70,33 @@ def of_samples(input: Tensor, ins: int, outs: int) -> Tile:
     """Tiles of the same product after interpolation, which holds four corners and the best set so far besides."""
     if precision(input) == "ieee":
         return Tile(128, 64, 16, 8) if outs > 32 else Tile(64, side(outs), 16, 8 if outs > 16 else 4)
-    return Tile(64, min(128, side(outs)), min(32, side(ins)), 8)
+    return Tile(64, min(256 if input.dtype != torch.float32 else 128, side(outs)), min(32, side(ins)), 8)
 
 
 def of_scatter(input: Tensor, ins: int, outs: int, fixed: bool) -> Tile:
     """Tiles of a product [pixels, outs] @ [outs, ins] whose results go to the corners of points."""
     half = input.dtype != torch.float32
     depth = 16 if precision(input) == "ieee" else min(32, side(outs))
-    return Tile(64, min(64 if half and not fixed else 32, side(ins)), depth, 8)
+    if half and not fixed:
+        return Tile(64, min(64, side(ins)), depth, 4)
+    return Tile(64, min(32, side(ins)), depth, 8)
 
 
 def of_gradient(input: Tensor, ins: int, outs: int) -> Tile:
     """Tiles of a product [ins, pixels] @ [pixels, outs]."""
+    depth = min(64, side(ins))
     if precision(input) == "ieee":
-        return Tile(16, min(64, side(outs)), min(64, side(ins)), 4)
-    return Tile(64 if input.dtype != torch.float32 else 32, min(128, side(outs)), min(64, side(ins)), 8)
+        return Tile(16, min(64, side(outs)), depth, 4)
+    if input.dtype == torch.float32:
+        return Tile(32, min(128, side(outs)), depth, 8)
+    columns = min(256, side(outs))
+    return Tile(128 if columns == 128 else 32, columns, depth, 8 if columns > 64 else 4)
+
+
+def of_spread(channels: int) -> Tile:
+    """Tiles of sums over pixels and channels that feed no matrix product: 16 numbers a thread."""
+    depth = min(64, triton.next_power_of_2(channels))
+    return Tile(4096 // depth, 1, depth, 8)
 
 
 def side(channels: int) -> int:

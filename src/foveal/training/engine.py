@@ -20,16 +20,33 @@ import torch
 from torch import Tensor, nn
 
 from foveal.analysis import cost
-from foveal.data import Expected, ImageSet, check_files
+from foveal.data import Expected, ImageSet, check_files, for_network
 from foveal.models import create_model
 from foveal.surgery import convert
 from foveal.training import checkpoint
+from foveal.training.captured import CapturedStep
 from foveal.training.contract import Metric, Task
 from foveal.training.environment import environment, pick_device, version
-from foveal.training.optimisation import Plateau, average, learning_rate, optimizer, parameter_groups
+from foveal.training.optimisation import (
+    Plateau,
+    average,
+    learning_rate,
+    optimizer,
+    parameter_groups,
+    set_rate,
+    take_up,
+)
 from foveal.training.recipe import Recipe
 from foveal.training.recipe_files import load_recipe
-from foveal.training.run_folder import read_json, refuse_other_checkpoint, refuse_other_recipe, to_json
+from foveal.training.run_folder import (
+    held,
+    read_json,
+    refuse_other_checkpoint,
+    refuse_other_data,
+    refuse_other_recipe,
+    refuse_several_processes,
+    to_json,
+)
 from foveal.training.stopping import Interrupted, Signals
 from foveal.training.tasks import Classification
 
@@ -115,8 +132,24 @@ def fit(
         FloatingPointError: the loss is not finite any more.
         OSError: the folder cannot be written.
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
+        BlockingIOError: another process trains into the run's folder.
     """
+    refuse_several_processes()
     run = Path(out) / recipe.name / f"seed{seed}"
+    with held(run):
+        return _fit(recipe, Path(out), run, seed, device, progress, save_every)
+
+
+def _fit(
+    recipe: Recipe,
+    out: Path,
+    run: Path,
+    seed: int,
+    device: str | torch.device,
+    progress: Callable[[Progress], None] | None,
+    save_every: float,
+) -> dict[str, Any]:
+    """What `fit` does, once the run's folder is held."""
     refuse_other_recipe(run, recipe)
     result = run / "result.json"
     finished = result.exists()
@@ -133,7 +166,7 @@ def fit(
                 content = training.result()
     shown = recipe.model_dump(include={"name", "title", "note", "row", "statistic"}) | {"differs": recipe.differences}
     shown["published"] = recipe.comparable.model_dump() if recipe.comparable else None
-    content = {**shown, "table": Path(out).resolve().name, **content, **shown}
+    content = {**shown, "table": out.resolve().name, **content, **shown}
     checkpoint.write_file(result, to_json(content))
     return content
 
@@ -164,7 +197,16 @@ def load_classes(run: str | Path) -> tuple[str, ...]:
     Raises:
         CheckpointError: nothing good was saved there.
     """
-    return tuple(_newest(Path(run)).manifest["classes"])
+    return tuple(trained_on(run)["classes"])
+
+
+def trained_on(run: str | Path) -> dict[str, Any]:
+    """What is noted with a run's weights: ``classes``, ``in_channels``, how many ``images``, their ``size`` and more.
+
+    Raises:
+        CheckpointError: nothing good was saved there.
+    """
+    return _newest(Path(run)).manifest
 
 
 def _newest(run: Path) -> checkpoint.Checkpoint:
@@ -174,13 +216,19 @@ def _newest(run: Path) -> checkpoint.Checkpoint:
     return saved
 
 
-def load_data(recipe: Recipe, split: str) -> tuple[Any, Any]:
+def load_data(recipe: Recipe, split: str, run: str | Path | None = None) -> tuple[Any, Any]:
     """One split of a recipe's data set, and how its images are prepared, as the recipe's task opens them.
 
     A `data.root` may begin with an environment variable, ``$FOVEAL_DATA/cifar10``.
 
+    Args:
+        recipe: names the data and the task.
+        split: "train" or "test".
+        run: the folder of a run, for whose network the data is: labels then index the classes that it was trained on.
+
     Raises:
-        ValueError: no such data set, a file is not what it must be, or the variable is not set.
+        ValueError: no such data set, a file is not what it must be, the variable is not set, or the network of the run
+            was trained on other classes.
         FileNotFoundError: it is not there; the message says how to get it.
     """
     data = recipe.data
@@ -194,7 +242,22 @@ def load_data(recipe: Recipe, split: str) -> tuple[Any, Any]:
     files = {name: Expected(file.bytes, sha256=file.sha256) for name, file in data.files.items()}
     cure = "put the file there that the recipe was made for, or change data.files in it"
     check_files(root or ".", files, missing=cure, damaged=cure)
-    return recipe.make_task().load(data, split, root)
+    dataset, preparation = recipe.make_task().load(data, split, root)
+    if run is not None:
+        about = trained_on(run)
+        dataset = for_network(dataset, about["classes"], about["in_channels"], whose=f"the network of {run}")
+    return dataset, preparation
+
+
+def open_data(recipe: Recipe) -> tuple[Any, Any, Any]:
+    """Both splits of a recipe's data set, as one network sees them, and how their images are prepared.
+
+    Raises:
+        ValueError: as `load_data`; or the test images have classes or channels that the training images have not.
+    """
+    train_set, preparation = load_data(recipe, "train")
+    test_set, _ = load_data(recipe, "test")
+    return train_set, for_network(test_set, train_set.classes, train_set[0][0].shape[0]), preparation
 
 
 def evaluate(
@@ -218,7 +281,7 @@ def evaluate(
         preset: how images are prepared.
         batch_size: images at a time.
         task: loss and metrics, `Classification()` by default.
-        amp: ``"bfloat16"`` for autocast.
+        amp: ``"bfloat16"`` or ``"float16"`` for autocast.
         channels_last: memory layout of the images.
         workers: processes that decode files.
         totals_to: called with the task's sums, for detection all that was found.
@@ -226,6 +289,10 @@ def evaluate(
     Returns:
         the task's summary, for classification ``loss``, ``accuracy`` (0 to 1), ``correct`` and ``n``; and
         ``ms_per_image`` (median over the batches).
+
+    Raises:
+        ValueError: for classification, the network has not one score for each class of the set.
+        FloatingPointError: it gives NaN.
     """
     task = task or Classification()
     device = next(model.parameters()).device
@@ -239,9 +306,10 @@ def evaluate(
         for inputs, targets in stream:
             inputs = _laid_out(inputs, channels_last)
             start = _now(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=amp is not None):
+            with _autocast(device, amp):
                 outputs = task.forward(model, inputs, targets)
             times.append((_now(device) - start) / len(inputs))
+            _check_outputs(outputs, task, dataset)
             counted = task.count(outputs, targets, train=False)
             totals = counted if totals is None else totals + counted
     for module, mode in modes:
@@ -251,6 +319,21 @@ def evaluate(
     # The first batch warms up and the last one may be smaller: both are left out where there are more.
     middle = times[1:-1] or times[1:] or times
     return {**task.summary(totals), "ms_per_image": 1000 * statistics.median(middle)}
+
+
+def _check_outputs(outputs: Any, task: Task, dataset: Any) -> None:
+    """Numbers that nothing may be counted from: of another set's classes, or none."""
+    expected = task.outputs(dataset.classes)
+    if isinstance(task, Classification) and outputs.shape[1:] != (expected,):
+        raise ValueError(
+            f"the network must give {expected} scores for each image, one for each class of the data; its outputs are "
+            f"{list(outputs.shape)}"
+        )
+    if any(part.isnan().any() for part in torch.utils._pytree.tree_leaves(outputs) if isinstance(part, Tensor)):
+        raise FloatingPointError(
+            "the network's outputs are NaN for some of the images, so nothing is measured; its weights, or the images, "
+            "hold numbers that are too large or none"
+        )
 
 
 class _Training:
@@ -269,8 +352,7 @@ class _Training:
         self.recipe, self.run, self.seed, self.device = recipe, run, seed, device
         self.progress, self.save_every, self.signals = progress, save_every, signals
         train = recipe.train
-        self.train_set, self.preset = load_data(recipe, "train")
-        self.test_set, _ = load_data(recipe, "test")
+        self.train_set, self.test_set, self.preset = open_data(recipe)
         if isinstance(self.train_set, ImageSet) and isinstance(self.test_set, ImageSet):
             self.train_set, self.test_set = self.train_set.to(device), self.test_set.to(device)
         self.task = recipe.make_task()
@@ -287,7 +369,11 @@ class _Training:
         self.factors = [factor for factor, _ in groups]
         self.optimizer = optimizer(train, groups)
         self.plateau = Plateau() if train.schedule == "plateau" else None
-        self.steps_per_epoch = math.ceil(len(self.train_set) / train.batch_size)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=train.amp == "float16")
+        self.update = CapturedStep(self._update) if train.cuda_graph and device.type == "cuda" else self._update
+        part = len(self.train_set) / train.batch_size
+        self.steps_per_epoch = math.floor(part) if recipe.data.drop_last else math.ceil(part)
+        self._refuse_small_batches()
         self.epoch = self.batch = self.step = 0
         self.totals: Tensor | None = None
         """The task's sums since the epoch began."""
@@ -306,6 +392,31 @@ class _Training:
         """The network that is measured and whose weights are for use."""
         return self.model if self.averaged is None else self.averaged
 
+    def _refuse_small_batches(self) -> None:
+        """Batch normalisation has no variance of one value, which would show at the end of the first epoch."""
+        size, n = self.recipe.train.batch_size, len(self.train_set)
+        if not self.steps_per_epoch:
+            raise ValueError(
+                f"train.batch_size must be at most {n}, the number of training images, with data.drop_last; got {size}"
+            )
+        alone = size == 1 or (n % size == 1 and not self.recipe.data.drop_last)
+        if not alone or not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in self.model.modules()):
+            return
+        how: dict[str, Any] = {"train": True, "device": self.device, "workers": 0}
+        stream = self.task.batches(self.train_set, self.preset, batch_size=1, seed=self.seed, epoch=0, **how)
+        inputs, targets = next(iter(stream))
+        try:
+            with torch.no_grad():
+                self.task.forward(copy.deepcopy(self.model).train(), inputs, targets)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            cure = "take a larger one" if size == 1 else "set data.drop_last: true, or another batch size"
+            raise ValueError(
+                f"train.batch_size {size} leaves a batch of one of the {n} training images, and batch normalisation needs more "
+                f"than one value for each channel; {cure}"
+            ) from error
+
     # ---- saving and going on ----
 
     def _resume(self) -> None:
@@ -313,11 +424,13 @@ class _Training:
         if saved is None:
             return
         refuse_other_checkpoint(saved, self.recipe, self.seed)
+        refuse_other_data(saved, self._about_data())
         state = saved.state
         checkpoint.put_weights(saved.weights, self.outcome, saved.folder)
         if self.averaged is not None:
             checkpoint.put_weights(state["model"], self.model, saved.folder)
-        self.optimizer.load_state_dict(state["optimizer"])
+        take_up(self.optimizer, state["optimizer"])
+        self.scaler.load_state_dict(state.get("scaler", {}))
         if self.plateau is not None:
             self.plateau.load_state_dict(state["plateau"])
         self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
@@ -337,6 +450,7 @@ class _Training:
             "seconds": elapsed,
             "timed": self.timed,
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
         }
         if self.averaged is not None:
             state["model"] = self.model.state_dict()
@@ -347,13 +461,17 @@ class _Training:
             "torch": torch.__version__,
             "world_size": 1,
             "seed": self.seed,
-            "in_channels": self.in_channels,
-            "classes": list(self.train_set.classes),
+            **self._about_data(),
             "recipe": self.recipe.model_dump(),
         }
         weights = self.outcome.state_dict()
         self.last_good = checkpoint.save(self.run / "checkpoint", weights, state, about, keep=self.last_good)
         self.saved_at = time.perf_counter()
+
+    def _about_data(self) -> dict[str, Any]:
+        images = [len(self.train_set), len(self.test_set)]
+        about = {"in_channels": self.in_channels, "classes": list(self.train_set.classes), "images": images}
+        return about | ({"size": list(self.train_set.images.shape[2:])} if isinstance(self.train_set, ImageSet) else {})
 
     def _stop(self, signum: int) -> NoReturn:
         """End the run because a signal came, with all that was trained saved."""
@@ -393,6 +511,7 @@ class _Training:
             device=self.device,
             workers=self.recipe.data.workers,
             start_batch=self.batch,
+            **({"drop_last": True} if self.recipe.data.drop_last else {}),
         )
         self.model.train()
         if train.alternate:
@@ -438,24 +557,34 @@ class _Training:
     def _train_step(self, inputs: Any, targets: Any) -> None:
         train = self.recipe.train
         # Dropout is a function of the seed and the step, so that a stopped run needs no random state to go on.
-        torch.manual_seed(_mix(self.seed, f"step {self.step}"))
+        # torch.manual_seed would also note a seed, with a stack trace, for every kind of device that was never used.
+        seed = _mix(self.seed, f"step {self.step}")
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
         rate = learning_rate(train, self.step, self.steps_per_epoch)
         if self.plateau is not None:
             rate *= self.plateau.factor
-        for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
-            group["lr"] = rate * factor
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=train.amp is not None):
-            outputs = self.task.forward(self.network, _laid_out(inputs, train.channels_last), targets)
-        self.optimizer.zero_grad()
-        self.task.loss(outputs, targets).backward()
-        if train.clip_grad_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_grad_norm)
-        self.optimizer.step()
-        counted = self.task.count(outputs, targets, train=True)
+        set_rate(self.optimizer, rate, self.factors)
+        counted = self.update(inputs, targets)
         self.totals = counted if self.totals is None else self.totals + counted
         if self.averaged is not None and train.ema is not None:
             # Short runs would never forget their first weights: the decay grows to its value.
             average(self.averaged, self.model, min(train.ema, (1 + self.step) / (10 + self.step)))
+
+    def _update(self, inputs: Any, targets: Any) -> Any:
+        """Forward, backward and the optimiser's step: all that a CUDA graph can hold. Returns what the task counts."""
+        train = self.recipe.train
+        with _autocast(self.device, train.amp):
+            outputs = self.task.forward(self.network, _laid_out(inputs, train.channels_last), targets)
+        self.optimizer.zero_grad()
+        self.scaler.scale(self.task.loss(outputs, targets)).backward()
+        if train.clip_grad_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_grad_norm)
+        self.scaler.step(self.optimizer)  # leaves out a step whose gradients left the range of float16
+        self.scaler.update()
+        return self.task.count(outputs, targets, train=True)
 
     def _measure_epoch(self) -> dict[str, Any]:
         train = self.recipe.train
@@ -571,6 +700,10 @@ def _laid_out(inputs: Any, channels_last: bool) -> Any:
     if not channels_last or not isinstance(inputs, Tensor) or inputs.ndim != 4:
         return inputs
     return inputs.contiguous(memory_format=torch.channels_last)
+
+
+def _autocast(device: torch.device, amp: str | None) -> torch.autocast:
+    return torch.autocast(device.type, getattr(torch, amp or "bfloat16"), enabled=amp is not None)
 
 
 def _mix(seed: int, purpose: str) -> int:

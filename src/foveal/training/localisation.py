@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from foveal.analysis import (
     heat,
     localisation_error,
 )
-from foveal.data import BoxedSet, FolderSet, ImageSet, Preset, batches, preset, read_boxed, seen_part
+from foveal.data import BoxedSet, FolderSet, ImageSet, Preset, batches, for_network, preset, read_boxed, seen_part
 from foveal.data.images import decode
 from foveal.models import create_model
 from foveal.surgery import convert
@@ -191,11 +192,9 @@ def measure_table(
             if run["state"] == "finished":
                 folder = Path(out) / run["folder"]
                 recipe, model = load_run(folder)
-                if load_classes(folder) != boxed.images.classes:
-                    raise ValueError(
-                        f"{root} has other classes than those that {folder} was trained for, or another order"
-                    )
-                run["localisation"] = measure_localisation(model.to(device), boxed, preset_of(recipe))
+                images = for_network(boxed.images, load_classes(folder), whose=f"the network of {folder}")
+                seen = dataclasses.replace(boxed, images=images)
+                run["localisation"] = measure_localisation(model.to(device), seen, preset_of(recipe))
                 if progress:
                     progress(run["folder"], run["localisation"])
         row["localisation"] = _over_seeds([run["localisation"] for run in row["runs"] if "localisation" in run])
@@ -286,8 +285,11 @@ def open_networks(name: str, plan: str | None = None) -> Networks:
     presets = {preset_of(recipe) for recipe, _ in loaded}
     if len(presets) > 1:
         raise ValueError(f"the rows of {name} prepare their images differently: look at them one by one")
+    classes = {load_classes(run) for run in first.values()}
+    if len(classes) > 1:
+        raise ValueError(f"the rows of {name} were trained on different classes: look at them one by one")
     by_name = {recipe.name: model for recipe, model in loaded}
-    return Networks(by_name, presets.pop(), load_classes(runs[0]), loaded[0][0])
+    return Networks(by_name, presets.pop(), classes.pop(), loaded[0][0])
 
 
 def draw_networks(

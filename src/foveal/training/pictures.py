@@ -74,7 +74,7 @@ def _load(out: Path, row: Mapping[str, Any]) -> dict[str, Any]:
                 recipe, found["model"] = engine.load_run(out / run["folder"])
             if found["model"] is not None:
                 with _noted(found["problems"], "sampling points and receptive fields on test images"):
-                    dataset, preset = engine.load_data(recipe, "test")
+                    dataset, preset = engine.load_data(recipe, "test", out / run["folder"])
                     found["task"], found["data"] = recipe.make_task(), (dataset, preset)
                     if isinstance(found["task"], Detection):
                         found["images"], found["truths"] = next(iter(_tested(found, _SHOWN)))

@@ -113,6 +113,14 @@ class Data(_Section):
     resize: Resize | None = None
     """What images are scaled to before `size` is cut out: the shorter side, or [height, width]."""
     augment: Augment = Augment()
+    drop_last: bool = False
+    """Leave out the last training batch of an epoch where it would be smaller than the others."""
+    binary_masks: bool = False
+    """Masks are pictures in black and white, and stand for two classes: for segmentation in name: masks."""
+    test_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """Of name: folder whose class folders are not parted into train and test: this share of each class is for tests."""
+    test_seed: int = Field(default=0, ge=0)
+    """Of the drawing of `test_fraction`, the same for all seeds and rows."""
     limit: int | None = Field(default=None, ge=1)
     """At most this many images of each split, drawn once for all seeds: for a quick try."""
     fraction: float | None = Field(default=None, gt=0, lt=1)
@@ -121,6 +129,13 @@ class Data(_Section):
     """Files under `root` that are compared with their size and sum before anything is trained."""
     workers: int = Field(default=0, ge=0)
     """Processes that decode image files; the number changes no bit."""
+
+    @field_validator("test_seed")
+    @classmethod
+    def _draws_something(cls, seed: int, info: ValidationInfo) -> int:
+        if seed and info.data.get("test_fraction") is None:
+            raise PydanticCustomError("rule", "is of the drawing of test_fraction, which is not set")
+        return seed
 
     @field_validator("fraction")
     @classmethod
@@ -146,6 +161,8 @@ class Train(_Section):
     schedule: Literal["constant", "step", "cosine", "poly", "plateau"] = "constant"
     power: float = Field(default=0.9, gt=0)
     """Of `schedule: poly`: the rate times (1 - share of the steps that are done) to this power."""
+    restarts: int = Field(default=0, ge=0)
+    """Of `schedule: cosine`: how often the rate jumps back to `lr`, at equal distances."""
     milestones: list[Annotated[float, Field(gt=0)]] = Field(default=[], validate_default=True)
     """Epochs (counted from 0, 5.333 is a third into the sixth) from where `schedule: step` multiplies the rate by `gamma`."""
     gamma: float = Field(default=0.1, gt=0)
@@ -158,11 +175,14 @@ class Train(_Section):
     """Likewise, it ends in place of a further drop once the rate is below this."""
     warmup_epochs: float = Field(default=0.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    amp: Literal["bfloat16"] | None = None
+    amp: Literal["float16", "bfloat16"] | None = None
+    """Products in half the bits; with float16 the loss is scaled, and a step whose gradients leave its range is left out."""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay of the averaged weights that are then evaluated and saved."""
     channels_last: bool = False
     compile: bool = False
+    cuda_graph: bool = False
+    """On CUDA, record the step of classification once and replay it, for networks whose steps the host cannot start fast enough."""
     clip_grad_norm: float | None = Field(default=None, gt=0)
     eval_every: int = Field(default=1, ge=1)
     alternate: int | None = Field(default=None, ge=1)
@@ -174,6 +194,14 @@ class Train(_Section):
         if nesterov and info.data.get("momentum") == 0:
             raise PydanticCustomError("rule", "needs a momentum above 0")
         return nesterov
+
+    @field_validator("restarts")
+    @classmethod
+    def _are_of_a_cosine(cls, restarts: int, info: ValidationInfo) -> int:
+        if restarts and info.data.get("schedule", "cosine") != "cosine":
+            rule = "is for schedule: cosine only, here it is {schedule}"
+            raise PydanticCustomError("rule", rule, {"schedule": info.data["schedule"]})
+        return restarts
 
     @field_validator("milestones")
     @classmethod
@@ -398,6 +426,17 @@ class Recipe(_Row):
                 raise PydanticCustomError("rule", "needs every epoch measured: eval_every: 1")
         return statistic
 
+    @field_validator("train")
+    @classmethod
+    def _can_be_recorded(cls, train: Train, info: ValidationInfo) -> Train:
+        task = info.data["task"].name if "task" in info.data else "classification"
+        if train.cuda_graph and (task != "classification" or train.alternate):
+            what = "with alternate" if train.alternate else f"of task {task}"
+            raise PydanticCustomError(
+                "rule", "cuda_graph records the step of classification; one {what} changes", {"what": what}
+            )
+        return train
+
     @field_validator("published")
     @classmethod
     def _is_of_the_task(cls, published: Published | None, info: ValidationInfo) -> Published | None:
@@ -459,7 +498,8 @@ class Recipe(_Row):
         return {**kept, "convert": [[pattern, spec] for pattern, spec in self.convert.items()]}
 
 
-_HOW = {"train.amp", "train.channels_last", "train.compile", "train.eval_every"}  # changes no experiment
+# what changes no experiment
+_HOW = {"train.amp", "train.channels_last", "train.compile", "train.cuda_graph", "train.eval_every"}
 
 
 def flat(values: Mapping[str, Any], *path: str) -> dict[str, Any]:

@@ -210,7 +210,7 @@ def _scale(metric: Mapping[str, Any]) -> float:
 def _value(found: Mapping[str, Any] | None, metric: Mapping[str, Any]) -> str:
     """97.40 (95.6–98.5), or 97.40 ± 0.12 over several seeds or over the epochs of one."""
     if not found or found["mean"] is None:
-        return "–"
+        return "undefined" if found and found["undefined"] else "–"
     scale = _scale(metric)
     text = f"{scale * found['mean']:.2f}"
     spread = found["std"] if found["std"] is not None else found["std_of_epochs"]
@@ -320,6 +320,8 @@ def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             notes.append(f"{row['name']}: {_verdict(row)}.")
         for claim in row["claims"]:
             notes.append(f"The paper has {row['name']} {claim['claim']}. Here: {claim['seen']}: {claim['verdict']}.")
+        if _found(row)["undefined"]:
+            notes.append(f"{row['name']}: undefined in {_found(row)['undefined']} of its runs, which are left out.")
         notes += [f"{run['folder']} is {run['state']}: {run['problem']}" for run in row["runs"] if run["problem"]]
     return notes
 
@@ -470,7 +472,7 @@ def _intervals(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | None]
         {
             "low": place(low),
             "high": place(high),
-            "points": [place(run[row["headline"]]) for run in row["runs"] if run["state"] == "finished"],
+            "points": [place(run[row["headline"]]) for run in row["runs"] if run.get(row["headline"]) is not None],
             "published": place(published),
             "axis": f"{scale * start:.1f} to {scale * end:.1f} {units_shown}".strip(),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import math
 import re
 import statistics
 import sys
@@ -31,7 +32,8 @@ def table(out: str | Path) -> list[dict[str, Any]]:
     - ``published``: in percent, as papers print it (``accuracy`` is 100 - ``error`` where that was printed); None where
       it is not known or the row is not the published experiment; ``quoted`` is true where there is nothing else;
     - ``test_<name>`` of each metric, such as ``test_accuracy``: ``mean``, ``std`` (None with one seed), ``min``, ``max``
-      and ``n`` over the seeds of the number that ``statistic`` names, shares from 0 to 1; with one seed ``interval``
+      and ``n`` over the seeds of the number that ``statistic`` names, shares from 0 to 1, and ``undefined``, the number of
+      finished runs where there is none, as an area of one class; with one seed ``interval``
       (Wilson, 95 %, of what was counted), or, where the number is a mean of epochs, ``std_of_epochs``;
     - ``against``: the ``baseline``, by how many ``points`` the headline's mean lies above the baseline's, and, with
       several seeds of each, whether the ``worst_beats`` that mean; None where there is nothing to compare;
@@ -194,8 +196,9 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
-    """One metric of a row; seeds where it is not defined are left out."""
-    return {**spread([value for value in values if value is not None]), "interval": None, "std_of_epochs": None}
+    """One metric of a row; seeds where it is not defined are left out, and counted."""
+    defined = [value for value in values if value is not None]
+    return {**spread(defined), "undefined": len(values) - len(defined), "interval": None, "std_of_epochs": None}
 
 
 def _printed(published: Published) -> dict[str, Any]:
@@ -364,7 +367,7 @@ def _run(folder: Path) -> dict[str, Any]:
             return run | {"state": "unfinished", "problem": f"{done}; run the same command to go on"}
         result = _object(folder / "result.json")
         metrics = recipe.make_task().metrics
-        _check_number(metrics[0], result)
+        _check_number(metrics[0], json.loads((folder / "result.json").read_bytes()))
         run |= _by_statistic(recipe.statistic, metrics, result, lines)
         near = _is_near_its_end(lines, metrics[0]) if metrics[0].unit == "%" else None
         run["pace"] = {"loss": _stays_below(lines, recipe.target_loss), metrics[0].name: near}
@@ -374,10 +377,14 @@ def _run(folder: Path) -> dict[str, Any]:
 
 
 def _check_number(headline: Metric, result: Mapping[str, Any]) -> None:
-    """Refuse a result without its number."""
-    value = result.get(f"test_{headline.name}")
+    """Refuse a result without its number; null is one that is not defined, as an area of one class."""
+    if f"test_{headline.name}" not in result:
+        raise ValueError(f"result.json: test_{headline.name} is missing")
+    value = result[f"test_{headline.name}"]
+    if value is None:
+        return
     is_share = headline.unit == "%"
-    if not isinstance(value, int | float) or (is_share and not 0 <= value <= 1):
+    if not isinstance(value, int | float) or not math.isfinite(value) or (is_share and not 0 <= value <= 1):
         rule = "must be a number from 0 to 1" if is_share else "must be a number"
         raise ValueError(f"result.json: test_{headline.name} {rule}, got {value!r}")
 
@@ -393,7 +400,7 @@ def _by_statistic(
     key = f"test_{headline.name}"
     measured = [line for line in lines if line.get(key) is not None]
     if isinstance(statistic, Mapping):
-        last = measured[-statistic["mean_of_last"] :]
+        last = lines[-statistic["mean_of_last"] :]
         if len(last) < statistic["mean_of_last"]:
             raise ValueError(f"metrics.csv has {len(last)} measured epochs; its number is the mean of {statistic}")
         columns = {
@@ -406,9 +413,9 @@ def _by_statistic(
         return {**means, "std_of_epochs": around}
     chosen: Mapping[str, Any] = result
     if statistic == "best":
-        candidates = [result, *measured]
-        best = headline.best(line[key] for line in candidates)
-        chosen = next(line for line in candidates if line[key] == best)
+        candidates = [line for line in (result, *measured) if line[key] is not None]
+        best = headline.best(line[key] for line in candidates) if candidates else None
+        chosen = next((line for line in candidates if line[key] == best), result)
     found = {metric.name: chosen.get(f"test_{metric.name}") for metric in metrics}
     correct, n = result.get("test_correct"), result.get("test_n")
     if not isinstance(correct, int) or not isinstance(n, int):

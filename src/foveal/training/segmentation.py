@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from foveal.data import IGNORE, JointPreset, MaskSet, Truth, create_mask_dataset, joint_batches
 from foveal.training.areas import confusion, roc_area, shares
-from foveal.training.contract import Metric, augmentation, kept_images
+from foveal.training.contract import Metric, augmentation, kept_images, refuse_unused
 from foveal.training.prediction import all_views, by_windows
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def _load(data: Data, split: str, root: str | None, *, binary: bool, whole: bool
         raise ValueError(
             f"data.download must be false for {data.name!r}, which is not fetched; put the data in data.root"
         )
-    dataset = create_mask_dataset(data.name, split, root, binary=binary)
+    refuse_unused(data, "test_fraction")
+    dataset = create_mask_dataset(data.name, split, root, binary=binary or data.binary_masks)
     kept = kept_images(data, len(dataset))
     return dataset if kept is None else dataset.subset(kept), _preparation(data, whole)
 
@@ -58,9 +59,11 @@ def _batches(
     device: str | torch.device,
     workers: int,
     start_batch: int = 0,
+    drop_last: bool = False,
 ) -> Iterable[tuple[Tensor, list[Truth]]]:
     how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "epoch": epoch, "train": train}
-    return joint_batches(dataset, preparation, **how, device=device, workers=workers, start_batch=start_batch)
+    how |= {"device": device, "workers": workers, "start_batch": start_batch, "drop_last": drop_last}
+    return joint_batches(dataset, preparation, **how)
 
 
 def _check_prediction(views: int, window: int | None) -> None:
@@ -204,7 +207,10 @@ class Vessels:
     batches = staticmethod(_batches)
 
     def forward(self, network: nn.Module, inputs: Tensor, targets: list[Truth]) -> Tensor:
-        """Scores while training, probabilities of an evaluation; Tensor[B, 1, H, W]."""
+        """Scores while training, probabilities of an evaluation; Tensor[B, 1, H, W].
+
+        A network that gives several maps while it is trained, as W-Net does, is judged by each; the first is its result.
+        """
         return network(inputs) if network.training else self.predict(network, inputs)
 
     def predict(self, network: nn.Module, images: Tensor) -> Tensor:
@@ -212,23 +218,24 @@ class Vessels:
         return _mapped(images, lambda seen: network(seen).float().sigmoid(), self.views, self.window)
 
     def loss(self, outputs: Tensor, targets: list[Truth]) -> Tensor:
-        """The mean over the pixels that are looked at of the cross entropy, 1 - the soft dice coefficient, or both."""
-        masks = torch.stack([truth.mask for truth in targets])[:, None]
-        seen = (masks != IGNORE).float()
-        truth, scores = (masks == 1).float(), outputs.float()
-        total = scores.new_zeros(())
-        if "bce" in self.loss_terms:
-            each = F.binary_cross_entropy_with_logits(scores, truth, reduction="none")
-            total = total + (each * seen).sum() / seen.sum().clamp_min(1)
-        if "dice" in self.loss_terms:
-            share = scores.sigmoid() * seen
-            total = total + 1 - (2 * (share * truth).sum() + _SOFT) / (share.sum() + truth.sum() + _SOFT)
+        """The mean over the pixels that are looked at of the cross entropy, 1 - the soft dice coefficient, or both; the sum
+        over the maps."""
+        masks = torch.stack([truth.mask for truth in targets])
+        seen, truth = (masks != IGNORE).float(), (masks == 1).float()
+        total = outputs.new_zeros((), dtype=torch.float32)
+        for scores in outputs.float().unbind(1):
+            if "bce" in self.loss_terms:
+                each = F.binary_cross_entropy_with_logits(scores, truth, reduction="none")
+                total = total + (each * seen).sum() / seen.sum().clamp_min(1)
+            if "dice" in self.loss_terms:
+                share = scores.sigmoid() * seen
+                total = total + 1 - (2 * (share * truth).sum() + _SOFT) / (share.sum() + truth.sum() + _SOFT)
         return total
 
     def count(self, outputs: Tensor, targets: list[Truth], *, train: bool) -> Tensor:
         """Sums over images: float64 (loss, pixels, then for each metric: how often it is defined, sum, sum of squares)."""
         totals = torch.zeros(2 + 3 * len(self.metrics), dtype=torch.float64, device=outputs.device)
-        for scores, truth in zip(outputs.detach().float(), targets, strict=True):
+        for scores, truth in zip(outputs.detach()[:, :1].float(), targets, strict=True):
             share = scores[None].sigmoid() if train else scores[None]
             called = self.masks(share, [truth.mask.shape])[0].bool()
             share = _resized(share, truth.mask.shape)[0, 0]

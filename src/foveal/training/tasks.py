@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveal.data import FolderSet, ImageSet, Preset, batches, create_dataset, preset
-from foveal.training.contract import Metric, Task, augmentation, kept_images
+from foveal.training.contract import Metric, Task, augmentation, kept_images, refuse_unused
 from foveal.training.detection import Detection
 from foveal.training.segmentation import Segmentation, Vessels
 
@@ -56,7 +56,11 @@ class Classification:
 
     def load(self, data: Data, split: str, root: str | None) -> tuple[ImageSet | FolderSet, Preset]:
         """One split of a set of labelled images, or of the part of it that `limit` or `fraction` leaves."""
-        dataset = create_dataset(data.name, split, root=root, download=data.download)
+        refuse_unused(data, "binary_masks")
+        how: dict[str, Any] = {"test_fraction": data.test_fraction, "test_seed": data.test_seed}
+        dataset = create_dataset(data.name, split, root=root, download=data.download, **how)
+        if split == "train":
+            _refuse_classes_without_images(dataset)
         kept = kept_images(data, len(dataset))
         if kept is not None:
             dataset = _subset(dataset, kept)
@@ -79,6 +83,7 @@ class Classification:
         device: str | torch.device,
         workers: int,
         start_batch: int = 0,
+        drop_last: bool = False,
     ) -> Iterable[tuple[Tensor, Tensor]]:
         """One epoch of images float32 Tensor[B, C, H, W] and labels int64 Tensor[B]."""
         return batches(
@@ -91,6 +96,7 @@ class Classification:
             device=device,
             workers=workers,
             start_batch=start_batch,
+            drop_last=drop_last,
         )
 
     def forward(self, network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -152,6 +158,22 @@ def create_task(name: str, **keywords: Any) -> Task:
     for keyword in keywords.keys() - set(takes):
         raise ValueError(f"the task {name} has no key {keyword!r}; it has {', '.join(takes)}")
     return TASKS[name](**keywords)
+
+
+def _refuse_classes_without_images(dataset: ImageSet | FolderSet) -> None:
+    """Nothing is learned of one class alone, and nothing of a class without an image."""
+    if len(dataset.classes) < 2:
+        raise ValueError(
+            f"the train split of {dataset.name} must have two classes or more; got {', '.join(dataset.classes)} alone"
+        )
+    there = set(dataset.labels.unique().tolist())
+    without = [name for label, name in enumerate(dataset.classes) if label not in there]
+    if without:
+        more = f" and {len(without) - 12} more" if len(without) > 12 else ""
+        raise ValueError(
+            f"the train split of {dataset.name} has no image of {', '.join(without[:12])}{more}; add images, or take these "
+            "classes out"
+        )
 
 
 def _subset(dataset: ImageSet | FolderSet, kept: list[int]) -> ImageSet | FolderSet:

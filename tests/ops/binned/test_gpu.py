@@ -33,7 +33,7 @@ def problem(batch, ins, outs, size, side, columns, groups, dtype, memory_format)
 
 def error(found, exact):
     """Root mean square: the largest of a few dozen would be chance."""
-    return float((found.double() - exact).square().mean().sqrt())
+    return float((found.detach().double() - exact.detach()).square().mean().sqrt())
 
 
 def allowed(plain, exact):
@@ -49,6 +49,8 @@ CASES = [
     (3, 70, 2, (3, 3), (3, 3), 2, (1, 1), (1, 1), (1, 1), 1),  # more than one block of input channels
     (1, 2, 300, (2, 3), (1, 3), 2, (1, 1), (0, 1), (1, 1), 1),  # more than one block of output channels
     (2, 2, 3, (1, 1), (5, 5), 6, (1, 1), (2, 2), (1, 1), 1),  # a map smaller than the window
+    (2, 3, 3, (9, 8), (5, 5), 6, (1, 1), (2, 2), (1, 1), 3),  # one channel a group in and out: no matrix product
+    (1, 66, 66, (7, 6), (3, 3), 4, (2, 1), (2, 1), (1, 2), 66),
 ]
 
 
@@ -81,6 +83,34 @@ def test_equals_the_definition(kernels, case, dtype, memory_format):
     assert found.dtype == dtype
     assert found.shape == weight.shape
     assert error(found, exact_weight) <= allowed(plain_weight, exact_weight)
+
+
+@pytest.mark.parametrize(("dtype", "tied"), [(torch.bfloat16, True), (torch.float32, False), (torch.float16, False)])
+def test_depthwise_of_any_map(kernels, dtype, tied):
+    """Large windows whose bins share tables, and a column for every tap, which all go in one loop."""
+    bins = log_polar_bins(21, 2, 6, 2.0) if tied else torch.arange(25).reshape(5, 5)
+    columns, side = int(bins.max()) + 1, bins.shape[0]
+    input, weight = torch.randn(1, 5, 6, 7).to(dtype), torch.randn(5, 1, columns).to(dtype)
+    plain = ([1, 1], [side // 2] * 2, [1, 1], 5)
+    terms = kernels._terms(bins, columns, (1, 1), input)
+    assert terms.free is not tied
+    assert (terms.cells is not None) is tied
+    exact = reference.binned_conv2d(input.double(), weight.double(), bins, None, *plain)
+    grad = torch.randn(exact.shape).to(dtype)
+    wide = [t.double() for t in (grad, input, weight)]
+    exact = [exact, *reference.binned_conv2d_backward(*wide, bins, *plain, [True, True])]
+    same = [
+        reference.binned_conv2d(input, weight, bins, None, *plain),
+        *reference.binned_conv2d_backward(grad, input, weight, bins, *plain, [True, True]),
+    ]
+    with mock.patch.object(kernels.tl, "dot", side_effect=AssertionError("a matrix product")):
+        found = [
+            kernels.convolve(input, weight, bins, None, torch.full_like(input, NAN), *plain),
+            kernels.input_gradient(grad, weight, bins, torch.full_like(input, NAN), *plain),
+            kernels.weight_gradient(grad, input, weight, bins, *plain),
+        ]
+    for mine, plainly, truth in zip(found, same, exact, strict=True):
+        assert error(mine, truth) <= 1.25 * allowed(plainly, truth)  # a table in bfloat16 rounds once more
 
 
 @pytest.mark.parametrize(
@@ -293,6 +323,15 @@ def test_the_rule_follows_the_counts(kernels):
     assert not rule(64, 9, 13, torch.float64), "the kernels do not know float64"
     assert rule(64, 9, 13, turned=True)
     assert not rule(64, 9, 13, turned=True, repeats=4), "a strided gradient visits every pixel"
+
+    def depthwise(side, **more):
+        bins = torch.zeros(side, side, dtype=torch.int64)
+        return kernels.is_faster(torch.empty(1, 64, 8, 8), torch.empty(64, 1, 9), bins, 64, **more)
+
+    assert depthwise(5)
+    assert not depthwise(3)
+    assert depthwise(7, turned=True, repeats=4)
+    assert not depthwise(5, turned=True, repeats=4)
     with mock.patch.object(kernels.tiles, "precision", return_value="ieee"):
         assert rule(32, 5, 13, torch.float32), "without matrix units products are dear"
 
@@ -353,6 +392,24 @@ def test_the_compiled_kernel_of_tables_spills_nothing(compiled_for_gpu, dtype, c
     facts = compiled_for_gpu(dtype, channels)["binned, large, tables"]
     assert facts["spilled"] == 0
     assert facts["vector_loads"] > 0
+
+
+DEPTHWISE = ("depthwise", "depthwise, free", "depthwise, input, stride 2", "depthwise, weight")
+
+
+@pytest.mark.parametrize("name", DEPTHWISE)
+@pytest.mark.parametrize(
+    ("dtype", "channels"),
+    [
+        ("bfloat16", 128),
+        *(pytest.param(d, c, marks=pytest.mark.slow) for d in ("float16", "tf32", "float32") for c in (24, 64)),
+    ],
+)
+def test_compiled_depthwise_kernels_spill_nothing(compiled_for_gpu, name, dtype, channels):
+    facts = compiled_for_gpu(dtype, channels)[name]
+    assert (facts["spilled"], facts["matrix"], facts["atomics"]) == (0, 0, 0)
+    assert facts["registers"] <= 128, "sixteen warps fit on a multiprocessor"
+    assert channels == 24 or facts["vector_loads"] > 0
 
 
 @pytest.mark.slow
@@ -425,6 +482,40 @@ def test_real_shapes(gpu, shape, dtype, memory_format):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("side", "levels", "channels"), [(7, (2, 6), 96), (31, (3, 8), 40), (101, (3, 8), 32), (9, None, 64)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_depthwise_on_a_gpu(gpu, side, levels, channels, dtype):
+    from foveal.ops.binned import gpu as kernels
+
+    bins = (log_polar_bins(side, *levels, 2.0) if levels else torch.arange(side**2).reshape(side, side)).to(gpu)
+    input = torch.randn(2, channels, 57, 45, device=gpu).to(dtype).contiguous(memory_format=FORMATS[1])
+    weight = torch.randn(channels, 1, int(bins.max()) + 1, device=gpu).to(dtype)
+    plain = ([1, 1], [side // 2] * 2, [1, 1], channels)
+    assert kernels.is_faster(input, weight, bins, channels)
+    exact = reference.binned_conv2d(input.double(), weight.double(), bins, None, *plain)
+    grad = torch.randn_like(exact).to(dtype)
+    wide = [t.double() for t in (grad, input, weight)]
+    exact = [exact, *reference.binned_conv2d_backward(*wide, bins, *plain, [True, True])]
+    same = [
+        reference.binned_conv2d(input, weight, bins, None, *plain),
+        *reference.binned_conv2d_backward(grad, input, weight, bins, *plain, [True, True]),
+    ]
+    found = [
+        kernels.convolve(input, weight, bins, None, torch.full_like(input, NAN), *plain),
+        kernels.input_gradient(grad, weight, bins, torch.full_like(input, NAN), *plain),
+        kernels.weight_gradient(grad, input, weight, bins, *plain),
+    ]
+    for mine, plainly, truth in zip(found, same, exact, strict=True):
+        assert error(mine, truth) <= 2.5 * error(plainly, truth) + 1e-6 * float(truth.square().mean().sqrt())
+    assert torch.equal(found[2], kernels.weight_gradient(grad, input, weight, bins, *plain))
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings(
+    "ignore:TensorFloat32 tensor cores", "ignore:.*script_method.* is deprecated"
+)  # of all that is compiled
 def test_captured_in_a_graph_and_compiled(gpu):
     bins = log_polar_bins(9, 2, 6, 3.0).to(gpu)
     input, weight = torch.randn(2, 64, 28, 28, device=gpu), torch.randn(64, 64, 13, device=gpu)
@@ -439,6 +530,7 @@ def test_captured_in_a_graph_and_compiled(gpu):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_nothing_waits_for_the_device(gpu):
     bins = log_polar_bins(9, 2, 6, 3.0).to(gpu)
     input = torch.randn(2, 64, 28, 28, device=gpu, requires_grad=True)

@@ -24,35 +24,46 @@ _TABLES = 4
 
 
 @triton.jit
-def _sums(
-    source, term, low, high, image, row, col, real, channel, known, slot, channels, height, width,
+def _term(
+    source, term, j, image, row, col, real, channel, known, slot, channels, height, width,
     SHARED: tl.constexpr, DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr,
 ):  # fmt: skip
-    """What the terms low to high - 1 of one bin add up: float32 [pixels, channels].
+    """What term j reads: float32 [pixels, channels].
 
     A term is a table and how far down and right of a pixel's (row, col) it is read; SHARED: there are several, ``slot``
     numbers apart in memory. With strides DOWN the map has a pixel at every DOWN-th place only, and zeros between.
     """
+    down = tl.load(term + 3 * j + 1).to(row.dtype)
+    right = tl.load(term + 3 * j + 2).to(row.dtype)
+    y = row + down
+    x = col + right
+    inside = real & (y >= 0) & (x >= 0)
+    if DOWN_Y * DOWN_X == 1:
+        # one number is added to where the pixel lies, the same for all of them
+        at = ((image * height + row) * width + col) * channels + (down * width + right) * channels
+    else:
+        inside &= (y % DOWN_Y == 0) & (x % DOWN_X == 0)
+        y = y // DOWN_Y
+        x = x // DOWN_X
+        at = ((image * height + y) * width + x) * channels
+    if SHARED:
+        at += tl.load(term + 3 * j).to(row.dtype) * slot
+    inside &= (y < height) & (x < width)
+    there = inside[:, None] & known[None, :]
+    return tl.load(source + at[:, None] + channel[None, :], mask=there, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _sums(
+    source, term, low, high, image, row, col, real, channel, known, slot, channels, height, width,
+    SHARED: tl.constexpr, DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr,
+):  # fmt: skip
+    """What the terms low to high - 1 of one bin add up: float32 [pixels, channels]."""
     total = tl.zeros((row.shape[0], channel.shape[0]), tl.float32)
-    start = ((image * height + row) * width + col) * channels
     for j in tl.range(low, high, loop_unroll_factor=4):
-        down = tl.load(term + 3 * j + 1).to(row.dtype)
-        right = tl.load(term + 3 * j + 2).to(row.dtype)
-        y = row + down
-        x = col + right
-        inside = real & (y >= 0) & (x >= 0)
-        if DOWN_Y * DOWN_X == 1:
-            at = start + (down * width + right) * channels  # one number is added, the same for all pixels
-        else:
-            inside &= (y % DOWN_Y == 0) & (x % DOWN_X == 0)
-            y = y // DOWN_Y
-            x = x // DOWN_X
-            at = ((image * height + y) * width + x) * channels
-        if SHARED:
-            at += tl.load(term + 3 * j).to(start.dtype) * slot
-        inside &= (y < height) & (x < width)
-        there = inside[:, None] & known[None, :]
-        total += tl.load(source + at[:, None] + channel[None, :], mask=there, other=0.0).to(tl.float32)
+        total += _term(
+            source, term, j, image, row, col, real, channel, known, slot, channels, height, width, SHARED, DOWN_Y, DOWN_X
+        )  # fmt: skip
     return total
 
 
@@ -123,7 +134,8 @@ def _convolve(
                 s *= tl.load(scale + r)
             at = ((group * columns + r) * ins + inner[:, None]) * outs + out[None, :]
             w = tl.load(weight + at, mask=known[:, None] & (out < outs)[None, :], other=0.0)
-            total = tl.dot(s.to(w.dtype).to(KIND), w.to(KIND), total, input_precision=PRECISION)
+            a, b = tiles.operand(s.to(w.dtype), KIND, PRECISION), tiles.operand(w, KIND, PRECISION)
+            total = tl.dot(a, b, total, input_precision=PRECISION)
     if BIASED:
         total += tl.load(bias + group * outs + out, mask=out < outs, other=0.0).to(tl.float32)[None, :]
     at = pixel[:, None] * (groups * outs) + (group * outs + out)[None, :]
@@ -172,11 +184,95 @@ def _weight_gradient(
             s *= tl.load(scale + r)
         at = pixel[:, None] * (groups * outs) + (group * outs + out)[None, :]
         g = tl.load(grad + at, mask=real[:, None] & (out < outs)[None, :], other=0.0)
-        total = tl.dot(tl.trans(s.to(g.dtype).to(KIND)), g.to(KIND), total, input_precision=PRECISION)
+        turned = tl.trans(tiles.operand(s.to(g.dtype), KIND, PRECISION))
+        factor = tiles.operand(g, KIND, PRECISION)
+        if PRECISION == "ieee":  # a chain as long as the pixels would err more than cuDNN
+            total += tl.dot(turned, factor, input_precision=PRECISION)
+        else:
+            total = tl.dot(turned, factor, total, input_precision=PRECISION)
     if SCALED:
         total /= tl.load(scale + r)
     at = (((split * groups + group).to(tl.int64) * columns + r) * ins + inner[:, None]) * outs + out[None, :]
     tl.store(partial + at, total, mask=known[:, None] & (out < outs)[None, :])
+
+
+@triton.jit
+def _spread(
+    source, weight, bias, first, term, output,
+    pixels, slot, channels, columns, height, width, out_height, out_width, BEFORE_Y, BEFORE_X, STEP_Y, STEP_X,
+    DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr, BIASED: tl.constexpr, SHARED: tl.constexpr, FREE: tl.constexpr,
+    WIDE: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """`_convolve` where every group is one channel: no matrix product, a multiply-add for each column.
+
+    source [tables, N, height, width, channels], weight [columns, channels], output [pixels, channels]. FREE: every column
+    has one term, and all go in one loop.
+    """
+    block = tl.program_id(0)
+    if WIDE:
+        block = block.to(tl.int64)
+    channel = tl.program_id(1) * BK + tl.arange(0, BK)
+    known = channel < channels
+    pixel = block * BM + tl.arange(0, BM)
+    real = pixel < pixels
+    image = pixel // (out_height * out_width)
+    row = pixel // out_width % out_height * STEP_Y - BEFORE_Y
+    col = pixel % out_width * STEP_X - BEFORE_X
+    total = tl.zeros((BM, BK), tl.float32)
+    if FREE:
+        for r in tl.range(0, columns, loop_unroll_factor=4):
+            s = _term(
+                source, term, r, image, row, col, real, channel, known, slot, channels, height, width, SHARED, DOWN_Y, DOWN_X
+            )  # fmt: skip
+            w = tl.load(weight + r * channels + channel, mask=known, other=0.0).to(tl.float32)
+            total += s * w[None, :]
+    else:
+        for r in range(0, columns):
+            s = _sums(
+                source, term, tl.load(first + r), tl.load(first + r + 1), image, row, col, real, channel, known, slot,
+                channels, height, width, SHARED, DOWN_Y, DOWN_X,
+            )  # fmt: skip
+            w = tl.load(weight + r * channels + channel, mask=known, other=0.0).to(tl.float32)
+            total += s * w[None, :]
+    if BIASED:
+        total += tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)[None, :]
+    at = pixel[:, None] * channels + channel[None, :]
+    tl.store(output + at, total.to(output.dtype.element_ty), mask=real[:, None] & known[None, :])
+
+
+@triton.jit
+def _spread_gradient(
+    source, grad, first, term, partial,
+    pixels, share, slot, channels, columns, height, width, out_height, out_width, BEFORE_Y, BEFORE_X, STEP_Y, STEP_X,
+    SHARED: tl.constexpr, WIDE: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """`_weight_gradient` likewise: partial [shares, columns, channels], of products that are added up over the pixels."""
+    channel = tl.program_id(1) * BK + tl.arange(0, BK)
+    r = tl.program_id(0)
+    split = tl.program_id(2)
+    begin = split
+    if WIDE:
+        begin = begin.to(tl.int64)
+    begin = begin * share
+    end = tl.minimum(begin + share, pixels)
+    known = channel < channels
+    low = tl.load(first + r)
+    high = tl.load(first + r + 1)
+    total = tl.zeros((BM, BK), tl.float32)
+    for from_pixel in range(begin, end, BM):
+        pixel = from_pixel + tl.arange(0, BM)
+        real = pixel < end
+        image = pixel // (out_height * out_width)
+        row = pixel // out_width % out_height * STEP_Y - BEFORE_Y
+        col = pixel % out_width * STEP_X - BEFORE_X
+        s = _sums(
+            source, term, low, high, image, row, col, real, channel, known, slot, channels, height, width, SHARED, 1, 1
+        )  # fmt: skip
+        at = pixel[:, None] * channels + channel[None, :]
+        g = tl.load(grad + at, mask=real[:, None] & known[None, :], other=0.0).to(tl.float32)
+        total += s * g
+    at = (split.to(tl.int64) * columns + r) * channels + channel
+    tl.store(partial + at, tl.sum(total, 0), mask=known)
 
 
 def is_faster(
@@ -187,17 +283,22 @@ def is_faster(
     For each output pixel the dense kernel costs a multiply-add for each tap and pair of channels. Ours cost one for each
     column and pair, after an addition for each tap and input channel, again for every 128 output channels. Seconds are
     those expected of an H200: 70 % of 790 (half types), 395 (TF32) or 67 TFLOP/s (plain float32), and 1e-13 s for an
-    addition. Narrow groups waste matrix units and never go to the kernels. ``turned``: the gradient of the input, whose
+    addition. Narrow groups waste matrix units and never go to the kernels, but those of one channel in and out have kernels
+    of their own, which read each tap once from near memory: for windows of more than 3x3 taps. ``turned``: the gradient of the input, whose
     kernel visits ``repeats`` (the product of the strides) times as many pixels as the dense one.
     """
     rows, inner, columns = weight.shape
     ins, outs = (rows // groups, inner) if turned else (inner, rows // groups)
-    if not tiles.takes(input) or min(ins, outs) < 16:
+    taps = bins.shape[0] * bins.shape[1]
+    if not tiles.takes(input):
+        return False
+    if ins == outs == 1 and groups > 1:
+        return taps > 9 * repeats
+    if min(ins, outs) < 16:
         return False
     speed = 67e12 if tiles.precision(input) == "ieee" else 395e12 if input.dtype == torch.float32 else 790e12
     product = 2 / (0.7 * speed) * tiles.up(ins, 16) * tiles.up(outs, 16)
     sums = 1e-13 * tiles.up(ins, 16) * -(-outs // 128)
-    taps = bins.shape[0] * bins.shape[1]
     return (taps * sums + columns * product) * repeats < taps * product
 
 
@@ -252,11 +353,13 @@ def weight_gradient(
     pixels = batch * out_height * out_width
     if not pixels:
         return torch.zeros_like(weight)
+    terms = _terms(bins, columns, dilation, input, strided=max(stride) > 1)
+    if ins == outs == 1:
+        return _spread_gradient_of(grad, input, terms, weight, padding, stride)
     tile = tiles.of_gradient(input, ins, outs)
     programs = groups * columns * triton.cdiv(ins, tile.BK), triton.cdiv(outs, tile.BN)
     share, splits = tiles.shares(pixels, programs[0] * programs[1], tile.BM)
     partial = torch.empty((splits, groups, columns, ins, outs), dtype=torch.float32, device=grad.device)
-    terms = _terms(bins, columns, dilation, input, strided=max(stride) > 1)
     source, before = _shared(tiles.channels_last(input), terms, padding)
     grad = tiles.channels_last(grad)
     with torch.cuda.device_of(input):
@@ -285,6 +388,8 @@ def _run(
     pixels = batch * out_height * out_width
     if not pixels:
         return output
+    if ins == outs == 1:
+        return _run_spread(source, packed, terms, bias, output, before, step, down)
     scale = terms.scale
     if scale is not None:
         packed = packed / scale[:, None, None]
@@ -301,6 +406,55 @@ def _run(
             WIDE=tiles.wide(source, found), **tile._asdict(),
         )  # fmt: skip
     return tiles.settle(output, found)
+
+
+def _run_spread(
+    source: Tensor,
+    packed: Tensor,
+    terms: "_Terms",
+    bias: Tensor | None,
+    output: Tensor,
+    before: Sequence[int],
+    step: Sequence[int],
+    down: Sequence[int],
+) -> Tensor:
+    channels, columns = packed.shape[:2]
+    batch, _, out_height, out_width = output.shape
+    pixels = batch * out_height * out_width
+    weight = packed.reshape(channels, columns).t().contiguous()
+    tile = tiles.of_spread(channels)
+    source, before = _shared(tiles.channels_last(source), terms, before)
+    found = tiles.room(output)
+    with torch.cuda.device_of(source):
+        _spread[(triton.cdiv(pixels, tile.BM), triton.cdiv(channels, tile.BK))](
+            source, weight, bias, terms.first, terms.term, found,
+            pixels, source[0].numel(), channels, columns, *source.shape[2:4], out_height, out_width, *before, *step,
+            DOWN_Y=down[0], DOWN_X=down[1], BIASED=bias is not None, SHARED=len(source) > 1, FREE=terms.free,
+            WIDE=tiles.wide(source, found), BM=tile.BM, BK=tile.BK, num_warps=tile.num_warps,
+        )  # fmt: skip
+    return tiles.settle(output, found)
+
+
+def _spread_gradient_of(
+    grad: Tensor, input: Tensor, terms: "_Terms", weight: Tensor, padding: Sequence[int], stride: Sequence[int]
+) -> Tensor:
+    channels, _, columns = weight.shape
+    batch, _, out_height, out_width = grad.shape
+    pixels = batch * out_height * out_width
+    tile = tiles.of_spread(channels)
+    programs = columns, triton.cdiv(channels, tile.BK)
+    share, splits = tiles.shares(pixels, programs[0] * programs[1], tile.BM)
+    partial = torch.empty((splits, columns, channels), dtype=torch.float32, device=grad.device)
+    source, before = _shared(tiles.channels_last(input), terms, padding)
+    grad = tiles.channels_last(grad)
+    with torch.cuda.device_of(input):
+        _spread_gradient[(*programs, splits)](
+            source, grad, terms.first, terms.term, partial,
+            pixels, share, source[0].numel(), channels, columns, *source.shape[2:4], out_height, out_width,
+            *before, *stride,
+            SHARED=len(source) > 1, WIDE=tiles.wide(source, grad), BM=tile.BM, BK=tile.BK, num_warps=tile.num_warps,
+        )  # fmt: skip
+    return partial.sum(0).t().reshape(weight.shape).to(weight.dtype)
 
 
 def _shared(source: Tensor, terms: "_Terms", before: Sequence[int]) -> tuple[Tensor, list[int]]:
@@ -327,13 +481,15 @@ class _Terms(NamedTuple):
     """A plan on the device: the terms of column r are ``term[first[r] : first[r + 1]]``, int32 [terms, 3] as in `Plan`.
 
     ``scale`` is what sums are multiplied with to stay in range, ``cells`` what tables add up, likewise, the map itself being
-    the first, with the rows and columns that they go beyond the map: above, below, left, right.
+    the first, with the rows and columns that they go beyond the map: above, below, left, right. ``free``: each column has
+    one term, as far as the host knows.
     """
 
     first: Tensor
     term: Tensor
     scale: Tensor | None
     cells: tuple[Tensor, Tensor, tuple[int, int, int, int]] | None
+    free: bool = False
 
 
 # by the map of bins: the version of its content, and what was made of that
@@ -388,7 +544,8 @@ def _placed(found: Plan, input: Tensor) -> _Terms:
         above, ahead = (-cell.min(0)).tolist()
         counts = np.cumsum([0, *map(len, taps)], dtype=np.int32)
         cells = there(counts), there(np.pad(cell, ((0, 0), (1, 0)))), (below, above, beyond, ahead)
-    return _Terms(there(found.first), there(found.term), None if scale is None else scale.to(input.device), cells)
+    free = bool((np.diff(found.first) == 1).all())
+    return _Terms(there(found.first), there(found.term), None if scale is None else scale.to(input.device), cells, free)
 
 
 def _terms_on_device(

@@ -373,7 +373,11 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     input, weight, bins = ctx.saved_tensors
     need_input, need_weight, _, need_bias = ctx.needs_input_grad[:4]
     grad_input = grad_weight = None
-    if need_input or need_weight:
+    if arguments.transforming():  # the forward pass was not, or its gradients would be those of the definition
+        grad_input, grad_weight = arguments.gradients(
+            _definition(bins, ctx.plain), grad, (input, weight), (need_input, need_weight)
+        )
+    elif need_input or need_weight:
         grad_input, grad_weight = _backward(grad, input, weight, bins, *ctx.plain, [need_input, need_weight])
     return (
         grad_input if need_input else None,
@@ -391,13 +395,14 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _second_gradients(ctx: Any, grad_grad_input: Tensor, grad_grad_weight: Tensor) -> tuple[Tensor | None, ...]:
     grad, input, weight, bins = ctx.saved_tensors
-
-    def definition(input: Tensor, weight: Tensor) -> Tensor:
-        return reference.binned_conv2d(input, weight, bins, None, *ctx.plain)
-
-    outer = (grad_grad_input, grad_grad_weight)
+    definition, outer = _definition(bins, ctx.plain), (grad_grad_input, grad_grad_weight)
     found = arguments.double_backward(definition, grad, (input, weight), ctx.wanted, outer, ctx.needs_input_grad[:3])
     return (*found, None, *(None,) * 5)
+
+
+def _definition(bins: Tensor, plain: Any) -> Callable[..., Tensor]:
+    """The op as a function of what it is differentiated by, in plain PyTorch."""
+    return lambda input, weight: reference.binned_conv2d(input, weight, bins, None, *plain)
 
 
 _forward.register_autograd(_gradients, setup_context=_save)

@@ -120,7 +120,8 @@ def _forward(
                 )  # fmt: skip
                 at = (((s * OWN * groups + group) * points + t) * ins + inner[:, None]) * outs + out[None, :]
                 w = tl.load(weight + at, mask=known[:, None] & kept[None, :], other=0.0)
-                total = tl.dot(v.to(w.dtype).to(KIND), w.to(KIND), total, input_precision=PRECISION)
+                a, b = tiles.operand(v.to(w.dtype), KIND, PRECISION), tiles.operand(w, KIND, PRECISION)
+                total = tl.dot(a, b, total, input_precision=PRECISION)
         if FUSE == "max":
             better = (total > best) | ((total != total) & (best == best))  # a NaN wins, ties stay with the first set
             best = tl.where(better, total, best)
@@ -200,7 +201,8 @@ def _data_gradient(
                 g = _won(grad, winner, s, pixel, real, group * outs + out, kept, grad_channels, shift, CONTESTED)
                 at = ((group * points + t) * outs + out[:, None]) * ins + inner[None, :]
                 w = tl.load(weight + at, mask=kept[:, None] & known[None, :], other=0.0)
-                v = tl.dot(g.to(KIND), w.to(KIND), v, input_precision=PRECISION)
+                a, b = tiles.operand(g, KIND, PRECISION), tiles.operand(w, KIND, PRECISION)
+                v = tl.dot(a, b, v, input_precision=PRECISION)
             channel = group * ins + inner
             for corner in range(0, 4):  # not unrolled: four corners at once do not fit into registers
                 below = corner // 2
@@ -254,7 +256,12 @@ def _weight_gradient(
         x += spot % out_width * STEP_X
         v = _blend(source, image, y, x, down, right, real, group * ins + inner, known, groups * ins, height, width)
         g = _won(grad, winner, s, pixel, real, group * outs + out, kept, grad_channels, shift, CONTESTED)
-        total = tl.dot(tl.trans(v.to(g.dtype).to(KIND)), g.to(KIND), total, input_precision=PRECISION)
+        turned = tl.trans(tiles.operand(v.to(g.dtype), KIND, PRECISION))
+        factor = tiles.operand(g, KIND, PRECISION)
+        if PRECISION == "ieee":  # a chain as long as the pixels would err more than cuDNN
+            total += tl.dot(turned, factor, input_precision=PRECISION)
+        else:
+            total = tl.dot(turned, factor, total, input_precision=PRECISION)
     at = (((split * groups + group).to(tl.int64) * points + t) * ins + inner[:, None]) * outs + out[None, :]
     tl.store(partial + at, total, mask=known[:, None] & kept[None, :])
 

@@ -137,7 +137,10 @@ def _at_once(
     kernel = cpu.forward(input, weight, len(taps), offset, likes[0], likes[1], plain)
     shape, steps, dtype = likes[0].shape, likes[0].stride(), likes[0].dtype
     contested = likes[1].ndim == 4
-    nobody = torch.empty(0, dtype=torch.uint8)  # and not likes[1], which would live as long as this call is remembered
+    with torch.inference_mode(False):  # whichever call comes first
+        nobody = torch.empty(
+            0, dtype=torch.uint8
+        )  # and not likes[1], which would live as long as this call is remembered
 
     def forward(
         input: Tensor, weight: Tensor, taps: Tensor, offset: Tensor | None, bias: Tensor | None
@@ -257,7 +260,8 @@ def _scaled_taps(scales: tuple[float, ...], sides: Any, dilation: Any, window: A
     return torch.stack(sets).to(torch.float32)
 
 
-_known_taps = lru_cache(maxsize=256)(_scaled_taps)  # not where a compiler or a mode would have its own tensors kept
+# not where a compiler or a mode would have its own tensors kept, nor as inference tensors, which no graph may hold
+_known_taps = lru_cache(maxsize=256)(torch.inference_mode(False)(_scaled_taps))
 
 
 def winning_set(
@@ -557,7 +561,9 @@ def _gradients(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None,
     needs = ctx.needs_input_grad
     wanted = [needs[0], needs[1], needs[3]]
     found: Sequence[Tensor | None] = (None, None, None)
-    if any(wanted):
+    if arguments.transforming():  # the forward pass was not, or its gradients would be those of the definition
+        found = arguments.gradients(_definition(taps, winner, ctx.plain), grad, (input, weight, offset), wanted)
+    elif any(wanted):
         found = _backward(grad, input, weight, taps, offset, winner, *ctx.plain, wanted)
     grad_input, grad_weight, grad_offset = (g if w else None for g, w in zip(found, wanted, strict=True))
     return grad_input, grad_weight, None, grad_offset, grad.sum((0, 2, 3)) if needs[4] else None, *(None,) * 5
@@ -570,14 +576,20 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _second_gradients(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
     grad, input, weight, taps, offset, winner = ctx.saved_tensors
-
-    def definition(input: Tensor, weight: Tensor, offset: Tensor | None) -> Tensor:
-        forced = winner if winner.numel() else None
-        return reference.sampled_conv2d(input, weight, taps, offset, None, *ctx.plain, winner=forced)[0]
-
+    definition = _definition(taps, winner, ctx.plain)
     needs = [ctx.needs_input_grad[k] for k in (0, 1, 2, 4)]
     found = arguments.double_backward(definition, grad, (input, weight, offset), ctx.wanted, outer, needs)
     return found[0], found[1], found[2], None, found[3], None, *(None,) * 6
+
+
+def _definition(taps: Tensor, winner: Tensor, plain: Any) -> Callable[..., Tensor]:
+    """The op as a function of what it is differentiated by, in plain PyTorch, the maximum as it was taken."""
+    forced = winner if winner.numel() else None
+
+    def definition(input: Tensor, weight: Tensor, offset: Tensor | None) -> Tensor:
+        return reference.sampled_conv2d(input, weight, taps, offset, None, *plain, winner=forced)[0]
+
+    return definition
 
 
 _forward.register_autograd(_gradients, setup_context=_save)
