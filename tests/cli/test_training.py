@@ -76,7 +76,7 @@ def test_a_table_with_one_command(run: Run, paper: Path, tmp_path: Path, monkeyp
     assert re.search(r"^conv .* 77.43 ± 0.25 ", out, re.M)
     assert re.search(r"^lpsc: [+-]\d+\.\d\d points against conv; .* its mean\.$", out, re.M)
     assert sorted(path.name for path in Path("runs/table1").iterdir()) == [
-        *("conv", "lpsc", "report.html", "table.json", "theirs"),
+        *("conv", "lpsc", "report.html", "speed.json", "table.json", "theirs"),
     ]
     code, out, err = run("report", "runs/table1", "--markdown", "--json", "results.json")
     assert (code, err) == (0, "")

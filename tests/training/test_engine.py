@@ -453,6 +453,76 @@ def test_alternating_training_goes_on_where_it_was(root: Path, tmp_path: Path, m
     assert_same_bits(saved(tmp_path / "through"), saved(tmp_path / "stopped"))
 
 
+def lines_of(out: Path) -> list[dict[str, str]]:
+    with open(out / "row/seed0/metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def stalling(root: Path, **more: Any) -> Recipe:
+    """Its loss stalls: a rate that is too high, from the second epoch on."""
+    settings = {"schedule": "plateau", "patience": 1, "early_stop": 3, "gamma": 0.5, "momentum": 0.0, "lr": 40.0}
+    return recipe(root, epochs=12, eval_every=5, **{**settings, **more})
+
+
+def test_a_plateau_ends_early_with_the_best_weights(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+    end = engine._Training._end_epoch
+
+    def noting(self: Any) -> None:
+        seen.append({name: value.clone() for name, value in self.model.state_dict().items()})
+        end(self)
+
+    monkeypatch.setattr(engine._Training, "_end_epoch", noting)
+    result = fit(stalling(root), tmp_path / "through")
+    lines = lines_of(tmp_path / "through")
+    losses = [float(line["train_loss"]) for line in lines]
+    best = losses.index(min(losses))
+    waits = [0]
+    for k in range(1, len(losses)):
+        waits.append(waits[-1] + 1 if losses[k] >= min(losses[:k]) else 0)
+    assert result["epochs"] == len(lines) < 12, "it stalls"
+    assert waits[-1] == 4 > max(waits[:-1])
+    assert [float(line["lr"]) for line in lines] == [
+        40.0 * 0.5 ** sum(w > 1 for w in waits[:k]) for k in range(len(waits))
+    ]
+    assert bool(lines[-1]["test_accuracy"])
+    assert_same_bits(saved(tmp_path / "through"), seen[best])
+    for number, step in enumerate((7, 5 * len(lines) - 1)):
+        with monkeypatch.context() as patched:
+            stop_at(patched, step)
+            with pytest.raises(Interrupted):
+                fit(stalling(root), tmp_path / f"stopped{number}")
+        again = fit(stalling(root), tmp_path / f"stopped{number}")
+        assert again["epochs"] == result["epochs"]
+        assert_same_bits(saved(tmp_path / "through"), saved(tmp_path / f"stopped{number}"))
+
+
+def test_a_plateau_that_is_stopped_while_it_is_measured(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    through = fit(stalling(root), tmp_path / "through")
+    measure, calls = engine._Training._measure_epoch, []
+
+    def interrupted(self: Any) -> dict[str, Any]:
+        calls.append(self.epoch)
+        if len(calls) in (3, through["epochs"] + 1):  # one in the middle, and the last
+            os.kill(os.getpid(), signal.SIGINT)
+        return measure(self)
+
+    monkeypatch.setattr(engine._Training, "_measure_epoch", interrupted)
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            fit(stalling(root), tmp_path / "stopped")
+    again = fit(stalling(root), tmp_path / "stopped")
+    assert calls.count(2) == calls.count(through["epochs"] - 1) == 2
+    assert again["epochs"] == through["epochs"]
+    assert_same_bits(saved(tmp_path / "through"), saved(tmp_path / "stopped"))
+    rates = [[line["lr"] for line in lines_of(tmp_path / name)] for name in ("through", "stopped")]
+    assert rates[0] == rates[1]
+
+
 def test_image_files_and_workers_change_no_bit(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoded in this process, in two workers, and in two workers that were stopped by a signal in the middle."""
     from PIL import Image

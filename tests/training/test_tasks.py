@@ -43,6 +43,28 @@ def test_half_precision_outputs_are_measured_in_float32() -> None:
     assert Classification().count(outputs, labels).dtype == torch.float64
 
 
+def test_the_top_5_error() -> None:
+    """Against ranks counted one by one; with five classes nothing is wrong."""
+    generator = torch.Generator().manual_seed(0)
+    outputs, labels = torch.randn(60, 12, generator=generator), torch.randint(12, (60,), generator=generator)
+    task = Classification(top5=True)
+    parts = sum(task.count(outputs[start : start + 13], labels[start : start + 13]) for start in range(0, 60, 13))
+    assert isinstance(parts, torch.Tensor)
+    wrong = sum(
+        sorted(row.tolist(), reverse=True).index(row[label]) >= 5 for row, label in zip(outputs, labels, strict=True)
+    )
+    summary = task.summary(parts)
+    assert summary["top5_error"] == pytest.approx(wrong / 60)
+    assert 0.4 < summary["top5_error"] < 0.8
+    assert [metric.name for metric in task.metrics] == ["accuracy", "top5_error"]
+    assert not task.metrics[1].higher_is_better
+    plain = Classification()
+    assert "top5_error" not in plain.summary(plain.count(outputs, labels))
+    assert task.summary(task.count(outputs[:, :5], labels % 5))["top5_error"] == 0
+    with pytest.raises(ValueError, match="top5 must be true or false; got 5"):
+        Classification(top5=5)  # type: ignore[arg-type]
+
+
 def test_nothing_counted() -> None:
     assert Classification().summary(torch.zeros(3))["accuracy"] == 0
 

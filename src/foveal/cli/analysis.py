@@ -70,41 +70,66 @@ class Drawn(enum.StrEnum):
     bins = "bins"
     kernels = "kernels"
     pooled = "pooled"
+    maps = "maps"
+    winners = "winners"
+    points = "points"
 
 
 def draw(
-    what: Annotated[Drawn, typer.Argument(help="bins of a layer, its kernels, or an image pooled by it.")],
-    model: Annotated[str, typer.Argument(help="A model, or the folder of a run: runs/quickstart/log_polar/seed0.")],
+    what: Annotated[
+        Drawn,
+        typer.Argument(
+            help="bins of a layer, its kernels, an image pooled by it; of an image the maps of layers, the scale that "
+            "winners have where, the points that are read."
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A model, or the folder of a run: runs/quickstart/log_polar/seed0. For points a table's, too."
+        ),
+    ],
     plan: Annotated[
         str | None, typer.Option(help="What to convert: a YAML file (a plan or a recipe), or YAML itself.")
     ] = None,
-    layer: Annotated[str | None, typer.Option(help="Its name.  [default: the first that fits]")] = None,
-    image: Annotated[Path | None, typer.Option(help="An image: bins are laid over it; pooled needs one.")] = None,
+    layer: Annotated[
+        list[str] | None, typer.Option(help="Its name; for maps again for more.  [default: the first that fits]")
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="An image: bins are laid over it; all but bins and kernels need one.")
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Kernels before the mean's 1/N, so that far bins are not pale.")
+    ] = False,
     at: Annotated[
         str | None, typer.Option(metavar="ROW,COLUMN", help="The pixel looked at.  [default: the middle]")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File, .png or .svg.  [default: bins.png and so on]")] = None,
 ) -> None:
-    """Draw a layer: its bins, its learned kernels, its pooled map.
+    """Draw a layer: its bins, its learned kernels, its pooled map; or what networks make of an image.
 
     The caption says what the layer's arguments are.
     Example: foveal draw bins small_cnn --plan '{conv1: {layer: log_polar, kernel_size: 11, rotation: 0.5}}'
+    Example: foveal draw points runs/quickstart --image cat.jpg --at 120,90
     """
     from foveal import analysis
     from foveal.data.images import decode
     from foveal.layers import LogPolarPool2d
 
-    name, module = _drawable(_network(model, plan, 3, 10), layer, what)
+    if raw and what is not Drawn.kernels:
+        raise ValueError(f"--raw is for kernels; {what.value} has no weights in it")
+    if what in (Drawn.maps, Drawn.winners, Drawn.points):
+        _draw_what_networks_do(what, model, plan, layer or [], image, _pixel(at), out)
+        return
+    if layer is not None and len(layer) > 1:
+        raise ValueError(f"--layer names one layer for {what.value}; got {', '.join(layer)}")
+    name, module = _drawable(_network(model, plan, 3, 10), layer[0] if layer else None, what)
     pixels = None if image is None else decode(image)
-    position = None
-    if at is not None:
-        if not re.fullmatch(r"\d{1,6},\d{1,6}", at):
-            raise ValueError(f"--at must be row,column such as 12,20, got {at}")
-        position = (int(at.split(",")[0]), int(at.split(",")[1]))
+    position = _pixel(at)
     if position is not None and pixels is None:
         raise ValueError("--at is a pixel of an image: give --image, too")
     if what is Drawn.kernels:
-        figure = analysis.draw_kernels(module)
+        figure = analysis.draw_kernels(module, raw=raw)
     elif what is Drawn.bins and pixels is None:
         figure = analysis.draw_bins(module)
     elif pixels is None:
@@ -135,6 +160,42 @@ def draw(
     analysis.save(figure, out)
     caption = figure.get_suptitle() or figure.axes[0].get_title()
     tell(f"{out}: {name or model}, {caption}".replace("\n", " · "))
+
+
+def _pixel(at: str | None) -> tuple[int, int] | None:
+    if at is None:
+        return None
+    if not re.fullmatch(r"\d{1,6},\d{1,6}", at):
+        raise ValueError(f"--at must be row,column such as 12,20, got {at}")
+    return int(at.split(",")[0]), int(at.split(",")[1])
+
+
+def _draw_what_networks_do(
+    what: Drawn,
+    model: str,
+    plan: str | None,
+    layers: list[str],
+    image: Path | None,
+    at: tuple[int, int] | None,
+    out: Path | None,
+) -> None:
+    """Feature maps, winning scales or sampling points on an image."""
+    from foveal import analysis
+    from foveal.training import drawing, localisation
+
+    if image is None:
+        raise ValueError(f"{what.value} needs --image, an image file, or a number in a run's test split")
+    if at is not None and what is not Drawn.points:
+        raise ValueError(f"--at is the pixel whose points are drawn; {what.value} shows all of the image")
+    networks = localisation.open_networks(model, plan)
+    if what is Drawn.points:
+        figure, text = drawing.draw_where(networks, str(image), layers, at)
+    else:
+        make = drawing.draw_maps if what is Drawn.maps else drawing.draw_winners
+        figure, text = make(networks, str(image), layers)
+    out = out or Path(f"{what.value}.png")
+    analysis.save(figure, out)
+    print(f"{out}: {text}")
 
 
 def field(

@@ -43,6 +43,7 @@ def train(
     from foveal.training.recipe import Recipe
     from foveal.training.report import print_table, report
     from foveal.training.run_folder import refuse_several_processes
+    from foveal.training.speed import time_in_turns
 
     refuse_several_processes()
     table = _read_table(recipes, overrides or [], quick)
@@ -53,7 +54,9 @@ def train(
     chosen = pick_device(device)
     _check_data(rows)
     console = make_console()
-    if not any(row.is_quick or row.differs for row in rows):  # a published number stands beside its own experiment only
+    if not any(
+        row.is_quick or row.differences for row in rows
+    ):  # a published number stands beside its own experiment only
         for row in table:
             if not isinstance(row, Recipe):
                 write_file(out / row.name / "recipe.yaml", row.dump().encode())
@@ -76,6 +79,12 @@ def train(
             continue
         measured = _measured(recipe, {k.removeprefix("test_"): v for k, v in result.items()})
         console.print(f"  {escape(measured)}")
+
+    def tell(done: int, turns: int) -> None:
+        if not done:
+            console.print(f"Timing all rows in {turns} turns ...")
+
+    time_in_turns(out, device=chosen, progress=tell)
     page = report(out)
     print_table(out, console)
     console.print(f"report: {escape(str(page))}")
@@ -107,9 +116,10 @@ def _read_table(names: list[str], overrides: list[str], quick: bool) -> list[Rec
         known = [re.sub("-(quick|changed)$", "", row.name) for row in trained]
         if len(table) == len(paths) > 1:
             mistakes += [
-                f"{name}: baseline of {row.name} must be a row of the table: {', '.join(known)}; got {row.baseline}"
+                f"{name}: {key} of {row.name} must be a row of the table: {', '.join(known)}; got {other}"
                 for row in trained
-                if row.baseline and row.baseline not in known
+                for key, other in (("baseline", row.baseline), *(("claims", claim.other) for claim in row.claims))
+                if other and other not in known
             ]
         rows += sorted(table, key=lambda row: (row.row, row.name))
     found = [row.name for row in rows]
@@ -157,12 +167,14 @@ def _measured(recipe: Recipe, found: dict[str, Any], split: str = "test") -> str
     """The metrics of a network on some images; of what was counted, with its interval."""
     from foveal.training.tasks import wilson_interval
 
+    metrics = recipe.make_task().metrics
+    texts = [f"{metric.title} {metric.text(found[metric.name])}" for metric in metrics]
     if "correct" not in found:
-        metrics = recipe.make_task().metrics
-        return f"{split} " + ", ".join(f"{metric.title} {metric.text(found[metric.name])}" for metric in metrics)
+        return f"{split} " + ", ".join(texts)
     correct, n = int(found["correct"]), int(found["n"])
     low, high = wilson_interval(correct, n)
-    return f"{split} accuracy {correct / n:.2%} ({correct} of {n}; 95 % interval {low:.1%} to {high:.1%})"
+    counted = f"{split} accuracy {correct / n:.2%} ({correct} of {n}; 95 % interval {low:.1%} to {high:.1%})"
+    return ", ".join([counted, *texts[1:]])
 
 
 def _print_epoch(progress: Progress) -> None:

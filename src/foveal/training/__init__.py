@@ -4,6 +4,7 @@ from foveal.training.engine import build, evaluate, fit, load_run
 from foveal.training.reading import RecipeError
 from foveal.training.recipe import Recipe
 from foveal.training.recipe_files import find_recipes, load_recipe
+from foveal.training.speed import time_in_turns
 from foveal.training.trained import Trained, classify, load
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "load",
     "load_recipe",
     "load_run",
+    "time_in_turns",
 ]

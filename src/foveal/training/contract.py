@@ -45,6 +45,11 @@ class Metric:
         """Its title with its unit, for a column: "mIoU, %"."""
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
+    @property
+    def step(self) -> str:
+        """What a difference is counted in."""
+        return "points" if self.unit == "%" else self.unit or self.title
+
     def text(self, value: float | None, digits: int = 2) -> str:
         """A value with its unit; None is not defined."""
         if value is None:

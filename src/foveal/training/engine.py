@@ -27,7 +27,15 @@ from foveal.training import checkpoint
 from foveal.training.captured import CapturedStep
 from foveal.training.contract import Metric, Task
 from foveal.training.environment import environment, pick_device, version
-from foveal.training.optimisation import average, learning_rate, optimizer, parameter_groups, set_rate, take_up
+from foveal.training.optimisation import (
+    Plateau,
+    average,
+    learning_rate,
+    optimizer,
+    parameter_groups,
+    set_rate,
+    take_up,
+)
 from foveal.training.recipe import Recipe
 from foveal.training.recipe_files import load_recipe
 from foveal.training.run_folder import (
@@ -156,7 +164,7 @@ def _fit(
             training.run_to_the_end()
             with signals.at_once():
                 content = training.result()
-    shown = recipe.model_dump(include={"name", "title", "note", "row", "statistic", "differs"})
+    shown = recipe.model_dump(include={"name", "title", "note", "row", "statistic"}) | {"differs": recipe.differences}
     shown["published"] = recipe.comparable.model_dump() if recipe.comparable else None
     content = {**shown, "table": out.resolve().name, **content, **shown}
     checkpoint.write_file(result, to_json(content))
@@ -362,6 +370,7 @@ class _Training:
         self.optimizer = optimizer(train, groups)
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.amp == "float16")
         self.update = CapturedStep(self._update) if train.cuda_graph and device.type == "cuda" else self._update
+        self.plateau = Plateau() if train.schedule == "plateau" else None
         part = len(self.train_set) / train.batch_size
         self.steps_per_epoch = math.floor(part) if recipe.data.drop_last else math.ceil(part)
         self._refuse_small_batches()
@@ -422,6 +431,8 @@ class _Training:
             checkpoint.put_weights(state["model"], self.model, saved.folder)
         take_up(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state.get("scaler", {}))
+        if self.plateau is not None:
+            self.plateau.load_state_dict(state["plateau"])
         self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
         self.totals = None if state["totals"] is None else state["totals"].to(self.device)
         self.history, self.seconds, self.timed = state["history"], state["seconds"], state["timed"]
@@ -443,6 +454,8 @@ class _Training:
         }
         if self.averaged is not None:
             state["model"] = self.model.state_dict()
+        if self.plateau is not None:
+            state["plateau"] = self.plateau.state_dict()
         about = {
             "foveal": version("foveal"),
             "torch": torch.__version__,
@@ -471,8 +484,9 @@ class _Training:
 
     def run_to_the_end(self) -> None:
         self._write_metrics()
-        while self.epoch < self.recipe.train.epochs:
+        while not self._is_over():
             self._train_epoch()
+            self._end_epoch()
             try:
                 with self.signals.at_once():
                     row = self._measure_epoch()
@@ -526,6 +540,20 @@ class _Training:
         self.timed[0] += _now(self.device) - since
         self._refuse_nan()
 
+    def _is_over(self, epochs: int = 0) -> bool:
+        """Whether the training ends where it is, or after some more epochs."""
+        epochs += self.epoch
+        stopped = self.plateau is not None and self.plateau.stopped and self.plateau.epochs == epochs
+        return stopped or epochs == self.recipe.train.epochs
+
+    def _end_epoch(self) -> None:
+        """Where the mean training loss stalls, go back to the best weights; training ends with them, too."""
+        if self.plateau is not None:
+            loss = self.task.summary(self.totals)["loss"]
+            self.plateau.epoch_ends(self.recipe.train, self.epoch, loss, self.model)
+            if self._is_over(1):
+                self.model.load_state_dict(self.plateau.weights)
+
     def _train_step(self, inputs: Any, targets: Any) -> None:
         train = self.recipe.train
         # Dropout is a function of the seed and the step, so that a stopped run needs no random state to go on.
@@ -534,7 +562,10 @@ class _Training:
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
-        set_rate(self.optimizer, learning_rate(train, self.step, self.steps_per_epoch), self.factors)
+        rate = learning_rate(train, self.step, self.steps_per_epoch)
+        if self.plateau is not None:
+            rate *= self.plateau.factor
+        set_rate(self.optimizer, rate, self.factors)
         counted = self.update(inputs, targets)
         self.totals = counted if self.totals is None else self.totals + counted
         if self.averaged is not None and train.ema is not None:
@@ -561,12 +592,13 @@ class _Training:
         row: dict[str, Any] = {
             "epoch": self.epoch + 1,
             "step": self.step,
-            "lr": learning_rate(train, self.step - 1, self.steps_per_epoch),
+            "lr": learning_rate(train, self.step - 1, self.steps_per_epoch)
+            * (1.0 if self.plateau is None else self.plateau.former),
             "train_loss": trained["loss"],
             **{f"train_{metric.name}": trained[metric.name] for metric in self.task.metrics if metric.in_training},
             "images_per_s": self.timed[1] / self.timed[0] if self.timed[1] else None,
         }
-        if (self.epoch + 1) % train.eval_every == 0 or self.epoch + 1 == train.epochs:
+        if (self.epoch + 1) % train.eval_every == 0 or self._is_over(1):
             measured = evaluate(
                 self.network if self.averaged is None else self.averaged,
                 self.test_set,
@@ -637,7 +669,7 @@ class _Training:
         how: dict[str, Any] = {"train": False, "device": self.device, "workers": 0}
         inputs, _ = next(iter(self.task.batches(self.test_set, self.preset, batch_size=1, seed=0, epoch=0, **how)))
         spent = cost(self.outcome, tuple(inputs[0].shape), latency=False)
-        last, train, headline = self.history[-1], self.recipe.train, self.task.metrics[0]
+        last, headline = self.history[-1], self.task.metrics[0]
         measured = [row for row in self.history if "ms_per_image" in row]
         values = [value for row in measured if (value := row[f"test_{headline.name}"]) is not None]
         paces = [row["images_per_s"] for row in self.history if row["images_per_s"]]
@@ -652,7 +684,7 @@ class _Training:
             "conv_macs": spent.conv_macs,
             "train_images_per_s": statistics.median(paces) if paces else None,
             "ms_per_image": statistics.median(row["ms_per_image"] for row in measured),
-            "epochs": train.epochs,
+            "epochs": self.epoch,
             "seconds": self._elapsed(),
             "quick": self.recipe.is_quick,
             "device": str(self.device),

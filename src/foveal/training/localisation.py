@@ -326,9 +326,8 @@ def draw_networks(
     names = [str(file) for file in files]
     opened = [_picture(networks, name) for name in names]
     pictures = [picture for picture, _ in opened]
-    parts = [seen_part(networks.prepared, (picture.shape[1], picture.shape[2])) for picture in pictures]
-    corners = [[round(v) for v in (x, y, x + width, y + height)] for x, y, width, height in parts]
-    crops = [picture[:, y:b, x:r] for picture, (x, y, r, b) in zip(pictures, corners, strict=True)]
+    seen = [_seen(networks.prepared, picture) for picture in pictures]
+    corners, crops = [place for place, _ in seen], [crop for _, crop in seen]
     known = (
         {}
         if boxed is None
@@ -343,11 +342,8 @@ def draw_networks(
     boxes: dict[str, list[Tensor]] = {}
     notes: dict[str, list[str]] = {}
     for name, model in networks.by_name.items():
-        first = next(p for p in model.parameters() if p.ndim > 2)
         for file, picture, crop, (x, y, _, _) in zip(names, pictures, crops, corners, strict=True):
-            alone = ImageSet("alone", "test", picture[None], torch.zeros(1, dtype=torch.long), ("",))
-            ((image, _),) = _stream(alone, networks.prepared, 1, first.device)
-            shown = image.mean(1, keepdim=True) if first.shape[1] == 1 else image
+            shown = _shown(networks.prepared, picture, model)
             wanted = None if label is None else torch.tensor([[label]])
             if layer is None:
                 maps, scores = class_activation_map(model, shown, wanted)
@@ -367,6 +363,31 @@ def draw_networks(
         crops, heats, boxes, truths=truths if boxed is not None else None, notes=notes, title=title
     )
     return figure, found
+
+
+def seen_image(networks: Networks, file: str, model: nn.Module) -> tuple[Tensor, Tensor]:
+    """The part of an image file that networks see, uint8 Tensor[3, h, w], and what one of them gets, Tensor[1, C, H, W].
+
+    Raises:
+        ValueError: the file is no image, or the number is not one of the test split.
+    """
+    picture, _ = _picture(networks, file)
+    return _seen(networks.prepared, picture)[1], _shown(networks.prepared, picture, model)
+
+
+def _seen(prepared: Preset, picture: Tensor) -> tuple[list[int], Tensor]:
+    """Corners (left, top, right, bottom) of the part of a picture that networks see, and that part."""
+    x, y, width, height = seen_part(prepared, (picture.shape[1], picture.shape[2]))
+    left, top, right, bottom = (round(v) for v in (x, y, x + width, y + height))
+    return [left, top, right, bottom], picture[:, top:bottom, left:right]
+
+
+def _shown(prepared: Preset, picture: Tensor, model: nn.Module) -> Tensor:
+    """A picture as a network gets it, where its weights are."""
+    first = next(p for p in model.parameters() if p.ndim > 2)
+    alone = ImageSet("alone", "test", picture[None], torch.zeros(1, dtype=torch.long), ("",))
+    ((image, _),) = _stream(alone, prepared, 1, first.device)
+    return image.mean(1, keepdim=True) if first.shape[1] == 1 else image
 
 
 def _picture(networks: Networks, name: str) -> tuple[Tensor, Path]:

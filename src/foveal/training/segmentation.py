@@ -19,7 +19,7 @@ from foveal.training.prediction import all_views, by_windows
 if TYPE_CHECKING:
     from foveal.training.recipe import Data
 
-_AUGMENTATIONS = ("crop", "scale", "flip", "flip_vertical", "quarter_turns", "affine", "colour")
+_AUGMENTATIONS = ("crop", "scale", "flip", "flip_vertical", "quarter_turns", "affine", "aspect", "colour")
 _IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _NORMALISED: dict[str, dict[str, Any]] = {
     "voc": _IMAGENET,

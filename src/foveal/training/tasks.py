@@ -28,6 +28,7 @@ class Classification:
 
     Args:
         label_smoothing: share of the target that is spread evenly over all classes while training.
+        top5: whether the top-5 error is counted, too: of images whose label is not among the five highest scores.
 
     Example:
         >>> task = Classification()
@@ -37,8 +38,17 @@ class Classification:
     """
 
     label_smoothing: float = 0.0
+    top5: bool = False
 
-    metrics = (Metric("accuracy", "accuracy"),)
+    def __post_init__(self) -> None:
+        if not isinstance(self.top5, bool):
+            raise ValueError(f"top5 must be true or false; got {self.top5!r}")
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Accuracy; and the top-5 error."""
+        some = (Metric("top5_error", "top-5 error", higher_is_better=False),) if self.top5 else ()
+        return (Metric("accuracy", "accuracy"), *some)
 
     def outputs(self, classes: Sequence[str]) -> int:
         """One score for each class."""
@@ -98,16 +108,23 @@ class Classification:
         return F.cross_entropy(outputs.float(), targets, label_smoothing=self.label_smoothing)
 
     def count(self, outputs: Tensor, targets: Tensor, *, train: bool = False) -> Tensor:
-        """Sums over a batch, to be added up over batches: float64 (loss without smoothing, correct, images)."""
+        """Sums over a batch, to be added up over batches: float64 (loss without smoothing, correct, images, right
+        within five where that is counted)."""
         outputs = outputs.detach().float()
         loss = F.cross_entropy(outputs, targets, reduction="sum")
         correct = (outputs.argmax(1) == targets).sum()
-        return torch.stack([loss.double(), correct.double(), torch.full_like(loss, len(targets)).double()])
+        sums = [loss, correct, torch.full_like(loss, len(targets))]
+        if self.top5:
+            sums.append((outputs.topk(min(5, outputs.shape[1])).indices == targets[:, None]).sum())
+        return torch.stack([total.double() for total in sums])
 
     def summary(self, totals: Tensor) -> dict[str, float]:
-        """The metrics of summed counts: ``loss``, ``accuracy`` (0 to 1), ``correct`` and ``n``."""
-        loss, correct, n = totals.tolist()
-        return {"loss": loss / max(n, 1), "accuracy": correct / max(n, 1), "correct": int(correct), "n": int(n)}
+        """The metrics of summed counts: ``loss``, ``accuracy`` (0 to 1), ``correct`` and ``n``; and ``top5_error``."""
+        loss, correct, n, *five = totals.tolist()
+        found = {"loss": loss / max(n, 1), "accuracy": correct / max(n, 1)}
+        if five:
+            found["top5_error"] = 1 - five[0] / max(n, 1)
+        return {**found, "correct": int(correct), "n": int(n)}
 
 
 TASKS: dict[str, Callable[..., Task]] = {
@@ -131,7 +148,7 @@ def create_task(name: str, **keywords: Any) -> Task:
 
     Example:
         >>> create_task("classification", label_smoothing=0.1)
-        Classification(label_smoothing=0.1)
+        Classification(label_smoothing=0.1, top5=False)
     """
     if name not in TASKS:
         near = difflib.get_close_matches(str(name), TASKS, n=1)
