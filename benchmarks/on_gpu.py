@@ -610,7 +610,7 @@ def summary(out: Path, ended: dict[str, Any]) -> str:
                 f"  {part['case']} {part['kernel']}: rule {ours:.4f} ms, best {rows[0]['ms']:.4f} ms {rows[0]['tile'] or 'the rule'}"
             )
     for part in ("speed", "train"):
-        for table in there(part).get("tables", {}).values():
+        for title, table in there(part).get("tables", {}).items():
             for row in table["rows"] if isinstance(table, dict) else []:
                 for one in row["runs"]:
                     facts = [
@@ -619,7 +619,7 @@ def summary(out: Path, ended: dict[str, Any]) -> str:
                         if one.get(key)
                     ]
                     lines.append(
-                        f"  {part} {row['name']} seed {one['seed']}: {', '.join(facts)} {one.get('state', '')}"
+                        f"  {title} {row['name']} seed {one['seed']}: {', '.join(facts)} {one.get('state', '')}"
                     )
     return "\n".join(lines)
 
@@ -687,8 +687,10 @@ def main(arguments: list[str]) -> None:
         print(f"{part} ...", flush=True)
         ended[part] = run_part(part, min(left, limits[part]), passed, log)
         print(f"{part}: code {ended[part]['code']}, {ended[part]['seconds']:.0f} s", flush=True)
-        write(chosen.out / "parts.json", ended)
-    print(summary(chosen.out, ended), flush=True)
+    table = summary(chosen.out, ended)
+    with log.open("a") as file:
+        file.write(f"\n{table}\n")
+    print(table, flush=True)
 
 
 if __name__ == "__main__":
