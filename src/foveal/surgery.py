@@ -116,6 +116,9 @@ def convert(model: Model, plan: Mapping[str, Mapping[str, Any] | None]) -> Model
     The convolution tells the dimensions: nn.Conv1d, nn.Conv2d and nn.Conv3d can become conv, dilated, log_polar and cross
     of as many, and nn.Conv2d all others, too.
 
+    A converted network is traced by torch.export. A symbolic tracer (torch.fx, torchvision's ``create_feature_extractor``) must
+    take foveal's layers as they are: ``tracer_kwargs={"leaf_modules": [foveal.LogPolarConv2d, ...]}``.
+
     Device, dtype, requires_grad and train/eval mode are kept; a shared module stays shared. A network with a method
     ``init_layer`` initialises fresh layers by its own rule.
 
