@@ -21,7 +21,7 @@ def cost(
     input_size: Annotated[str, typer.Option(help="Channels, height and width of the images.")] = "3,32,32",
     num_classes: Annotated[int, typer.Option(min=1, help="Classes.")] = 10,
 ) -> None:
-    """Measure what a network costs, as it is and converted.
+    """Measure what a network costs, as it is and converted, and list what a plan changes.
 
     Counts parameters and multiply-adds, measures time and memory of one image.
     Example: foveal cost cifar_resnet20 --plan '{conv1: {layer: log_polar, kernel_size: 9}}'
@@ -36,8 +36,10 @@ def cost(
     size = _size(input_size)
     channels = size[0]
     networks = {model: create_model(model, num_classes=num_classes, in_channels=channels)}
+    changes: list[Any] = []
     if plan is not None:
         changed = create_model(model, num_classes=num_classes, in_channels=channels)
+        changes = foveal.convert(changed, load_plan(plan), dry_run=True, input_size=size)
         networks["converted"] = foveal.convert(changed, load_plan(plan))
     costs = [analysis.cost(network, size, latency=False) for network in networks.values()]
     times = analysis.latencies(list(networks.values()), size)
@@ -55,6 +57,14 @@ def cost(
     table.add_row("latency, ms", *(f"{milliseconds:,.2f}" for milliseconds in times))
     console = make_console()
     console.print(table)
+    if changes:
+        console.print("\nWhat the plan changes:")
+        places = Table("layer", "from", "to", "parameters", "multiply-adds", box=None)
+        for change in changes:
+            both = (change.params_before, change.params_after), (change.macs_before, change.macs_after)
+            told = (" -> ".join("unknown" if n is None else f"{n:,d}" for n in two) for two in both)
+            places.add_row(change.place, change.before, change.after, *told)
+        console.print(places)
     rows = [row for row in analysis.paper_counts(list(networks.values())[-1], size) if row.kind == "log_polar"]
     if rows:
         console.print("\nLog-polar layers, per output position and channel as the paper counts (section 3.4):")
