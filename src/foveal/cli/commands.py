@@ -14,7 +14,7 @@ import typer
 
 from foveal.cli.analysis import cam, cost, draw, field
 from foveal.cli.machine import bench, doctor, list_names
-from foveal.cli.terminal import say
+from foveal.cli.terminal import say, tell
 from foveal.cli.training import evaluate, predict, report, train
 
 app = typer.Typer(
@@ -28,9 +28,20 @@ app = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import foveal
+
+        tell(f"foveal {foveal.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
 ) -> None:
     pass
 

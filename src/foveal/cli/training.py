@@ -264,7 +264,7 @@ def predict(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
 ) -> None:
-    """Tell the classes of images, or write their masks and overlays, or boxes.
+    """Tell classes of images, or write their masks or boxes.
 
     Images may have any size. Classes are printed and written as classes.csv and classes.json.
     Example: foveal predict runs/lpsc/table5-quick/cenet-quick/seed0 eye.tif --out masks
