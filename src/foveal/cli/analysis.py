@@ -32,6 +32,7 @@ def cost(
     from foveal import analysis
     from foveal.models import create_model
     from foveal.training.recipe_files import load_plan
+    from foveal.training.speeds import milliseconds
 
     size = _size(input_size)
     channels = size[0]
@@ -52,7 +53,7 @@ def cost(
         if field == "conv_macs" and plan is not None:
             counts = [analysis.multiply_adds(network, size) for network in networks.values()]
             table.add_row("  with pooling additions", *(f"{count.with_pooling:,d}" for count in counts))
-    table.add_row("latency, ms", *(f"{milliseconds:,.2f}" for milliseconds in times))
+    table.add_row("latency", *map(milliseconds, times))
     console = make_console()
     console.print(table)
     rows = [row for row in analysis.paper_counts(list(networks.values())[-1], size) if row.kind == "log_polar"]
@@ -143,7 +144,8 @@ def field(
         str | None, typer.Option(help="What to convert: a YAML file (a plan or a recipe), or YAML itself.")
     ] = None,
     layer: Annotated[
-        list[str] | None, typer.Option(help="Look at its output; again for more.  [default: the last map]")
+        list[str] | None,
+        typer.Option(help="Look at its output; again for more.  [default: the last map of convolutions]"),
     ] = None,
     input_size: Annotated[str, typer.Option(help="Channels, height and width of the images.")] = "3,96,96",
     activations: Annotated[
@@ -164,7 +166,7 @@ def field(
     networks = {model: _network(model, None, size[0], 10)}
     if plan is not None:
         networks["converted"] = _network(model, plan, size[0], 10)
-    maps = analysis.map_layers(networks[model], size)
+    maps = [name for name in analysis.map_layers(networks[model], size) if _convolves(networks[model], name)]
     if not layer and not maps:
         raise ValueError(
             f"{model} has no map of more than one position at --input-size {input_size}; take a larger one, or its channels"
@@ -259,6 +261,11 @@ def _size(text: str) -> list[int]:
     if not re.fullmatch(r"\d{1,6},\d{1,6},\d{1,6}", text):
         raise ValueError(f"--input-size must be channels,height,width such as 3,32,32, got {text}")
     return [int(part) for part in text.split(",")]
+
+
+def _convolves(network: Any, name: str) -> bool:
+    """Whether there is a kernel in a layer: poolings behind the last one, such as adaptive ones, have another field."""
+    return any(weight.ndim > 2 for weight in network.get_submodule(name).parameters())
 
 
 def _network(name: str, plan: str | None, channels: int, num_classes: int) -> Any:

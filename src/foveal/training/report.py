@@ -16,6 +16,7 @@ from foveal.training.checkpoint import write_file
 from foveal.training.contract import Metric
 from foveal.training.pictures import pictures
 from foveal.training.results import recipe_of, results, table
+from foveal.training.speeds import milliseconds, per_second
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -133,8 +134,8 @@ def _results_table(rows: Sequence[Mapping[str, Any]], *, titles: bool = False) -
     columns |= {
         "params": [_number(row["params"]) for row in rows],
         "MACs": [_number(row["macs"]) for row in rows],
-        "img/s": [_plain(row["train_images_per_s"], 0) for row in rows],
-        "ms/img": [_plain(row["ms_per_image"], 3) for row in rows],
+        "img/s": [per_second(row["train_images_per_s"]) for row in rows],
+        "time/img": [milliseconds(row["ms_per_image"]) for row in rows],
     }
     kept = {
         head: cells
@@ -255,10 +256,6 @@ def _number(value: float | None) -> str:
     return f"{value:.0f}"
 
 
-def _plain(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}"
-
-
 def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a reader must know about the numbers."""
     counts = {_found(row)["n"] for row in rows}
@@ -336,7 +333,9 @@ def _html(out: Path, rows: list[dict[str, Any]]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=_number, plain=_plain, value=_value, published=_published)
+    environment.filters.update(
+        number=_number, per_second=per_second, milliseconds=milliseconds, value=_value, published=_published
+    )
     environment.filters.update(about=_about_published, head=_head, scale=_scale)
     drawn = pictures(out, rows)
     intervals = _intervals(rows)
