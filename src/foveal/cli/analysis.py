@@ -145,7 +145,7 @@ def field(
     ] = None,
     layer: Annotated[
         list[str] | None,
-        typer.Option(help="Look at its output; again for more.  [default: the last map of convolutions]"),
+        typer.Option(help="Look at its output; again for more.  [default: the last convolution]"),
     ] = None,
     input_size: Annotated[str, typer.Option(help="Channels, height and width of the images.")] = "3,96,96",
     activations: Annotated[
@@ -264,8 +264,9 @@ def _size(text: str) -> list[int]:
 
 
 def _convolves(network: Any, name: str) -> bool:
-    """Whether there is a kernel in a layer: poolings behind the last one, such as adaptive ones, have another field."""
-    return any(weight.ndim > 2 for weight in network.get_submodule(name).parameters())
+    """Whether a layer is a convolution: what a pooling behind the last one sees is another field."""
+    layer = network.get_submodule(name)
+    return all(hasattr(layer, of_all) for of_all in ("in_channels", "out_channels", "kernel_size"))
 
 
 def _network(name: str, plan: str | None, channels: int, num_classes: int) -> Any:

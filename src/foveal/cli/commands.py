@@ -98,7 +98,14 @@ for _name, _command in _COMMANDS.items():
 
 def main() -> None:
     """Entry point of the `foveal` command."""
-    warnings.showwarning = lambda message, *_args, **_kwargs: say(f"warning: {message}")
+    told: set[str] = set()
+
+    def show(message: Warning | str, *_args: Any, **_kwargs: Any) -> None:
+        if str(message) not in told:  # data is opened before anything trains, and again to train
+            told.add(str(message))
+            say(f"warning: {message}")
+
+    warnings.showwarning = show
     arguments = sys.argv[1:]
     if "--debug" in arguments:  # wherever it stands
         arguments = ["--debug", *(argument for argument in arguments if argument != "--debug")]
