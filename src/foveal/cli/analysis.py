@@ -32,6 +32,7 @@ def cost(
     from foveal import analysis
     from foveal.models import create_model
     from foveal.training.recipe_files import load_plan
+    from foveal.training.speeds import milliseconds
 
     size = _size(input_size)
     channels = size[0]
@@ -54,7 +55,7 @@ def cost(
         if field == "conv_macs" and plan is not None:
             counts = [analysis.multiply_adds(network, size) for network in networks.values()]
             table.add_row("  with pooling additions", *(f"{count.with_pooling:,d}" for count in counts))
-    table.add_row("latency, ms", *(f"{milliseconds:,.2f}" for milliseconds in times))
+    table.add_row("latency", *map(milliseconds, times))
     console = make_console()
     console.print(table)
     if changes:
@@ -214,7 +215,8 @@ def field(
         str | None, typer.Option(help="What to convert: a YAML file (a plan or a recipe), or YAML itself.")
     ] = None,
     layer: Annotated[
-        list[str] | None, typer.Option(help="Look at its output; again for more.  [default: the last map]")
+        list[str] | None,
+        typer.Option(help="Look at its output; again for more.  [default: the last convolution]"),
     ] = None,
     input_size: Annotated[str, typer.Option(help="Channels, height and width of the images.")] = "3,96,96",
     activations: Annotated[
@@ -235,7 +237,7 @@ def field(
     networks = {model: _network(model, None, size[0], 10)}
     if plan is not None:
         networks["converted"] = _network(model, plan, size[0], 10)
-    maps = analysis.map_layers(networks[model], size)
+    maps = [name for name in analysis.map_layers(networks[model], size) if _convolves(networks[model], name)]
     if not layer and not maps:
         raise ValueError(
             f"{model} has no map of more than one position at --input-size {input_size}; take a larger one, or its channels"
@@ -330,6 +332,12 @@ def _size(text: str) -> list[int]:
     if not re.fullmatch(r"\d{1,6},\d{1,6},\d{1,6}", text):
         raise ValueError(f"--input-size must be channels,height,width such as 3,32,32, got {text}")
     return [int(part) for part in text.split(",")]
+
+
+def _convolves(network: Any, name: str) -> bool:
+    """Whether a layer is a convolution: what a pooling behind the last one sees is another field."""
+    layer = network.get_submodule(name)
+    return all(hasattr(layer, of_all) for of_all in ("in_channels", "out_channels", "kernel_size"))
 
 
 def _network(name: str, plan: str | None, channels: int, num_classes: int) -> Any:
