@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from foveal import LAYERS, AnisotropicConv2d, CrossConv2d, LogPolarConv2d, convert, reparameterize
+from foveal.surgery import Change
 
 LOG_POLAR = {"layer": "log_polar", "kernel_size": 9, "growth_rate": 3.0}
 
@@ -353,3 +354,158 @@ def test_timm(name, timm):
 
 def test_how_many_architectures_were_tried():
     assert len(TORCHVISION) + len(TIMM) == 20
+
+
+def test_torchvision_extracts_features_around_our_layers(torchvision):
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    model = convert(torchvision.models.resnet18(), {"conv1": LOG_POLAR, "layer1.0.conv1": {"layer": "anisotropic"}})
+    image, leaves = torch.randn(1, 3, 32, 32), [LogPolarConv2d, AnisotropicConv2d]
+    features = create_feature_extractor(model.eval(), ["layer1"], tracer_kwargs={"leaf_modules": leaves})(image)
+    expected = model.layer1(model.maxpool(model.relu(model.bn1(model.conv1(image)))))
+    assert torch.equal(features["layer1"], expected)
+
+
+class Mobile(nn.Sequential):
+    """An expansion, a depthwise convolution, a projection, a strided one."""
+
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(3, 8, 1),
+            nn.Conv2d(8, 8, 3, padding=1, groups=8),
+            nn.Conv2d(8, 4, 1),
+            nn.Conv2d(4, 6, (3, 5), stride=2, padding=(1, 2)),
+        )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "places"),
+    [
+        ("type:Conv2d", "13"),
+        ("type:Conv2d[kernel_size=1]", "02"),
+        ("type:Conv2d[kernel_size=3]", "1"),
+        ("type:Conv2d[kernel_size=3x5]", "3"),
+        ("type:Conv2d[ kernel_size = 3x3 ]", "1"),
+        ("type:Conv2d[stride=2]", "3"),
+        ("type:Conv2d[stride=1]", "1"),
+        ("type:Conv2d[stride=1, kernel_size=1]", "02"),
+        ("type:Conv2d[groups=1]", "3"),
+        ("type:Conv2d[depthwise=true]", "1"),
+        ("type:Conv2d[depthwise=false]", "3"),
+        ("type:Conv2d[in_channels=4]", "3"),
+        ("type:Conv2d[out_channels=8,kernel_size=1]", "0"),
+        ("*", "0123"),
+        ("[02]", "02"),
+    ],
+)
+def test_conditions(pattern, places):
+    model = convert(Mobile(), {pattern: LOG_POLAR})
+    assert "".join(name for name, layer in model.named_children() if isinstance(layer, LogPolarConv2d)) == places
+
+
+def test_none_by_type_leaves_every_kernel_alone():
+    with pytest.raises(ValueError, match="the patterns before it take all"):
+        convert(Mobile(), {"type:Conv2d": None, "0": LOG_POLAR})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("type:Conv2d[kernel=3]", r"no condition 'kernel'; did you mean 'kernel_size'\?; they are kernel_size, stride"),
+        ("type:Conv2d[]", "no condition ''"),
+        (
+            "type:Conv2d[kernel_size=three]",
+            "kernel_size must be a whole number, or one for each dimension .* got 'three'",
+        ),
+        ("type:Conv2d[kernel_size]", "kernel_size must be a whole number"),
+        ("type:Conv2d[groups=2x2]", "groups must be a whole number, once; got '2x2'"),
+        ("type:Conv2d[depthwise=1]", "depthwise must be true or false, once; got '1'"),
+        ("type:Conv2d[stride=1,stride=2]", "stride must be .* once; got '2'"),
+        ("type:Conv2d[stride=1", r"must be type:Class, or type:Class\[condition=value"),
+        ("type:Conv2d[stride=3]", "no convolution under its conditions; there are Conv2d 1x1, Conv2d 3x3, Conv2d 3x5"),
+    ],
+)
+def test_wrong_conditions(pattern, words):
+    with pytest.raises(ValueError, match=words):
+        convert(Mobile(), {pattern: LOG_POLAR})
+
+
+def test_a_type_of_1x1_kernels_alone_says_how_to_ask_for_them():
+    with pytest.raises(ValueError, match=r"1x1 convolutions alone; ask for them by type:Conv2d\[kernel_size=1\]"):
+        convert(nn.Sequential(nn.Conv2d(3, 4, 1)), {"type:Conv2d": LOG_POLAR})
+
+
+def test_a_dry_run_tells_all_and_changes_nothing():
+    model = Mobile()
+    model[3].register_forward_hook(lambda *_: None)
+    before, drawn = copy.deepcopy(model.state_dict()), torch.random.get_rng_state()
+    plan = {"1": LOG_POLAR, "3": {"layer": "cross", "field": (5, 7)}}
+    changes = convert(model, plan, dry_run=True, input_size=(3, 8, 10))
+    assert changes == [
+        Change("1", "Conv2d 3x3", "LogPolarConv2d 9x9", 80, 8 * 13 + 8, 8 * 9 * 80, 8 * 13 * 80),
+        Change("3", "Conv2d 3x5", "CrossConv2d 3x5 and 5x7", 366, 3 * 4 * (15 + 13) + 6, 24 * 15 * 20, 12 * 28 * 20),
+    ]
+    assert [(change.macs_before, change.macs_after) for change in convert(model, plan, dry_run=True)] == [
+        (None, None)
+    ] * 2
+    assert [type(layer) for layer in model] == [nn.Conv2d] * 4
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.random.get_rng_state(), drawn)
+    after = convert(model, plan)
+    sizes = [sum(p.numel() for p in after[int(change.place)].parameters()) for change in changes]
+    assert sizes == [change.params_after for change in changes]
+    with pytest.raises(ValueError, match="input_size is for the counts of a dry run"):
+        convert(model, {"0": LOG_POLAR}, input_size=(3, 8, 8))
+
+
+def tied():
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1))
+    model[1].weight = model[0].weight
+    return model
+
+
+@pytest.mark.parametrize("layer", ["log_polar", "anisotropic", "conv", "deformable"])
+def test_a_parameter_of_two_modules_stays_one(layer):
+    model = convert(tied(), {"[01]": {"layer": layer}})
+    assert model[0].weight is model[1].weight
+    assert model[0].bias is not model[1].bias
+    reparameterize(model)
+    assert model[0].weight is model[1].weight
+    assert model[0].weight is not model[2].weight
+
+
+@pytest.mark.parametrize(
+    "plan", [{"0": LOG_POLAR}, {"[01]": {"layer": "cross"}}, {"0": LOG_POLAR, "1": {"layer": "conv"}}]
+)
+def test_a_parameter_that_cannot_stay_one_is_refused(plan):
+    model = tied()
+    with pytest.raises(ValueError, match=r"0.weight and 1.weight are one parameter, .* give all of them the same"):
+        convert(model, plan)
+    assert [type(layer) for layer in model] == [nn.Conv2d] * 3
+
+
+def test_folding_shares_no_kernels_that_differ():
+    model = convert(tied(), {"0": LOG_POLAR, "1": {**LOG_POLAR, "rotation": 0.3}})
+    assert model[0].weight is model[1].weight
+    input = torch.randn(1, 4, 12, 12)
+    expected = model(input)
+    assert torch.allclose(reparameterize(model)(input), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", ["log_polar", "cross", "anisotropic"])
+def test_hooks_stay_and_their_handles_remove_them(layer):
+    model, seen = Net(), []
+    conv = model.blocks[0].conv1
+    handles = [
+        conv.register_forward_hook(lambda *_: seen.append("after")),
+        conv.register_forward_pre_hook(lambda *_: seen.append("before")),
+        conv.register_full_backward_hook(lambda *_: seen.append("backward")),
+    ]
+    convert(model, {"blocks.0.conv1": {"layer": layer}})
+    model(torch.randn(1, 3, 20, 20)).sum().backward()
+    assert seen == ["before", "after", "backward"]
+    for handle in handles:
+        handle.remove()
+    model(torch.randn(1, 3, 20, 20)).sum().backward()
+    assert len(seen) == 3

@@ -1,13 +1,16 @@
 """Replace convolutions of a model by a plan, and turn what is exactly a convolution back into one."""
 
+import copy
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from foveal.layers import (
     AnisotropicConv2d,
@@ -102,11 +105,40 @@ _TAKEN = {
 }  # the convolution's own, never a plan's
 
 
-def convert(model: Model, plan: Mapping[str, Mapping[str, Any] | None]) -> Model:
+Plan = Mapping[str, Mapping[str, Any] | None]
+Replacement = tuple[list[str], nn.Module, nn.Module]  # all names, the old one, the new one
+
+
+class Change(NamedTuple):
+    """What a plan does at one place: kinds and windows, parameters, multiply-adds of one image where its size is given."""
+
+    place: str
+    before: str
+    after: str
+    params_before: int
+    params_after: int
+    macs_before: int | None
+    macs_after: int | None
+
+
+@overload
+def convert(model: Model, plan: Plan, *, dry_run: Literal[False] = False, input_size: None = None) -> Model: ...
+
+
+@overload
+def convert(
+    model: nn.Module, plan: Plan, *, dry_run: Literal[True], input_size: Sequence[int] | None = None
+) -> list[Change]: ...
+
+
+def convert(model: Any, plan: Plan, *, dry_run: bool = False, input_size: Sequence[int] | None = None) -> Any:
     """Replace convolutions of a model, in place, and return the model.
 
     A plan maps patterns to entries, and the first pattern that matches a convolution decides. A pattern is an fnmatch
-    pattern over module names (``"layer1.*.conv1"``), or ``"type:Conv2d"``, the name of a class. An entry is
+    pattern over module names (``"layer1.*.conv1"``), or ``"type:Conv2d"``, the name of a class, which may carry conditions:
+    ``"type:Conv2d[kernel_size=3, groups=1]"``. Conditions are kernel_size and stride (``3``, or ``3x5``), groups,
+    in_channels, out_channels and depthwise (``true`` or ``false``). ``type:`` passes over 1x1 kernels, which mix channels and
+    see nothing around them, unless a condition asks for ``kernel_size=1``. An entry is
     ``{"layer": name, ...}`` with a name of ``LAYERS``; its other keys are arguments of that layer and override what is
     taken from the convolution; ``"init": "project"`` takes its kernel over too. An entry None leaves alone what it matches.
 
@@ -116,18 +148,24 @@ def convert(model: Model, plan: Mapping[str, Mapping[str, Any] | None]) -> Model
     The convolution tells the dimensions: nn.Conv1d, nn.Conv2d and nn.Conv3d can become conv, dilated, log_polar and cross
     of as many, and nn.Conv2d all others, too.
 
-    Device, dtype, requires_grad and train/eval mode are kept; a shared module stays shared. A network with a method
+    A converted network is traced by torch.export. A symbolic tracer (torch.fx, torchvision's ``create_feature_extractor``) must
+    take foveal's layers as they are: ``tracer_kwargs={"leaf_modules": [foveal.LogPolarConv2d, ...]}``.
+
+    Device, dtype, requires_grad, train/eval mode and hooks are kept; a shared module stays shared, and so does a shared
+    parameter, or the plan is refused. A network with a method
     ``init_layer`` initialises fresh layers by its own rule.
 
     Args:
         model: any nn.Module. A model that is itself a convolution is not changed but its replacement returned.
         plan: pattern -> entry, in order.
+        dry_run: change nothing and say what would be changed.
+        input_size: (C, H, W) of one image, for the multiply-adds that a dry run tells.
 
     Returns:
-        The model.
+        The model; of a dry run the changes, a :class:`Change` for each place.
 
     Raises:
-        ValueError: an unknown layer or argument (the nearest valid one is named), a pattern that is left with no
+        ValueError: an unknown condition, layer or argument (the nearest valid one is named), a pattern that is left with no
             convolution, a subclass with a forward of its own, a parametrised module, a padding that cannot be kept.
             The model is unchanged then.
 
@@ -137,12 +175,36 @@ def convert(model: Model, plan: Mapping[str, Mapping[str, Any] | None]) -> Model
         >>> type(convert(model, plan)[0]).__name__
         'LogPolarConv2d'
     """
+    if input_size is not None and not dry_run:
+        raise ValueError("input_size is for the counts of a dry run: give dry_run=True, too")
+    if not dry_run:
+        return _put(model, _replacements(model, plan))
+    with torch.random.fork_rng(devices=[]):
+        replacements = _replacements(model, plan)
+    convs = [names[0] for names, old, _ in replacements if _is_conv(old)]
+    inputs = {} if input_size is None else _inputs(model, convs, input_size)
+    changes = []
+    for names, old, new in replacements:
+        given = inputs.get(names[0])
+        macs = _macs(old, given), _macs(new, given)
+        changes.append(Change(names[0], _said(old), _said(new), _size(old), _size(new), *macs))
+    return changes
+
+
+def _replacements(model: nn.Module, plan: Plan) -> list[Replacement]:
+    """What a plan puts where."""
     makers = {pattern: _maker(pattern, entry) for pattern, entry in plan.items()}
+    conditions = {pattern: _conditions(pattern) for pattern in plan}
     left = dict.fromkeys(plan, True)
-    replacements: list[tuple[list[str], nn.Module]] = []
+    replacements: list[Replacement] = []
     for names, conv in _modules(model, lambda module: _is_conv(module) or roi.is_pool(module)):
         pattern = next(
-            (p for p in plan if _stands_for(plan[p], conv) and any(_matches(p, n, conv) for n in names)), None
+            (
+                p
+                for p in plan
+                if _stands_for(plan[p], conv) and _holds(conditions[p], plan[p], conv) and _names(p, names, conv)
+            ),
+            None,
         )
         if pattern is None:
             continue
@@ -150,14 +212,15 @@ def convert(model: Model, plan: Mapping[str, Mapping[str, Any] | None]) -> Model
         maker = makers[pattern]
         if maker is not None:
             try:
-                replacements.append((names, maker(conv)))
+                replacements.append((names, conv, maker(conv)))
             except ValueError as error:
                 raise ValueError(f"{names[0] or 'the model'}, matched by {pattern!r}: {error}") from error
-            _settle(model, replacements[-1][1], (plan[pattern] or {}).get("init", "fresh") == "fresh")
+            _settle(model, replacements[-1][2], (plan[pattern] or {}).get("init", "fresh") == "fresh")
     for pattern, nothing in left.items():
         if nothing:
             raise ValueError(_why_unmatched(model, pattern, plan[pattern]))
-    return _put(model, replacements)
+    _tie(model, replacements)
+    return replacements
 
 
 def reparameterize(model: Model) -> Model:
@@ -175,7 +238,9 @@ def reparameterize(model: Model) -> Model:
         'Conv2d'
     """
     exact = [(names, layer) for names, layer in _modules(model, _is_ours) if not layer.not_a_conv()]  # type: ignore[operator]
-    return _put(model, [(names, layer.to_conv()) for names, layer in exact])  # type: ignore[operator]
+    replacements = [(names, layer, layer.to_conv()) for names, layer in exact]  # type: ignore[operator]
+    _tie(model, replacements, fold=True)
+    return _put(model, replacements)
 
 
 def _modules(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> list[tuple[list[str], nn.Module]]:
@@ -194,8 +259,10 @@ def _modules(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> list[tupl
     return list(found.values())
 
 
-def _put(model: Model, replacements: Iterable[tuple[list[str], nn.Module]]) -> Model:
-    for names, new in replacements:
+def _put(model: Model, replacements: Sequence[Replacement]) -> Model:
+    for names, old, new in replacements:
+        for hooks in _HOOKS:  # the same ones, so that the handles that remove them still do
+            setattr(new, hooks, getattr(old, hooks))
         for name in names:
             if not name:
                 return new  # type: ignore[return-value]
@@ -209,10 +276,132 @@ def _stands_for(entry: Mapping[str, Any] | None, module: nn.Module) -> bool:
     return entry is None or (entry["layer"] == _POOLING) == roi.is_pool(module)
 
 
-def _matches(pattern: str, name: str, module: nn.Module) -> bool:
+_HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+    *("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
+)
+
+
+def _tie(model: nn.Module, replacements: Sequence[Replacement], *, fold: bool = False) -> None:
+    """Parameters that modules shared are shared by what stands for them, or the plan is refused; folded kernels where they
+    are the same numbers."""
+    owners: dict[Tensor, list[tuple[str, nn.Module, str]]] = {}
+    for place, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                owners.setdefault(parameter, []).append((place, module, name))
+    stands_for = {old: new for _, old, new in replacements}
+    for several in owners.values():
+        if len(several) == 1 or not any(module in stands_for for _, module, _ in several):
+            continue
+        new = [
+            stands_for[module]._parameters.get(name) if module in stands_for else None for _, module, name in several
+        ]
+        first = new[0]
+        if first is None or any(mine is None or mine.shape != first.shape for mine in new):
+            if fold:
+                continue
+            places = " and ".join(f"{place}.{name}" for place, _, name in several)
+            raise ValueError(
+                f"{places} are one parameter, and what the plan puts there cannot share one; give all of them the same "
+                "log_polar, anisotropic or conventional layer, or leave all of them out"
+            )
+        for _, module, name in several:
+            if not fold or torch.equal(stands_for[module]._parameters[name], first):  # type: ignore[arg-type]
+                stands_for[module]._parameters[name] = first
+
+
+def _names(pattern: str, names: Iterable[str], module: nn.Module) -> bool:
+    """Whether a pattern is for a module of these names, its conditions aside."""
     if pattern.startswith("type:"):
-        return type(module).__name__ == pattern.removeprefix("type:")
-    return fnmatchcase(name, pattern)
+        return type(module).__name__ == pattern.removeprefix("type:").partition("[")[0].strip()
+    return any(fnmatchcase(name, pattern) for name in names)
+
+
+_CONDITIONS: dict[str, Callable[[Any], Any]] = {
+    "kernel_size": lambda conv: conv.kernel_size,
+    "stride": lambda conv: conv.stride,
+    "groups": lambda conv: conv.groups,
+    "in_channels": lambda conv: conv.in_channels,
+    "out_channels": lambda conv: conv.out_channels,
+    "depthwise": lambda conv: conv.groups == conv.in_channels > 1,
+}
+
+
+def _conditions(pattern: str) -> dict[str, Any] | None:
+    """The conditions of a pattern by type, checked; None where it is a pattern of names."""
+    if not pattern.startswith("type:"):
+        return None
+    form = re.fullmatch(r"type:\s*\w+\s*(?:\[(.*)\])?", pattern)
+    if form is None:
+        raise ValueError(f"plan[{pattern!r}] must be type:Class, or type:Class[condition=value, ...]")
+    found: dict[str, Any] = {}
+    for condition in (form[1] or "").split(",") if form[1] is not None else ():
+        name, _, value = (part.strip() for part in condition.partition("="))
+        if name not in _CONDITIONS:
+            raise ValueError(
+                f"plan[{pattern!r}]: no condition {name!r}{_nearest(name, _CONDITIONS)}; they are {', '.join(_CONDITIONS)}"
+            )
+        rule = "true or false" if name == "depthwise" else "a whole number"
+        if name in ("kernel_size", "stride"):
+            rule += ", or one for each dimension such as 3x5"
+        whole = r"\d+(x\d+)*" if name in ("kernel_size", "stride") else r"\d+"
+        if name in found or not re.fullmatch("true|false" if name == "depthwise" else whole, value):
+            raise ValueError(f"plan[{pattern!r}]: {name} must be {rule}, once; got {value!r}")
+        found[name] = value == "true" if name == "depthwise" else tuple(map(int, value.split("x")))
+    return found
+
+
+def _holds(conditions: dict[str, Any] | None, entry: Mapping[str, Any] | None, module: Any) -> bool:
+    """Whether a module is as the conditions say; without one on the kernel that of 1x1 is passed over, but by None."""
+    if conditions is None or not _is_conv(module):
+        return not conditions
+    if "kernel_size" not in conditions and entry is not None and set(module.kernel_size) == {1}:
+        return False
+    for name, wanted in conditions.items():
+        value = _CONDITIONS[name](module)
+        if isinstance(wanted, tuple):
+            value = value if isinstance(value, tuple) else (value,)
+            wanted = wanted * len(value) if len(wanted) == 1 else wanted
+        if value != wanted:
+            return False
+    return True
+
+
+def _said(module: Any) -> str:
+    """A layer in a word, with its window."""
+    sides = ["x".join(map(str, getattr(module, name))) for name in ("kernel_size", "field") if hasattr(module, name)]
+    return " ".join([type(module).__name__, " and ".join(sides)]).rstrip()
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _inputs(model: nn.Module, names: Iterable[str], size: Sequence[int]) -> dict[str, list[Tensor]]:
+    """What modules get of one image, as tensors without memory."""
+    model = copy.deepcopy(model).eval()
+    like = next(model.parameters(), torch.empty(0))
+    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    for name, given in found.items():
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _, args, given=given: given.extend(t.to("meta") for t in args[:1] if isinstance(t, Tensor))
+        )
+    with torch.no_grad():
+        model(torch.zeros(1, *size, device=like.device, dtype=like.dtype))
+    return found
+
+
+def _macs(module: nn.Module, inputs: Sequence[Tensor] | None) -> int | None:
+    """Multiply-adds of a module on what it gets; None where that is not known."""
+    if inputs is None:
+        return None
+    bare = copy.deepcopy(module).to("meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        for input in inputs:
+            bare.forward(input)  # and not what hangs on it
+    return counter.get_total_flops() // 2
 
 
 def _maker(pattern: str, entry: Mapping[str, Any] | None) -> Callable[[nn.Module], nn.Module] | None:
@@ -233,6 +422,18 @@ def _maker(pattern: str, entry: Mapping[str, Any] | None) -> Callable[[nn.Module
     except ValueError as error:
         raise ValueError(f"plan[{pattern!r}]: {error}") from error
     return lambda conv: make(conv, **spec)
+
+
+def layer_arguments(layer: str) -> list[str]:
+    """What an entry of a plan may say of a layer, beside its name.
+
+    Example:
+        >>> [name for name in layer_arguments("log_polar") if "bins" in name]
+        ['angular_bins', 'bins', 'radial_bins']
+    """
+    made = _MAKERS[layer][1]
+    allowed = {name for cls in made for name in inspect.signature(cls.__init__).parameters} - _TAKEN
+    return sorted(allowed | ({"init"} if layer != _POOLING else set()))
 
 
 def _check_names(layer: str, spec: Iterable[str], constructors: Iterable[type[nn.Module]], where: str = "") -> None:
@@ -263,11 +464,19 @@ def _settle(model: nn.Module, layer: nn.Module, fresh: bool) -> None:
 def _why_unmatched(model: nn.Module, pattern: str, entry: Mapping[str, Any] | None) -> str:
     """The message for a pattern that is left with nothing."""
     modules = dict(model.named_modules())
-    matched = [name for name, module in modules.items() if _matches(pattern, name, module)]
+    matched = [name for name, module in modules.items() if _names(pattern, [name], module)]
     if entry is not None and entry["layer"] == _POOLING:
         pools = ", ".join(name for names, _ in _modules(model, roi.is_pool) for name in names) or "none"
         return f"plan[{pattern!r}] is left with no RoI pooling (RoIAlign or RoIPool of torchvision); the model's are {pools}"
     convs = [name for names, _ in _modules(model, _is_conv) for name in names]
+    conditions = _conditions(pattern)
+    if any(name in convs for name in matched) and not any(
+        _holds(conditions, entry, modules[name]) for name in matched if name in convs
+    ):
+        if not conditions:
+            return f"plan[{pattern!r}] matches 1x1 convolutions alone; ask for them by {pattern}[kernel_size=1]"
+        some = ", ".join(sorted({_said(modules[name]) for name in matched if name in convs})[:6])
+        return f"plan[{pattern!r}] matches no convolution under its conditions; there are {some}"
     if any(name in convs for name in matched):
         return f"plan[{pattern!r}] is left with nothing: the patterns before it take all that it matches; put it first"
     if matched:

@@ -332,3 +332,15 @@ def test_wrong_boxes():
         cam_box(picture, 0.5, "hull")
     with pytest.raises(ValueError, match=r"heat must be \[..., h, w\]"):
         cam_box(torch.rand(3, 0), 0.5)
+
+
+def test_grad_cam_inside_inference_mode_and_of_nothing():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    images = torch.randn(2, 3, 8, 8)
+    expected = grad_cam(model, images, "1")[0]
+    with torch.inference_mode():
+        assert torch.equal(grad_cam(model, images.clone(), "1")[0], expected)
+        assert grad_cam(model, images, "1", torch.tensor([[0, 1], [2, 3]]))[0].shape == (2, 2, 6, 6)
+    for call in (class_activation_map, lambda *given: grad_cam(*given, "1")):
+        with pytest.raises(ValueError, match=r"images must be \[N, C, H, W\], at least one; got shape \(0, 3, 8, 8\)"):
+            call(model, images[:0])

@@ -204,3 +204,8 @@ def test_cost_on_cuda():
     assert isinstance(found, Cost)
     assert found.peak_mib >= 1
     assert found.latency_ms > 0
+
+
+def test_a_network_without_products_costs_nothing():
+    found = cost(nn.ReLU(), (3, 4, 4), latency=False)
+    assert (found.params, found.macs, found.conv_macs) == (0, 0, 0)

@@ -182,10 +182,11 @@ def test_field(run: Run, tmp_path: Path) -> None:
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
-def test_field_looks_at_the_last_map(run: Run, tmp_path: Path) -> None:
+def test_field_looks_at_the_last_map_of_convolutions(run: Run, tmp_path: Path) -> None:
     code, text, _ = run("field", "small_cnn", "--input-size", "3,28,28", "--out", tmp_path / "field.svg")
     assert code == 0
-    assert "pool2" in text
+    assert "conv3" in text
+    assert "pool" not in text, "a pooling behind the last kernel has another field"
     assert (tmp_path / "field.svg").read_bytes().startswith(b"<?xml")
 
 

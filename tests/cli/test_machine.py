@@ -29,6 +29,38 @@ def test_list(run: Run, kind: str, name: str) -> None:
     assert f"  {name}\n" in out
 
 
+def test_each_is_described(run: Run) -> None:
+    _, out, _ = run("list", "datasets")
+    assert max(map(len, out.splitlines())) <= 90
+    blocks = re.split(r"\n(?=\S)", out)
+    assert len(blocks) == 18
+    (voc,) = (block for block in blocks if block.startswith("voc\n"))
+    assert (voc.count("task"), "JPEGImages, Annotations" in voc, "SegmentationClass" in voc) == (2, True, True)
+    (folder,) = (block for block in blocks if block.startswith("folder\n"))
+    assert re.search(r"files +ROOT/train/<class>/<image>,", folder)
+    assert re.search(r"keys +test_fraction, test_seed, size, resize", folder)
+    assert re.search(r"recipe +data: {name: folder, root: ROOT, size: 224, resize: 256}", folder)
+    _, out, _ = run("list", "layers")
+    assert re.search(r"log_polar\n  arguments  .*growth_rate", out, re.S)
+    assert "convert: {'type:Conv2d': {layer: log_polar}}" in out
+    assert run("list", "layers", "--all")[0] == 2
+
+
+def test_models_are_described(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from foveal import models
+
+    monkeypatch.setattr(models, "list_models", lambda all: ["cifar_resnet20", "wrn_40_4"])
+    _, out, _ = run("list", "models")
+    assert "cifar_resnet20\n  parameters 272,474 with 10 classes\n  source     ResNet-20 with 1x1" in out
+    assert run("list", "models", "--all")[1] == "cifar_resnet20\nwrn_40_4\n"
+
+
+def test_version(run: Run) -> None:
+    import foveal
+
+    assert run("--version") == (0, f"foveal {foveal.__version__}\n", "")
+
+
 def test_bench(run: Run, tmp_path: Path) -> None:
     code, out, err = run("bench", "--case", "overhead", "--quick", "--json", tmp_path / "figures.json")
     assert (code, err) == (0, "1/1 overhead\n")

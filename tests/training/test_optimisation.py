@@ -84,6 +84,14 @@ def test_optimisers_are_pytorchs_own() -> None:
     assert isinstance(optimizer(train(momentum=0.5), parameter_groups(ours, train())), torch.optim.SGD)
 
 
+def test_a_cosine_restarts_at_equal_distances() -> None:
+    thrice, once = train(epochs=6, schedule="cosine", restarts=2), train(epochs=2, schedule="cosine")
+    rates = [learning_rate(thrice, step, 10) for step in range(60)]
+    assert rates == pytest.approx([learning_rate(once, step, 10) for step in range(20)] * 3)
+    with pytest.raises(ValueError, match="is for schedule: cosine only, here it is poly"):
+        train(schedule="poly", restarts=1)
+
+
 def test_a_plateau_is_cenets() -> None:
     """Lowest loss kept; from the 11th epoch without a lower one each goes back to it and halves; the 21st ends."""
     settings = train(schedule="plateau", epochs=300, gamma=0.5)
@@ -116,11 +124,3 @@ def test_keys_of_a_plateau_are_for_it_alone() -> None:
             train(**{key: value})
     with pytest.raises(ValueError, match="schedule: plateau takes the best ones"):
         train(schedule="plateau", ema=0.9)
-
-
-def test_a_cosine_restarts_at_equal_distances() -> None:
-    thrice, once = train(epochs=6, schedule="cosine", restarts=2), train(epochs=2, schedule="cosine")
-    rates = [learning_rate(thrice, step, 10) for step in range(60)]
-    assert rates == pytest.approx([learning_rate(once, step, 10) for step in range(20)] * 3)
-    with pytest.raises(ValueError, match="is for schedule: cosine only, here it is poly"):
-        train(schedule="poly", restarts=1)

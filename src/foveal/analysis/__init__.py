@@ -20,6 +20,7 @@ from foveal.analysis.draw_fields import (
     draw_pooled,
     draw_weight_spread,
 )
+from foveal.analysis.evaluating import evaluating
 from foveal.analysis.feature_maps import draw_feature_maps, feature_maps
 from foveal.analysis.localisation import (
     LocalisationError,
@@ -77,6 +78,7 @@ __all__ = [
     "draw_winning_scale",
     "draw_winning_shares",
     "effective_receptive_field",
+    "evaluating",
     "feature_maps",
     "field_growth",
     "grad_cam",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from foveal.analysis.evaluating import evaluating
 
 RULES = ("region", "rectangle")
 
@@ -31,18 +31,6 @@ class _LastAveraged(TorchDispatchMode):
             if x.shape[2] * x.shape[3] > 1 and result.shape[:2] == x.shape[:2] and not left:
                 self.map = x
         return result
-
-
-@contextlib.contextmanager
-def _evaluated(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, each module's own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def class_activation_map(model: nn.Module, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -69,12 +57,13 @@ def class_activation_map(model: nn.Module, images: Tensor, classes: Tensor | Non
         >>> maps.shape, scores.shape
         (torch.Size([2, 1, 10, 10]), torch.Size([2, 5]))
     """
+    _check_images(images)
     ran: list[Any] = []
     heads = [module for module in model.modules() if _is_head(module)]
     hooks = [module.register_forward_hook(lambda module, *_: ran.append(module)) for module in heads]
     averaged = _LastAveraged()
     try:
-        with torch.no_grad(), _evaluated(model), averaged:
+        with torch.no_grad(), evaluating(model), averaged:
             scores = model(images)
     finally:
         for hook in hooks:
@@ -127,6 +116,7 @@ def grad_cam(model: nn.Module, images: Tensor, layer: str, classes: Tensor | Non
         >>> grad_cam(model, torch.randn(2, 3, 12, 12), "0")[0].shape
         torch.Size([2, 1, 10, 10])
     """
+    _check_images(images)
     modules = dict(model.named_modules())
     if layer not in modules or layer == "":
         raise ValueError(f"layer must be the name of a module: {', '.join(k for k in modules if k)}; got {layer!r}")
@@ -138,8 +128,10 @@ def grad_cam(model: nn.Module, images: Tensor, layer: str, classes: Tensor | Non
 
     hook = modules[layer].register_forward_hook(catch)
     try:
-        with torch.enable_grad(), _evaluated(model):
-            scores = model(images.detach().requires_grad_())
+        with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
+            scores = model(
+                images.detach().clone().requires_grad_()
+            )  # a copy: of an inference tensor there is no gradient
     finally:
         hook.remove()
     output = caught[0] if caught else None
@@ -151,9 +143,9 @@ def grad_cam(model: nn.Module, images: Tensor, layer: str, classes: Tensor | Non
     if not isinstance(scores, Tensor) or scores.ndim != 2:
         what: Any = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise ValueError(f"model must give scores [N, classes]; got {what}")
-    chosen = _chosen(classes, scores.detach())
     maps = []
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        chosen = _chosen(classes, scores.detach()).clone()
         for score in scores.gather(1, chosen).sum(0):
             (gradient,) = torch.autograd.grad(score, output, retain_graph=True, allow_unused=True)
             if gradient is None:
@@ -161,6 +153,11 @@ def grad_cam(model: nn.Module, images: Tensor, layer: str, classes: Tensor | Non
             weight = gradient.float().mean((2, 3), keepdim=True)
             maps.append((weight * output.detach().float()).sum(1).relu())
     return torch.stack(maps, 1), scores.detach()
+
+
+def _check_images(images: Tensor) -> None:
+    if images.ndim != 4 or not images.numel():
+        raise ValueError(f"images must be [N, C, H, W], at least one; got shape {tuple(images.shape)}")
 
 
 def _is_head(module: nn.Module) -> bool:

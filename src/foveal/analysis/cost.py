@@ -17,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from foveal.analysis.evaluating import evaluating
+
 _CONVOLUTIONS = {"aten.convolution", "aten._convolution", "aten.cudnn_convolution", "torchvision.deform_conv2d"}
 _MIB = 2**20
 
@@ -291,7 +293,6 @@ def _noise(model: nn.Module, input_size: Sequence[int], batch_size: int) -> Tens
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
     """Eval mode without gradients; mode and buffers come back afterwards."""
-    training = [(module, module.training) for module in model.modules()]
     buffers = [
         (module._buffers, name, buffer, buffer.clone())
         for module in model.modules()
@@ -300,17 +301,14 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     ]
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the fused attention has no FLOP formula
-    model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
             yield
     finally:
         with torch.no_grad():
             for store, name, buffer, before in buffers:
                 store[name] = buffer.copy_(before)
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        for module, mode in training:
-            module.training = mode
 
 
 def _measure(model: nn.Module, x: Tensor) -> tuple[int, int, float]:
@@ -329,7 +327,7 @@ def _measure(model: nn.Module, x: Tensor) -> tuple[int, int, float]:
     ):
         model(x)
     peak = torch.cuda.max_memory_allocated(x.device) - before if cuda else live.peak
-    macs = {str(op): flops // 2 for op, flops in counter.get_flop_counts()["Global"].items()}
+    macs = {str(op): flops // 2 for op, flops in counter.get_flop_counts().get("Global", {}).items()}
     convolutions = sum(n for op, n in macs.items() if op in _CONVOLUTIONS or op.startswith("foveal."))
     return sum(macs.values()), convolutions, peak
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from foveal.analysis import card
+from foveal.analysis.evaluating import evaluating
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,15 +45,12 @@ def feature_maps(model: nn.Module, images: Tensor, layers: Sequence[str]) -> dic
         modules[name].register_forward_hook(lambda _, __, output, name=name: caught.update({name: output}))
         for name in layers
     ]
-    modes = [(module, module.training) for module in modules.values()]
     try:
-        model.eval()
-        model(images)
+        with evaluating(model):
+            model(images)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in modes:
-            module.training = mode
     for name in layers:
         output = caught.get(name)
         if not isinstance(output, Tensor) or output.ndim != 4:

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from foveal.analysis.evaluating import evaluating
+
 ACTIVATIONS = ("as_is", "identity")
 _IDENTITY = {
     *(F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6, F.hardtanh, F.threshold, F.rrelu),
@@ -184,31 +186,25 @@ def effective_receptive_field(
 
     parameter = next(model.parameters(), torch.empty(0))
     images = _images(input, zeros=activations == "identity").to(parameter.device, parameter.dtype)
-    training = [(module, module.training) for module in modules.values()]
-    model.eval()
-    try:
-        linear = _Linear() if activations == "identity" else nullcontext()
-        with torch.inference_mode(False), torch.enable_grad(), linear:
-            images = images.clone().requires_grad_()
-            output = _output(model, modules[layer or ""], images)
-            rows, columns = output.shape[2:]
-            row, column = _position(position, rows, columns)
+    linear = _Linear() if activations == "identity" else nullcontext()
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(model), linear:
+        images = images.clone().requires_grad_()
+        output = _output(model, modules[layer or ""], images)
+        rows, columns = output.shape[2:]
+        row, column = _position(position, rows, columns)
 
-            def gradient(row: int, column: int) -> Tensor:
-                seen = output[:, :, row, column].mean(1).sum()
-                found = torch.autograd.grad(seen, images, retain_graph=True, allow_unused=True)[0]
-                return torch.zeros(1, 1) if found is None else found.abs().mean((0, 1)).float().cpu()
+        def gradient(row: int, column: int) -> Tensor:
+            seen = output[:, :, row, column].mean(1).sum()
+            found = torch.autograd.grad(seen, images, retain_graph=True, allow_unused=True)[0]
+            return torch.zeros(1, 1) if found is None else found.abs().mean((0, 1)).float().cpu()
 
-            heat = gradient(row, column)
-            if not heat.isfinite().all():
-                raise ValueError("model must have finite gradients at this input; got NaN or infinity")
-            if not heat.any():
-                raise ValueError(f"model must pass a gradient from output {row, column} to the input; got zero")
-            steps = [1 if i + 1 < n else -1 if i else 0 for i, n in ((row, rows), (column, columns))]
-            moved = gradient(row + steps[0], column + steps[1]) if any(steps) else heat
-    finally:
-        for module, mode in training:
-            module.training = mode
+        heat = gradient(row, column)
+        if not heat.isfinite().all():
+            raise ValueError("model must have finite gradients at this input; got NaN or infinity")
+        if not heat.any():
+            raise ValueError(f"model must pass a gradient from output {row, column} to the input; got zero")
+        steps = [1 if i + 1 < n else -1 if i else 0 for i, n in ((row, rows), (column, columns))]
+        moved = gradient(row + steps[0], column + steps[1]) if any(steps) else heat
 
     here, there = _centre(heat), _centre(moved)
     down, right = ((b - a) / s if s else None for a, b, s in zip(here, there, steps, strict=True))
@@ -253,21 +249,17 @@ def map_layers(model: nn.Module, input_size: Sequence[int]) -> list[str]:
         if isinstance(output, Tensor) and output.ndim == 4 and output[0, 0].numel() > 1:
             found[name] = None
 
-    training = [(module, module.training) for module in model.modules()]
     hooks = [
         module.register_forward_hook(lambda _, __, output, name=name: note(name, output))
         for name, module in model.named_modules()
         if name
     ]
-    model.eval()
     try:
-        with torch.no_grad(), suppress(RuntimeError):
+        with torch.no_grad(), evaluating(model), suppress(RuntimeError):
             model(image)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in training:
-            module.training = mode
     return list(found)
 
 

@@ -21,7 +21,7 @@ def cost(
     input_size: Annotated[str, typer.Option(help="Channels, height and width of the images.")] = "3,32,32",
     num_classes: Annotated[int, typer.Option(min=1, help="Classes.")] = 10,
 ) -> None:
-    """Measure what a network costs, as it is and converted.
+    """Measure what a network costs, as it is and converted, and list what a plan changes.
 
     Counts parameters and multiply-adds, measures time and memory of one image.
     Example: foveal cost cifar_resnet20 --plan '{conv1: {layer: log_polar, kernel_size: 9}}'
@@ -32,12 +32,15 @@ def cost(
     from foveal import analysis
     from foveal.models import create_model
     from foveal.training.recipe_files import load_plan
+    from foveal.training.speeds import milliseconds
 
     size = _size(input_size)
     channels = size[0]
     networks = {model: create_model(model, num_classes=num_classes, in_channels=channels)}
+    changes: list[Any] = []
     if plan is not None:
         changed = create_model(model, num_classes=num_classes, in_channels=channels)
+        changes = foveal.convert(changed, load_plan(plan), dry_run=True, input_size=size)
         networks["converted"] = foveal.convert(changed, load_plan(plan))
     costs = [analysis.cost(network, size, latency=False) for network in networks.values()]
     times = analysis.latencies(list(networks.values()), size)
@@ -52,9 +55,17 @@ def cost(
         if field == "conv_macs" and plan is not None:
             counts = [analysis.multiply_adds(network, size) for network in networks.values()]
             table.add_row("  with pooling additions", *(f"{count.with_pooling:,d}" for count in counts))
-    table.add_row("latency, ms", *(f"{milliseconds:,.2f}" for milliseconds in times))
+    table.add_row("latency", *map(milliseconds, times))
     console = make_console()
     console.print(table)
+    if changes:
+        console.print("\nWhat the plan changes:")
+        places = Table("layer", "from", "to", "parameters", "multiply-adds", box=None)
+        for change in changes:
+            both = (change.params_before, change.params_after), (change.macs_before, change.macs_after)
+            told = (" -> ".join("unknown" if n is None else f"{n:,d}" for n in two) for two in both)
+            places.add_row(change.place, change.before, change.after, *told)
+        console.print(places)
     rows = [row for row in analysis.paper_counts(list(networks.values())[-1], size) if row.kind == "log_polar"]
     if rows:
         console.print("\nLog-polar layers, per output position and channel as the paper counts (section 3.4):")
@@ -204,7 +215,8 @@ def field(
         str | None, typer.Option(help="What to convert: a YAML file (a plan or a recipe), or YAML itself.")
     ] = None,
     layer: Annotated[
-        list[str] | None, typer.Option(help="Look at its output; again for more.  [default: the last map]")
+        list[str] | None,
+        typer.Option(help="Look at its output; again for more.  [default: the last convolution]"),
     ] = None,
     input_size: Annotated[str, typer.Option(help="Channels, height and width of the images.")] = "3,96,96",
     activations: Annotated[
@@ -225,7 +237,7 @@ def field(
     networks = {model: _network(model, None, size[0], 10)}
     if plan is not None:
         networks["converted"] = _network(model, plan, size[0], 10)
-    maps = analysis.map_layers(networks[model], size)
+    maps = [name for name in analysis.map_layers(networks[model], size) if _convolves(networks[model], name)]
     if not layer and not maps:
         raise ValueError(
             f"{model} has no map of more than one position at --input-size {input_size}; take a larger one, or its channels"
@@ -320,6 +332,12 @@ def _size(text: str) -> list[int]:
     if not re.fullmatch(r"\d{1,6},\d{1,6},\d{1,6}", text):
         raise ValueError(f"--input-size must be channels,height,width such as 3,32,32, got {text}")
     return [int(part) for part in text.split(",")]
+
+
+def _convolves(network: Any, name: str) -> bool:
+    """Whether a layer is a convolution: what a pooling behind the last one sees is another field."""
+    layer = network.get_submodule(name)
+    return all(hasattr(layer, of_all) for of_all in ("in_channels", "out_channels", "kernel_size"))
 
 
 def _network(name: str, plan: str | None, channels: int, num_classes: int) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import enum
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,12 +23,15 @@ class Listed(enum.StrEnum):
 
 
 def list_names(
-    what: Annotated[Listed | None, typer.Argument(help="One kind only.")] = None,
+    what: Annotated[Listed | None, typer.Argument(help="One kind only, with more about each.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Models of torchvision and timm, too.")] = False,
 ) -> None:
-    """List models, layers, recipes and data sets."""
+    """List models, layers, recipes and data sets.
+
+    Of one kind it also tells parameters and source of models, arguments of layers, and how the files of data sets lie.
+    """
     import foveal
-    from foveal.data import list_datasets, list_mask_datasets
+    from foveal.data.layouts import LAYOUTS
     from foveal.models import list_models
     from foveal.training.recipe_files import list_recipes
 
@@ -35,13 +39,53 @@ def list_names(
         Listed.models: lambda: list_models(all=every),
         Listed.layers: lambda: list(foveal.LAYERS),
         Listed.recipes: list_recipes,
-        Listed.datasets: lambda: [*list_datasets(), *list_mask_datasets()],
+        Listed.datasets: lambda: list(dict.fromkeys(layout.name for layout in LAYOUTS)),
     }
+    about: dict[Listed, Callable[[str], list[tuple[str, str]]]] = {
+        Listed.models: _about_model,
+        Listed.layers: _about_layer,
+        Listed.datasets: _about_dataset,
+    }
+    if every and what not in (None, Listed.models):
+        raise ValueError(f"--all is for models; {what.value if what else ''} are listed whole without it")
     for kind in [what] if what else Listed:
         if what is None:
             tell(f"{kind.value}:")
         for name in sources[kind]():
             tell(name if what else f"  {name}")
+            if what and not every and kind in about:
+                for key, text in about[kind](name):
+                    tell(textwrap.fill(f"  {key:<11}{text}", 80, subsequent_indent=" " * 13, break_on_hyphens=False))
+
+
+def _about_model(name: str) -> list[tuple[str, str]]:
+    import torch
+
+    from foveal.models import create_model
+    from foveal.models.factory import describe_model
+
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in create_model(name).parameters())
+    return [("parameters", f"{count:,} with 10 classes"), ("source", describe_model(name))]
+
+
+def _about_layer(name: str) -> list[tuple[str, str]]:
+    from foveal.surgery import layer_arguments
+
+    kind = "RoIAlign" if name == "deformable_roi_pool" else "Conv2d"
+    plan = f"convert: {{'type:{kind}': {{layer: {name}}}}}"
+    return [("arguments", ", ".join(layer_arguments(name))), ("recipe", plan)]
+
+
+def _about_dataset(name: str) -> list[tuple[str, str]]:
+    from foveal.data.layouts import LAYOUTS
+
+    return [
+        line
+        for layout in LAYOUTS
+        if layout.name == name
+        for line in (("task", layout.task), ("files", layout.lies), ("keys", layout.keys), ("recipe", layout.recipe))
+    ]
 
 
 def bench(

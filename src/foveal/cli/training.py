@@ -179,13 +179,15 @@ def _measured(recipe: Recipe, found: dict[str, Any], split: str = "test") -> str
 
 def _print_epoch(progress: Progress) -> None:
     """One plain line per epoch, for logs and pipes."""
+    from foveal.training.speeds import per_second
+
     row = progress.row
     if row is None:
         return
     metric, key = progress.metric, f"test_{progress.metric.name}"
     test = f"  test {metric.text(row[key])}" if key in row else ""
     share = "" if progress.value is None else f"  train {metric.text(progress.value)}"
-    pace = f"  {row['images_per_s']:,.0f} images/s" if row["images_per_s"] else ""
+    pace = f"  {per_second(row['images_per_s'])} images/s" if row["images_per_s"] else ""
     trained = f"  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}"
     tell(f"{trained}{share}{test}{pace}  {progress.seconds_left:.0f} s left")
 
@@ -210,11 +212,13 @@ class _Bar:
         self.bar.stop()
 
     def show(self, progress: Progress) -> None:
+        from foveal.training.speeds import per_second
+
         metric, key = progress.metric, f"test_{progress.metric.name}"
         if progress.row and key in progress.row:
             self.test = f" test {metric.text(progress.row[key], 1)}"
         trained = "" if progress.value is None else f" train {metric.text(progress.value, 1)}"
-        numbers = f"loss {progress.loss:.3f}{trained}{self.test} {progress.images_per_s:,.0f}/s"
+        numbers = f"loss {progress.loss:.3f}{trained}{self.test} {per_second(progress.images_per_s)}/s"
         self.bar.update(
             self.line,
             description=f"epoch {progress.epoch}/{progress.epochs}",
@@ -233,6 +237,7 @@ def evaluate(
 ) -> None:
     """Measure the saved network of a run on its images."""
     from foveal.training import engine
+    from foveal.training.speeds import milliseconds
 
     recipe, model = engine.load_run(run)
     if results is not None and recipe.task.name != "detection":
@@ -255,7 +260,7 @@ def evaluate(
     )
     tell(f"{recipe.name}: {_measured(recipe, measured, split)}")
     loss = "" if measured["loss"] is None else f"loss {measured['loss']:.4f}, "
-    tell(f"{loss}{measured['ms_per_image']:.3f} ms per image in batches of {settings.batch_size}")
+    tell(f"{loss}{milliseconds(measured['ms_per_image'])} per image in batches of {settings.batch_size}")
     if results is not None:
         from foveal.training.checkpoint import write_file
 
@@ -276,7 +281,7 @@ def predict(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
 ) -> None:
-    """Tell the classes of images, or write their masks and overlays, or boxes.
+    """Tell classes of images, or write their masks or boxes.
 
     Images may have any size. Classes are printed and written as classes.csv and classes.json.
     Example: foveal predict runs/lpsc/table5-quick/cenet-quick/seed0 eye.tif --out masks

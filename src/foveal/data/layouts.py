@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_CLASSIFIED = "size, resize, limit, fraction, augment: {pad, crop, flip, cutout}"
-_MASKED = "size, resize, limit, fraction, augment: {crop, scale, flip, flip_vertical, quarter_turns, affine, colour}"
-_BOXED = "limit, fraction, augment: {flip}"
+_CLASSIFIED = "size, resize, limit, fraction, workers, drop_last, augment: {pad, crop, flip, cutout}"
+_MASKED = "size, resize, limit, fraction, workers, drop_last, augment: {crop, scale, flip, flip_vertical, quarter_turns, affine, colour}"
+_BOXED = "limit, fraction, workers, drop_last, augment: {flip}"
 
 
 @dataclass(frozen=True)

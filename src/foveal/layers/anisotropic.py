@@ -83,7 +83,7 @@ class AnisotropicConv2d(shaped.ShapedConv):
         self.fuse = shaped.check_choice("fuse", fuse, FUSES)
         self.share_weights = share_weights
         offset_bound = plain(offset_bound)
-        if isinstance(offset_bound, str) and offset_bound == "auto":
+        if offset_bound == "auto":
             offset_bound = "half" if self.scales == "learned" else "floor"
         self.offset_bound = offset_bound
         self.phase = "both"

@@ -160,7 +160,9 @@ def remember(calls: dict[Any, Any], key: Any, call: Any, most: int = 4096) -> No
 
 
 def layout(input: Tensor) -> torch.memory_format:
-    """The memory format that an op keeps: channels_last where the input is, else contiguous."""
+    """The memory format that an op keeps: channels_last where the input is, else contiguous; vmap knows no other."""
+    if transforming():
+        return torch.contiguous_format
     last = input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
 

@@ -19,7 +19,7 @@ from typing import Any, NoReturn, cast
 import torch
 from torch import Tensor, nn
 
-from foveal.analysis import cost
+from foveal.analysis import cost, evaluating
 from foveal.data import Expected, ImageSet, check_files, for_network
 from foveal.models import create_model
 from foveal.surgery import convert
@@ -296,13 +296,11 @@ def evaluate(
     """
     task = task or Classification()
     device = next(model.parameters()).device
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     totals: Any = None
     times: list[float] = []
     how: dict[str, Any] = {"train": False, "device": device, "workers": workers}
     stream = task.batches(dataset, preset, batch_size=batch_size, seed=0, epoch=0, **how)
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         for inputs, targets in stream:
             inputs = _laid_out(inputs, channels_last)
             start = _now(device)
@@ -312,8 +310,6 @@ def evaluate(
             _check_outputs(outputs, task, dataset)
             counted = task.count(outputs, targets, train=False)
             totals = counted if totals is None else totals + counted
-    for module, mode in modes:
-        module.training = mode
     if totals_to is not None:
         totals_to(totals)
     # The first batch warms up and the last one may be smaller: both are left out where there are more.
@@ -368,9 +364,9 @@ class _Training:
         groups = parameter_groups(self.model, train)
         self.factors = [factor for factor, _ in groups]
         self.optimizer = optimizer(train, groups)
-        self.plateau = Plateau() if train.schedule == "plateau" else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.amp == "float16")
         self.update = CapturedStep(self._update) if train.cuda_graph and device.type == "cuda" else self._update
+        self.plateau = Plateau() if train.schedule == "plateau" else None
         part = len(self.train_set) / train.batch_size
         self.steps_per_epoch = math.floor(part) if recipe.data.drop_last else math.ceil(part)
         self._refuse_small_batches()

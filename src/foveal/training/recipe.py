@@ -498,8 +498,13 @@ class Recipe(_Row):
         return {**kept, "convert": [[pattern, spec] for pattern, spec in self.convert.items()]}
 
 
-# what changes no experiment
-_HOW = {"train.amp", "train.channels_last", "train.compile", "train.cuda_graph", "train.eval_every"}
+_HOW = {
+    "train.amp",
+    "train.channels_last",
+    "train.compile",
+    "train.cuda_graph",
+    "train.eval_every",
+}  # changes no experiment
 
 
 def flat(values: Mapping[str, Any], *path: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from foveal.training.checkpoint import write_file
 from foveal.training.contract import Metric
 from foveal.training.pictures import pictures
 from foveal.training.results import recipe_of, results, table
+from foveal.training.speeds import milliseconds, per_second
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -133,13 +134,13 @@ def _results_table(rows: Sequence[Mapping[str, Any]], *, titles: bool = False) -
     columns |= {
         "params": [_number(row["params"]) for row in rows],
         "MACs": [_number(row["macs"]) for row in rows],
-        "img/s": [_plain(row["train_images_per_s"], 0) for row in rows],
-        "ms/img": [_plain(row["ms_per_image"], 3) for row in rows],
+        "img/s": [per_second(row["train_images_per_s"]) for row in rows],
+        "time/img": [milliseconds(row["ms_per_image"]) for row in rows],
     }
     printed = [(row["published"] or {}).get("ms_per_batch") for row in rows]
     if any(printed):
         columns |= {
-            "ms/batch": [_plain(row.get("ms_per_batch"), 1) for row in rows],
+            "time/batch": [milliseconds(row.get("ms_per_batch")) for row in rows],
             "paper, ms/batch": [_ms(time) for time in printed],
         }
     kept = {
@@ -268,10 +269,6 @@ def _ms(printed: float | Sequence[float] | None) -> str:
     return " ± ".join(f"{value:g}" for value in (printed if isinstance(printed, list) else [printed]))
 
 
-def _plain(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}"
-
-
 def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a reader must know about the numbers."""
     counts = {_found(row)["n"] for row in rows}
@@ -318,10 +315,10 @@ def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         if row["against"]:
             notes.append(f"{row['name']}: {_verdict(row)}.")
-        for claim in row["claims"]:
-            notes.append(f"The paper has {row['name']} {claim['claim']}. Here: {claim['seen']}: {claim['verdict']}.")
         if _found(row)["undefined"]:
             notes.append(f"{row['name']}: undefined in {_found(row)['undefined']} of its runs, which are left out.")
+        for claim in row["claims"]:
+            notes.append(f"The paper has {row['name']} {claim['claim']}. Here: {claim['seen']}: {claim['verdict']}.")
         notes += [f"{run['folder']} is {run['state']}: {run['problem']}" for run in row["runs"] if run["problem"]]
     return notes
 
@@ -373,8 +370,10 @@ def _html(out: Path, rows: list[dict[str, Any]]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=_number, plain=_plain, value=_value, published=_published)
-    environment.filters.update(ms=_ms, about=_about_published, head=_head, scale=_scale)
+    environment.filters.update(
+        number=_number, per_second=per_second, milliseconds=milliseconds, value=_value, published=_published, ms=_ms
+    )
+    environment.filters.update(about=_about_published, head=_head, scale=_scale)
     drawn = pictures(out, rows)
     intervals = _intervals(rows)
     metrics = {metric["name"]: metric for row in rows for metric in row["metrics"]}
