@@ -148,7 +148,10 @@ def draw(
 
 
 def field(
-    model: Annotated[str, typer.Argument(help="A model, or the folder of a run: runs/quickstart/conv/seed0.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="Models, or folders of runs: runs/quickstart/conv/seed0."),
+    ],
     plan: Annotated[
         str | None, typer.Option(help="What to convert: a YAML file (a plan or a recipe), or YAML itself.")
     ] = None,
@@ -161,9 +164,9 @@ def field(
     ] = "identity",
     out: Annotated[Path, typer.Option(help="File for the picture, .png or .svg.")] = Path("field.png"),
 ) -> None:
-    """Measure the effective receptive field of a network.
+    """Measure the effective receptive fields of networks, convolutional or transformers.
 
-    Sizes, stride and offset in pixels of the input, from gradients; with --plan as it is and converted.
+    Sizes, stride and offset in pixels of the input, from gradients; with --plan as they are and converted.
     Example: foveal field simple_vgg --layer features.8 --layer features.13
     """
     from rich.table import Table
@@ -171,18 +174,23 @@ def field(
     from foveal import analysis
 
     size = _size(input_size)
-    networks = {model: _network(model, None, size[0], 10)}
-    if plan is not None:
-        networks["converted"] = _network(model, plan, size[0], 10)
-    maps = analysis.map_layers(networks[model], size)
-    if not layer and not maps:
-        raise ValueError(
-            f"{model} has no map of more than one position at --input-size {input_size}; take a larger one, or its channels"
-        )
+    networks, looked_at = {}, {}
+    for model in models:
+        networks[model] = _network(model, None, size[0], 10)
+        maps = analysis.map_layers(networks[model], size)
+        if not layer and not maps:
+            raise ValueError(
+                f"{model} has no map of more than one position at --input-size {input_size}; take a larger one, or its channels"
+            )
+        looked_at[model] = layer or maps[-1:]
+        if plan is not None:
+            converted = "converted" if len(models) == 1 else f"{model}, converted"
+            networks[converted] = _network(model, plan, size[0], 10)
+            looked_at[converted] = looked_at[model]
     table = Table("network", "layer", "size", "pixels", "95 % within", "width", "stride", "offset", box=None)
     fields, labels = [], []
     for name, network in networks.items():
-        for at in layer or maps[-1:]:
+        for at in looked_at[name]:
             found = analysis.effective_receptive_field(network, size, layer=at, activations=activations)
             stride, offset = (
                 ", ".join("-" if v is None else f"{v:g}" for v in two) for two in (found.stride, found.offset)
