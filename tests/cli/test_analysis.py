@@ -176,7 +176,10 @@ def test_field_of_several_networks(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "field.png"
     code, text, err = run("field", "small_cnn", "simple_vgg", "--input-size", "3,28,28", "--out", out)
     assert (code, err) == (0, "")
-    assert [line.split()[:2] for line in text.splitlines()[1:3]] == [["small_cnn", "pool2"], ["simple_vgg", "features"]]
+    assert [line.split()[:2] for line in text.splitlines()[1:3]] == [
+        ["small_cnn", "pool2"],
+        ["simple_vgg", "features.11"],
+    ]
     plan = "{type:Conv2d: {layer: dilated}}"
     code, text, err = run("field", "small_cnn", "simple_vgg", "--plan", plan, "--input-size", "3,28,28", "--out", out)
     assert (code, err) == (0, "")

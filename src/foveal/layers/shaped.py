@@ -60,6 +60,13 @@ class Mapped(nn.Module):
         self._place_maps(fn(torch.empty(0, device="cpu" if device.type == "meta" else device)).device)
         return self
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What torch.jit.script asks first; it knows too little Python for this layer, and says so in many words."""
+        raise NotImplementedError(
+            f"{type(self).__name__} cannot be scripted: trace the model (torch.jit.trace) or export it (torch.export.export), or "
+            "let foveal.reparameterize(model) turn what is exactly a convolution into one before"
+        )
+
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self._place_maps(None)  # assign=True brings weights that may lie elsewhere
@@ -239,8 +246,7 @@ def check_input(input: Tensor, channels: int, dims: int) -> None:
         raise ValueError(f"input must have {channels} channels; got shape {tuple(input.shape)}")
     if 0 in input.shape[1:]:
         raise ValueError(f"input must have no empty dimension but the batch; got shape {tuple(input.shape)}")
-    if input.dtype not in arguments.FLOATING:
-        raise ValueError(f"input must be float64, float32, float16 or bfloat16; got {input.dtype}")
+    arguments.check_floating(input)
 
 
 def check_plain(conv: nn.Module, dims: int = 2) -> Any:
