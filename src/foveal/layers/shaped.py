@@ -1,5 +1,6 @@
 """What the layers share: nn.Conv2d's arguments and padding modes, maps that no cast can harm, the way from a convolution."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -270,6 +271,38 @@ def check_plain(conv: nn.Module, dims: int = 2) -> Any:
             "make it plain first, with torch.nn.utils.parametrize.remove_parametrizations or its like"
         )
     return conv
+
+
+class SamePadding:
+    """The padding of timm's Conv2dSame (TensorFlow's "same"), which depends on the size of what comes, as a hook in front of
+    what stands for it: a layer that keeps the size of a convolution keeps that of a padded one, too."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        self.stride = conv.stride
+        self.taps = tuple(d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
+
+    def __call__(self, module: nn.Module | None, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Pad the input."""
+        before, after = [], []
+        for size, step, taps in zip(given[0].shape[-2:], self.stride, self.taps, strict=True):
+            total = max((-(-size // step) - 1) * step + taps - size, 0)
+            before.append(total // 2)
+            after.append(total - total // 2)
+        return pad(given[0], before, after, "zeros"), *given[1:]
+
+
+def pads_by_size(module: nn.Module) -> bool:
+    """Whether a module is timm's Conv2dSame, known by name: it is not imported here."""
+    return type(module).__name__ == "Conv2dSame" and type(module).__mro__[1] is nn.Conv2d
+
+
+def without_same_padding(conv: nn.Module) -> nn.Module:
+    """The plain convolution that one with such a padding is behind it, with the same parameters."""
+    if not pads_by_size(conv):
+        return conv
+    plain_conv = copy.copy(conv)
+    plain_conv.__class__ = nn.Conv2d
+    return plain_conv
 
 
 def window_of(taken: Mapping[str, Any], dims: int) -> tuple[int, ...]:
