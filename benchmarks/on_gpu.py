@@ -7,15 +7,17 @@ one log. With --rehearse all of it runs on the CPU, the kernels in Triton's inte
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -403,57 +405,68 @@ def train(chosen: argparse.Namespace) -> None:
 def _train(chosen: argparse.Namespace, part: str, jobs: list[str], most: int) -> None:
     """Run jobs, so many at a time; what each gave goes to the file when it ends, and the table of all at the end."""
     end = time.monotonic() + chosen.seconds
-    work = Path(
-        chosen.work or tempfile.mkdtemp(prefix="foveal-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
-    )
+    work = Path(chosen.work or tempfile.mkdtemp(prefix="foveal-", dir=_fast_folder()))
+    with _served(chosen.mps and not chosen.rehearse, work):
+        _run_jobs(chosen, part, jobs, most, end, work)
+
+
+def _fast_folder() -> str | None:
+    """Where writing costs next to nothing: memory, if there is enough."""
+    return "/dev/shm" if os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 2**33 else None
+
+
+@contextlib.contextmanager
+def _served(wanted: bool, work: Path) -> Iterator[None]:
+    """With NVIDIA's multi-process service, if that is wanted and starts: kernels of several processes then run side by side."""
+    places = {"CUDA_MPS_PIPE_DIRECTORY": str(work / "mps"), "CUDA_MPS_LOG_DIRECTORY": str(work / "mps-log")}
+    started = False
+    if wanted:
+        for place in places.values():
+            Path(place).mkdir(parents=True)
+        try:
+            subprocess.run(["nvidia-cuda-mps-control", "-d"], env=os.environ | places, check=True, timeout=20)
+            started = True
+            os.environ |= places
+        except (OSError, subprocess.SubprocessError) as error:
+            print(f"without the multi-process service: {error}", flush=True)
+    try:
+        yield
+    finally:
+        if started:
+            subprocess.run(["nvidia-cuda-mps-control"], input=b"quit\n", check=False, timeout=20)
+
+
+def _run_jobs(chosen: argparse.Namespace, part: str, jobs: list[str], most: int, end: float, work: Path) -> None:
     path, runs = chosen.out / f"{part}.json", []
     left = {
         "gpu": [job for job in jobs if "--device cpu" not in job],
         "cpu": [job for job in jobs if "--device cpu" in job],
     }
     room = {"gpu": most, "cpu": chosen.cpu_side}
+    same = ["--one", "one_run", "--out", str(chosen.out), "--work", str(work), *["--rehearse"] * chosen.rehearse]
+    same += ["--data", str(chosen.data)] if chosen.data else []
     going: list[tuple[subprocess.Popen[bytes], str, str, float]] = []
     cut = False
-    while any(left.values()) or going:
+    while going or (any(left.values()) and not cut):
         for kind, waiting in left.items():
             while waiting and not cut and sum(k == kind for _, _, k, _ in going) < room[kind]:
                 job = waiting.pop(0)
-                command = [
-                    sys.executable,
-                    __file__,
-                    "--one",
-                    "one_run",
-                    "--out",
-                    str(chosen.out),
-                    "--job",
-                    job,
-                    "--work",
-                    str(work),
-                ]
-                command += ["--rehearse"] * chosen.rehearse + (["--data", str(chosen.data)] if chosen.data else [])
-                going.append((subprocess.Popen(command), job, kind, time.monotonic()))
+                process = subprocess.Popen([sys.executable, __file__, *same, "--job", job])
+                going.append((process, job, kind, time.monotonic()))
         time.sleep(0.1)
         for each in [each for each in going if each[0].poll() is not None]:
             going.remove(each)
-            process, job, kind, start = each
-            runs.append(
-                {"job": job, "code": process.returncode, "wall_seconds": time.monotonic() - start, "beside": len(going)}
-            )
-            print(
-                f"{part}: {job}: code {process.returncode}, {runs[-1]['wall_seconds']:.1f} s, {len(going)} beside it",
-                flush=True,
-            )
+            process, job, _, start = each
+            facts = {"code": process.returncode, "wall_seconds": time.monotonic() - start, "beside": len(going)}
+            runs.append({"job": job, **facts})
+            print(f"{part}: {job}: {facts}", flush=True)
             _collect(path, work, runs, left)
         if time.monotonic() > end - 15 and not cut:
             cut = True
             for process, *_ in going:
                 process.send_signal(signal.SIGTERM)  # saves, and ends
-        if time.monotonic() > end - 3:
+        if time.monotonic() > end - 4:
             _end([process for process, *_ in going])
-        if cut:
-            left = {kind: [] for kind in left} if not going else left
-            if not going:
-                break
     _collect(path, work, runs, left)
 
 
@@ -467,7 +480,7 @@ def _collect(path: Path, work: Path, runs: list[dict[str, Any]], left: dict[str,
         "tables": {},
         "curves": {},
     }
-    for table in sorted(folder for folder in work.iterdir() if folder.is_dir()):
+    for table in sorted(path for path in work.iterdir() if path.is_dir() and not path.name.startswith("mps")):
         try:
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "quick.json"  # the name that tables of quick rows must have
@@ -612,7 +625,7 @@ def summary(out: Path, ended: dict[str, Any]) -> str:
                 f"  {part['case']} {part['kernel']}: rule {ours:.4f} ms, best {rows[0]['ms']:.4f} ms {rows[0]['tile'] or 'the rule'}"
             )
     for part in ("speed", "train"):
-        for table in there(part).get("tables", {}).values():
+        for title, table in there(part).get("tables", {}).items():
             for row in table["rows"] if isinstance(table, dict) else []:
                 for one in row["runs"]:
                     facts = [
@@ -621,7 +634,7 @@ def summary(out: Path, ended: dict[str, Any]) -> str:
                         if one.get(key)
                     ]
                     lines.append(
-                        f"  {part} {row['name']} seed {one['seed']}: {', '.join(facts)} {one.get('state', '')}"
+                        f"  {title} {row['name']} seed {one['seed']}: {', '.join(facts)} {one.get('state', '')}"
                     )
     return "\n".join(lines)
 
@@ -652,6 +665,9 @@ def main(arguments: list[str]) -> None:
         "--jobs", type=Path, help="file with a `foveal train` command a line, instead of rows and seeds"
     )
     parser.add_argument("--side-by-side", type=int, default=4, help="runs on the card at a time")
+    parser.add_argument(
+        "--mps", action="store_true", help="runs on the card share it by NVIDIA's multi-process service"
+    )
     parser.add_argument(
         "--cpu-side",
         type=int,
@@ -689,8 +705,10 @@ def main(arguments: list[str]) -> None:
         print(f"{part} ...", flush=True)
         ended[part] = run_part(part, min(left, limits[part]), passed, log)
         print(f"{part}: code {ended[part]['code']}, {ended[part]['seconds']:.0f} s", flush=True)
-        write(chosen.out / "parts.json", ended)
-    print(summary(chosen.out, ended), flush=True)
+    table = summary(chosen.out, ended)
+    with log.open("a") as file:
+        file.write(f"\n{table}\n")
+    print(table, flush=True)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,9 @@ def shapes(runs):
     """The best boxes of each row in the same test scenes, as many as there are shapes; one row of pictures for each."""
     lines = []
     for name in (name for name in ROWS if (Path(runs) / name).is_dir()):
-        recipe, model = load_run(Path(runs) / name / "seed0")
-        scenes, _ = load_data(recipe, "test")
+        run = Path(runs) / name / "seed0"
+        recipe, model = load_run(run)
+        scenes, _ = load_data(recipe, "test", run)
         many = sorted(range(len(scenes)), key=lambda k, s=scenes: -len(s.boxes[k]))[:SCENES]
         pictures = []
         for k in many:

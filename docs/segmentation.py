@@ -35,7 +35,7 @@ def draw(content: dict, runs: Path, name: str) -> None:
         run = next((run["folder"] for run in row["runs"] if run["state"] == "finished"), None)
         if run is not None:
             recipe, model = engine.load_run(runs / run)
-            dataset, preset = engine.load_data(recipe, "test")
+            dataset, preset = engine.load_data(recipe, "test", runs / run)
             figure, text = best_and_worst(model, recipe.make_task(), dataset, preset, extremes=1)
             without_photographs(figure)
             path = HERE / "images" / f"{name}_{row['name'].removesuffix('-quick')}.png"

@@ -7,6 +7,8 @@ import statistics
 from pathlib import Path
 
 from foveal.training.localisation import percent
+from foveal.training.recipe_files import find_recipes, load_row
+from foveal.training.results import judged
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
@@ -25,6 +27,18 @@ SEEDS = (
 TRAINED = ("lpsc_table5_drive_quick", "lpsc_table4_voc_quick", "lpsc_table4_shapes_quick", "acn_figure8_cifar10_quick")
 LOCALISED = ("acn_table7_tiny_imagenet_quick", "acn_table7_offset_rate_quick")
 DETECTED = ("acn_table8_shapes_quick", "acn_table8_shapes_align_quick", "acn_table8_coco_quick")
+
+JUDGED = {
+    "lpsc_table1a_10_epochs_changed": "lpsc/table1a",
+    "lpsc_table1b_quick": "lpsc/table1b",
+    "lpsc_table4_shapes_quick": "lpsc/table4",
+    "lpsc_table5_drive_quick": "lpsc/table5",
+    "acn_table4_mnist28_quick": "acn/table4",
+    "acn_table4_mnist14_quick": "acn/table4",
+    "acn_table9_quick": "acn/table9",
+    "acn_table10_quick": "acn/table10",
+}
+"""Where the claims of results are stated."""
 
 
 def read(name):
@@ -138,6 +152,23 @@ def over_seeds(name):
     return "\n".join([*lines, "", about, f"Not the published experiment: {'; '.join(one['differs'])}."])
 
 
+def verdicts():
+    """What the papers state of the rows that were trained, as the recipes hold it, and what was seen."""
+    lines = ["| results | row | the paper has it | here | verdict |", "|---|---|---|---|---|"]
+    for name, folder in JUDGED.items():
+        accuracy = {"name": "accuracy", "title": "accuracy", "unit": "%", "higher_is_better": True}
+        rows = [{"headline": "accuracy", "metrics": [accuracy], **row} for row in read(name)["rows"]]
+        recipes = {row.name: row for row in map(load_row, find_recipes(folder))}
+        for row in rows:
+            recipe = recipes[re.sub("-(quick|changed)$", "", row["name"])]
+            claims = [claim.model_dump() for claim in getattr(recipe, "claims", ())]
+            for found in judged(row | {"claims": claims}, rows):
+                plain, claim = (re.sub(r"-(quick|changed)\b", "", text) for text in (row["name"], found["claim"]))
+                cells = (f"[{folder}](results/{name}.json)", plain, claim, found["seen"], f"**{found['verdict']}**")
+                lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def localisation(name):
     """Errors of the rows of the ACN paper's Table VII, mean and deviation over seeds, from `foveal cam --json`."""
     found = read(name)
@@ -215,6 +246,7 @@ def detection(name):
 
 
 TABLES = {
+    "verdicts": verdicts,
     **{name: lambda name=name: localisation(name) for name in LOCALISED},
     "correlation": correlation,
     "spread": spread,

@@ -43,6 +43,8 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module("foveal.surgery" if name in _SURGERY else "foveal.layers"), name)
     if name in _ROOMS:
         return import_module(f"foveal.{name}")
+    if name == "load":
+        return import_module("foveal.training.trained").load
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version
 
@@ -54,4 +56,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_ROOMS, "__version__"])
+    return sorted([*__all__, *_ROOMS, "__version__", "load"])

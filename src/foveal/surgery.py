@@ -429,6 +429,18 @@ def _maker(pattern: str, entry: Mapping[str, Any] | None) -> Callable[[nn.Module
     return lambda conv: make(conv, **spec)
 
 
+def layer_arguments(layer: str) -> list[str]:
+    """What an entry of a plan may say of a layer, beside its name.
+
+    Example:
+        >>> [name for name in layer_arguments("log_polar") if "bins" in name]
+        ['angular_bins', 'bins', 'radial_bins']
+    """
+    made = _MAKERS[layer][1]
+    allowed = {name for cls in made for name in inspect.signature(cls.__init__).parameters} - _TAKEN
+    return sorted(allowed | ({"init"} if layer != _POOLING else set()))
+
+
 def _check_names(layer: str, spec: Iterable[str], constructors: Iterable[type[nn.Module]], where: str = "") -> None:
     """The constructors of a layer take each argument of an entry."""
     allowed = {name for cls in constructors for name in inspect.signature(cls.__init__).parameters} - _TAKEN

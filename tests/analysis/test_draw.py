@@ -12,8 +12,10 @@ from torch import nn
 
 from foveal import AnisotropicConv2d, LogPolarConv2d
 from foveal.analysis import (
+    draw,
     draw_bins,
     draw_kernels,
+    draw_local_fields,
     draw_receptive_field,
     draw_taps,
     draw_winning_scale,
@@ -273,3 +275,71 @@ def test_the_layer_is_left_as_it_was():
     draw_winning_scale(layer, F.relu(input))
     assert layer.training
     assert all(p.grad is None for p in layer.parameters())
+
+
+def test_raw_kernels_are_the_weights_of_their_bins():
+    layer = LogPolarConv2d(2, 3, 9, radial_bins=2, angular_bins=6)
+    assert torch.equal(draw._kernel(layer), layer.kernel().detach())
+    raw = draw._kernel(layer, raw=True)
+    for row, column in np.ndindex(9, 9):
+        index = int(layer.bins[row, column])
+        expected = layer.weight[:, :, index] if index >= 0 else torch.zeros(3, 2)
+        assert torch.equal(raw[:, :, row, column], expected.detach())
+    population = layer.bins.flatten().add(1).bincount()[1:]
+    assert population.max() > 3, "far bins are what the mean makes pale"
+    assert (
+        draw_kernels(layer, raw=True)
+        .axes[0]
+        .get_title()
+        .endswith("3 output and 2 of 2 input channels, weights before 1 / N")
+    )
+    with pytest.raises(ValueError, match="raw is of weights that bins share; Conv2d has no bins"):
+        draw_kernels(nn.Conv2d(1, 1, 3), raw=True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"kernel_size": 3, "padding": 1},
+        {"kernel_size": (3, 5), "padding": (2, 1), "stride": (2, 1), "dilation": (1, 2)},
+        {"kernel_size": 4, "padding": "same"},
+        {"kernel_size": 5, "padding": "valid", "stride": 3},
+        {"kernel_size": 3, "padding": "same", "dilation": 2},
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+def test_points_of_a_convolution_are_the_pixels_that_it_reads(arguments):
+    """Against gradients: each output depends on exactly the pixels at its points, zero padding left out."""
+    conv = nn.Conv2d(1, 1, **arguments)
+    nn.init.ones_(conv.weight)
+    image = torch.zeros(1, 1, 11, 12, requires_grad=True)
+    points, centres = draw._points(conv, image)
+    out = conv(image)
+    assert points.shape[:4] == (1, 1, *out.shape[2:])
+    for row, column in np.ndindex(*out.shape[2:]):
+        (gradient,) = torch.autograd.grad(out[0, 0, row, column], image, retain_graph=True)
+        expected = {(int(y), int(x)) for y, x in gradient[0, 0].nonzero()}
+        read = {(int(y), int(x)) for y, x in points[0, 0, row, column].tolist()}
+        assert {(y, x) for y, x in read if 0 <= y < 11 and 0 <= x < 12} == expected
+    torch.testing.assert_close(centres[0], points[0, 0].mean(2))
+
+
+def test_local_fields_of_several_networks():
+    conv, dilated = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=2, dilation=2)
+    moving = AnisotropicConv2d(3, 4, scales=(1, 4))
+    input = torch.rand(1, 3, 16, 16)
+    layers = {name: (layer, input) for name, layer in (("conv", conv), ("dilated", dilated), ("moving", moving))}
+    figure = draw_local_fields(layers, torch.rand(3, 32, 32), at=(4, 27), title="around a pixel")
+    assert [panel.get_title() for panel in figure.axes] == ["conv", "dilated", "moving"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["scale 1", "scale 2", "scale 4"]
+    crosses = [panel.lines[-1].get_xydata().tolist() for panel in figure.axes]
+    assert crosses == [[[26.5, 4.5]]] * 3, "output position (2, 13), in pixels of an image that is twice as large"
+    taps = figure.axes[1].lines[0].get_xydata()
+    assert sorted(set(taps[:, 0])) == [22.5, 26.5, 30.5]
+    with pytest.raises(ValueError, match=r"at must lie in the image of 32 x 32; got \(32, 0\)"):
+        draw_local_fields(layers, torch.rand(3, 32, 32), at=(32, 0))
+    with pytest.raises(ValueError, match="layers must hold at least one layer"):
+        draw_local_fields({}, torch.rand(3, 32, 32))
+    with pytest.raises(ValueError, match="layer must be a convolution or have sampling points; got ReLU"):
+        draw_local_fields({"relu": (nn.ReLU(), input)}, torch.rand(3, 32, 32))

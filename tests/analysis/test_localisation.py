@@ -68,6 +68,13 @@ def test_wrong_counts():
         )
 
 
+def test_boxes_that_are_no_numbers():
+    with pytest.raises(ValueError, match=r"guess_boxes must be finite; got .* for image 0"):
+        error([[1]], [[[0, 0, float("nan"), 9]]], [1], [[HIT]])
+    with pytest.raises(ValueError, match=r"boxes must be finite; got .* for image 0"):
+        error([[1]], [[HIT]], [1], [[[0, 0, float("inf"), 9]]])
+
+
 def test_the_threshold_with_the_lowest_error_is_chosen():
     assert choose_threshold(torch.tensor([0.9, 0.4, 0.3, 0.7])) == 2
     assert choose_threshold(torch.tensor([0.3, 0.3, 0.3, 0.7])) == 1

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from foveal import AnisotropicConv2d
-from foveal.analysis import draw_shares_by_size, draw_winning_shares, shares_by_size, winning_shares
+from foveal.analysis import draw_shares_by_size, draw_winning_shares, save, shares_by_size, winning_shares
 
 pytest.importorskip("matplotlib")
 
@@ -127,3 +127,15 @@ def test_the_picture_of_sizes():
     for wrong in ({}, {"a": found}):
         with pytest.raises(ValueError, match="found must hold at least one network, with 3 scales"):
             draw_shares_by_size(wrong, (1, 2, 4))
+
+
+def test_pictures_of_scales_can_be_written(tmp_path):
+    """A figure is copied before it is written, so nothing in it may be a function of its own."""
+    layer, images = AnisotropicConv2d(1, 8, scales=(1, 2)), torch.rand(4, 1, 12, 12)
+    shares = winning_shares(layer, images)
+    sizes = shares_by_size(shares, torch.ones(4, 12, 12, dtype=torch.bool), groups=2)
+    figures = (draw_winning_shares(layer, images), draw_shares_by_size({"untrained": sizes}, (1, 2)))
+    for k, figure in enumerate(figures):
+        save(figure, tmp_path / f"{k}.png")
+        save(figure, tmp_path / f"{k}.svg")
+        assert (tmp_path / f"{k}.svg").read_text().count("%") > 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 from typing import Any
@@ -114,11 +115,54 @@ def test_the_bars_that_were_set() -> None:
     assert "8x128x128x128" in titles["lpsc-k31-train"]
 
 
-def test_the_page_is_what_its_script_makes() -> None:
-    folder = Path(__file__).parent.parent.parent / "docs"
-    found: dict[str, Any] = runpy.run_path(str(folder / "gpu.py"))
-    assert (folder / "gpu.md").read_text() == found["page"]()
-    assert "not measured" in found["table"]() or any(found["RESULTS"].glob("*.json"))
+@pytest.fixture
+def page() -> dict[str, Any]:
+    return runpy.run_path(str(Path(__file__).parent.parent.parent / "docs" / "gpu.py"))
+
+
+def test_the_page_is_what_its_script_makes(page: dict[str, Any]) -> None:
+    assert page["PAGE"].read_text() == page["page"]()
+    assert "not measured" in page["table"]() or page["cards"]()
+
+
+def test_a_card_of_which_some_was_measured(page: dict[str, Any], tmp_path: Path) -> None:
+    row = {"case": "lpsc-k9", "title": "log-polar", "what": "dense", "ours_ms": 0.5, "figure": 2.0, "unit": "x faster"}
+    run = {
+        "state": "finished",
+        "epochs": 3,
+        "test_accuracy": 0.5,
+        "best_test_accuracy": 0.625,
+        "train_images_per_s": 1e4,
+    }
+    of_row = {"title": "AlexNet", "published": None, "differs": ["train.epochs 3 instead of 164"]}
+    files: dict[str, Any] = {
+        "bench": {
+            "environment": {"gpu": "A card", "torch": "2.11.0", "triton": "3.6.0"},
+            "rows": [{**row, "bar": ">= 1.5", "met": True}],
+            "failed": {"lpsc-k13": "RuntimeError: no"},
+        },
+        "tests": {"passed": ["a", "b"], "failed": {"tests/x.py::c": ""}, "finished": False},
+        "train": {
+            "jobs": [],
+            "tables": {"t": {"rows": [{**of_row, "runs": [run, {**run, "state": "unfinished"}]}]}, "u": "nothing yet"},
+        },
+    }
+    for part, content in files.items():
+        (tmp_path / "card").mkdir(exist_ok=True)
+        (tmp_path / "card" / f"{part}.json").write_text(json.dumps(content))
+    page["cards"].__globals__["RESULTS"] = tmp_path
+    lines = page["table"]().splitlines()
+    for line in (
+        "### A card, PyTorch 2.11.0, Triton 3.6.0",
+        "smoke: not measured",
+        "`pytest -m gpu`: 2 passed, 1 failed, cut off.",
+        "- failed: `tests/x.py::c`",
+        "| log-polar | dense | 0.5 | 2 x faster | >= 1.5 | met |",
+        f"| {gpu.CASES['lpsc-k13'].title} | | | failed: RuntimeError: no | | |",
+        f"| {gpu.CASES['lpsc-k31'].title} | | | not measured | | |",
+        "| AlexNet; train.epochs 3 instead of 164, 3 epochs | 1 | 50.00 | 62.50 |  | 10,000 |",
+    ):
+        assert line in lines, line
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,17 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return ended.value.code, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fast_timing() -> Iterator[None]:
+    """Rows of tests are timed for a moment."""
+    from foveal.training import speed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "_TURNS", 1)
+        patch.setattr(speed, "_BLOCK", 0.0)
+        yield
 
 
 @pytest.fixture(scope="session")

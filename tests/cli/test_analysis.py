@@ -46,6 +46,91 @@ def test_draw(run: Run, image: Path, monkeypatch: pytest.MonkeyPatch, arguments:
     assert path.read_bytes() == before, "the same command draws the same picture"
 
 
+ANISOTROPIC = "{conv3: {layer: anisotropic, scales: [1, 2, 4]}}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["maps"], "maps.png: small_cnn: conv1, conv2, conv3"),
+        (["maps", "--layer", "conv2", "--layer", "pool1"], "maps.png: small_cnn: conv2, pool1"),
+        (["winners", "--out", "w.svg"], "w.svg: small_cnn: conv3"),
+        (["points", "--at", "10,3"], "points.png: conv3 of small_cnn"),
+        (["points", "--layer", "conv1"], "points.png: conv1 of small_cnn"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_draw_what_a_network_makes_of_an_image(
+    run: Run, image: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(image.parent)
+    for _ in range(2):
+        code, out, err = run("draw", *arguments, "small_cnn", "--plan", ANISOTROPIC, "--image", image.name)
+        assert (code, err, out) == (0, "", said + "\n")
+    path = Path(said.partition(":")[0])
+    assert path.read_bytes().startswith(b"<?xml" if path.suffix == ".svg" else b"\x89PNG")
+
+
+def test_draw_the_points_of_a_tables_rows(run: Run, trained: Path, image: Path, tmp_path: Path) -> None:
+    for seen in (image, "3"):  # a file, or an image of the test split
+        code, out, err = run(
+            "draw", "points", trained, "--layer", "conv2", "--image", seen, "--out", tmp_path / "p.png"
+        )
+        assert (code, err) == (0, "")
+        assert out == f"{tmp_path / 'p.png'}: conv2 of beta, alpha\n"
+
+
+def test_raw_kernels(run: Run, trained: Path, tmp_path: Path) -> None:
+    pictures = [tmp_path / "mean.png", tmp_path / "raw.png"]
+    for picture, more in zip(pictures, ([], ["--raw"]), strict=True):
+        code, out, err = run("draw", "kernels", trained / "alpha" / "seed0", "--out", picture, *more)
+        assert (code, err) == (0, "")
+        assert ("weights before 1 / N" in out) == bool(more)
+    assert pictures[0].read_bytes() != pictures[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["maps", "small_cnn"], "maps needs --image"),
+        (["maps", "small_cnn", "--image", "image.png", "--layer", "conv9"], "layers must be names of modules"),
+        (["maps", "small_cnn", "--image", "image.png", "--at", "1,2"], "--at is the pixel whose points are drawn"),
+        (
+            ["winners", "small_cnn", "--image", "image.png"],
+            "no network has a layer that takes the maximum over several",
+        ),
+        (
+            ["winners", "small_cnn", "--image", "image.png", "--layer", "conv1"],
+            "conv1: not a layer that takes the maximum",
+        ),
+        (["points", "small_cnn", "--image", "image.png"], "no network has a layer with sampling points"),
+        (
+            ["points", "small_cnn", "--image", "image.png", "--layer", "conv9"],
+            "--layer must name a layer of the network; got",
+        ),
+        (
+            ["points", "small_cnn", "--image", "image.png", "--layer", "pool1"],
+            "pool1 must be a plain, dilated, deformable",
+        ),
+        (
+            ["points", "small_cnn", "--image", "image.png", "--layer", "conv1", "--at", "999,0"],
+            "at must lie in the image",
+        ),
+        (["bins", "small_cnn", "--plan", LOG_POLAR, "--raw"], "--raw is for kernels"),
+        (["kernels", "small_cnn", "--raw"], "raw is of weights that bins share; Conv2d has no bins"),
+        (["bins", "small_cnn", "--plan", LOG_POLAR, "--layer", "conv1", "--layer", "conv2"], "--layer names one layer"),
+    ],
+    ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",
+)
+def test_what_cannot_be_drawn(
+    run: Run, image: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(image.parent)
+    code, out, err = run("draw", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
 def test_draw_a_trained_network(run: Run, trained: Path, tmp_path: Path) -> None:
     for what, start in (("bins", "conv3, 5 × 5 window"), ("kernels", "conv3, 5 × 5 kernels")):
         out = tmp_path / f"{what}.png"
@@ -97,10 +182,11 @@ def test_field(run: Run, tmp_path: Path) -> None:
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
-def test_field_looks_at_the_last_map(run: Run, tmp_path: Path) -> None:
+def test_field_looks_at_the_last_map_of_convolutions(run: Run, tmp_path: Path) -> None:
     code, text, _ = run("field", "small_cnn", "--input-size", "3,28,28", "--out", tmp_path / "field.svg")
     assert code == 0
-    assert "pool2" in text
+    assert "conv3" in text
+    assert "pool" not in text, "a pooling behind the last kernel has another field"
     assert (tmp_path / "field.svg").read_bytes().startswith(b"<?xml")
 
 
@@ -177,10 +263,17 @@ def test_field_of_several_networks(run: Run, tmp_path: Path) -> None:
     code, text, err = run("field", "small_cnn", "simple_vgg", "--input-size", "3,28,28", "--out", out)
     assert (code, err) == (0, "")
     assert [line.split()[:2] for line in text.splitlines()[1:3]] == [
-        ["small_cnn", "pool2"],
-        ["simple_vgg", "features.11"],
+        ["small_cnn", "conv3"],
+        ["simple_vgg", "features.10"],
     ]
     plan = "{type:Conv2d: {layer: dilated}}"
     code, text, err = run("field", "small_cnn", "simple_vgg", "--plan", plan, "--input-size", "3,28,28", "--out", out)
     assert (code, err) == (0, "")
     assert text.count("converted") == 2
+
+
+def test_field_of_a_transformer_is_that_of_its_last_tokens(run: Run, tmp_path: Path, timm: object) -> None:
+    vit = ("vit_tiny_patch16_224", "--input-size", "3,224,224", "--out", tmp_path / "field.png")
+    code, text, err = run("field", *vit)
+    assert (code, err) == (0, "")
+    assert "blocks.11." in text

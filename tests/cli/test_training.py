@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -75,7 +76,7 @@ def test_a_table_with_one_command(run: Run, paper: Path, tmp_path: Path, monkeyp
     assert re.search(r"^conv .* 77.43 ± 0.25 ", out, re.M)
     assert re.search(r"^lpsc: [+-]\d+\.\d\d points against conv; .* its mean\.$", out, re.M)
     assert sorted(path.name for path in Path("runs/table1").iterdir()) == [
-        *("conv", "lpsc", "report.html", "table.json", "theirs"),
+        *("conv", "lpsc", "report.html", "speed.json", "table.json", "theirs"),
     ]
     code, out, err = run("report", "runs/table1", "--markdown", "--json", "results.json")
     assert (code, err) == (0, "")
@@ -218,6 +219,22 @@ def test_evaluate(run: Run, trained: Path, table: Path, tmp_path: Path) -> None:
     assert run("evaluate", trained / "alpha/seed1", "--data-root", table)[0] == 0
 
 
+def test_evaluate_compares_classes(run: Run, trained: Path, table: Path, tmp_path: Path) -> None:
+    def write(classes: list[str], order: list[int]) -> None:
+        with np.load(table / "test.npz") as arrays:
+            labels = np.array(order)[arrays["labels"]]
+            np.savez(tmp_path / "test.npz", images=arrays["images"], labels=labels, classes=classes)
+
+    _, there, _ = run("evaluate", trained / "beta/seed0")
+    write(["3", "1", "0", "2"], [2, 1, 3, 0])
+    code, out, _ = run("evaluate", trained / "beta/seed0", "--data-root", tmp_path)
+    assert (code, out.splitlines()[0]) == (0, there.splitlines()[0])
+    write(["cat", "dog", "cow", "hen"], [0, 1, 2, 3])
+    code, out, err = run("evaluate", trained / "beta/seed0", "--data-root", tmp_path)
+    assert (code, out) == (2, "")
+    assert re.search(r"has cat, dog, cow, hen \(4\), and the network 0, 1, 2, 3 \(4\)", err)
+
+
 def test_report(run: Run, trained: Path) -> None:
     (trained / "report.html").unlink()
     code, out, err = run("report", trained)
@@ -249,7 +266,9 @@ def test_places_that_cannot_be_written(run: Run, table: Path, tmp_path: Path) ->
     (tmp_path / "file").write_text("")
     code, _, err = run("train", table / "beta.yaml", "--out", tmp_path / "file")
     assert code == 1
-    assert re.search(r"error: cannot write .*file/beta/seed0/recipe.yaml: .*MiB free", err)
+    assert re.search(
+        r"error: cannot write .*file/beta/seed0: Not a directory; a file stands where a folder must be", err
+    )
     assert "Errno" not in err
 
 

@@ -37,6 +37,9 @@ def test_every_image_once_and_shapes_together(mixed):
     assert indices(box_batches(mixed, batch_size=2, seed=0, epoch=1, train=True)) != first
     assert indices(box_batches(mixed, batch_size=2, seed=1, epoch=0, train=True)) != first
     assert indices(box_batches(mixed, batch_size=2, seed=0, epoch=0, train=True, start_batch=4)) == first[4:]
+    three = [indices(box_batches(mixed, batch_size=3, seed=0, epoch=0, train=True, drop_last=d)) for d in (False, True)]
+    assert three[1] == [part for part in three[0] if len(part) == 3]
+    assert len(three[1]) == len(mixed) // 3
     plain = indices(box_batches(mixed, batch_size=4, seed=0, epoch=3, train=False))
     assert plain == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
 

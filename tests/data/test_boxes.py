@@ -41,6 +41,18 @@ def test_folders_and_a_table(folder):
     assert boxed.images[1][0].shape == (3, 10, 20)
 
 
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_turned_photograph_is_refused(folder, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.zeros((10, 20, 3), np.uint8)).save(folder / "val/a/1.png", exif=exif)
+    table(folder, "val/a/1.png,0,0,9,9", "val/b/1.png,0,0,9,9")
+    with pytest.raises(
+        ValueError, match=rf"(?s)1 mistakes.*1\.png has the EXIF orientation {orientation}, and nothing"
+    ):
+        read_boxed(folder)
+
+
 def test_an_image_without_a_line_is_left_out(folder):
     table(folder, "train/a/1.png,0,0,5,5", split="train")
     boxed = read_boxed(folder, "train")

@@ -86,7 +86,7 @@ def test_boxes_beyond_the_border_and_without_area(coco):
         ({"images": [{"id": 3}]}, "is no COCO instances file: KeyError"),
         (
             {"annotations": [{"id": 1, "image_id": 7, "category_id": 4, "bbox": [1, 2]}]},
-            "no COCO instances file: ValueError",
+            r"has 1 wrong annotations; correct or remove them: annotation 1: bbox must be .* got \[1, 2\]",
         ),
     ],
 )
@@ -114,6 +114,75 @@ def test_missing_images_are_listed_together(coco, tmp_path):
     content["annotations"] = []
     with pytest.raises(ValueError, match=r"12 are missing: .*7.png and 4 more"):
         coco(content)
+
+
+@pytest.mark.parametrize(("yes", "no"), [(1, 0), ("1", "0"), (" 1 ", " 0"), (True, False)])
+def test_flags_as_numbers_and_as_text(coco, yes, no):
+    content = instances()
+    content["annotations"][0]["iscrowd"] = yes
+    content["annotations"][1]["iscrowd"] = no
+    assert coco(content).crowd[1].tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bbox": []}, r"annotation 1: bbox must be \[left, top, width, height\]; got \[\]"),
+        ({"bbox": None}, "annotation 1: bbox must be .* got null"),
+        ({"bbox": [1, 2, "3", 4]}, r"annotation 1: bbox must be .* got \[1, 2, \"3\", 4\]"),
+        ({"iscrowd": 2}, "annotation 1: iscrowd must be 0 or 1; got 2"),
+        ({"iscrowd": None}, "annotation 1: iscrowd must be 0 or 1; got None"),
+        ({"area": None}, "annotation 1: float"),
+    ],
+)
+def test_a_wrong_annotation_is_named(coco, change, message):
+    content = instances()
+    content["annotations"][0] |= change
+    with pytest.raises(
+        ValueError, match=rf"instances\.json has 1 wrong annotations; correct or remove them: {message}"
+    ):
+        coco(content)
+
+
+@pytest.mark.parametrize(
+    ("category", "message"),
+    [
+        ({"id": 90, "name": "spoon"}, "lists categories twice: 90; each"),
+        ({"id": 5, "name": "toothbrush"}, "lists names of categories twice: toothbrush; each"),
+    ],
+)
+def test_a_category_is_there_once(coco, category, message):
+    with pytest.raises(ValueError, match=message):
+        coco(instances(categories=[*instances()["categories"], category]))
+
+
+@pytest.mark.parametrize("box", [[10, 2, 1e-6, 5], [10, 2, 5, 1e-6], [29.9999999, 2, 5, 5], [0, 0, 0.009, 5]])
+def test_a_box_that_float32_may_lose_is_left_out(coco, box):
+    content = instances()
+    content["annotations"][0]["bbox"] = box
+    with pytest.warns(UserWarning, match="are left out"):
+        found = coco(content)
+    assert len(found.boxes[1]) == 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_of_a_turned_photograph(coco, tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = (20, 30) if orientation >= 5 else (30, 20)
+    Image.new("RGB", stored).save(tmp_path / "b.png", exif=exif)
+    found = coco()
+    if orientation in (2, 3, 4):
+        with pytest.raises(
+            ValueError, match=rf"b\.png has the EXIF orientation {orientation}, and nothing tells whether"
+        ):
+            found[1]
+    else:
+        assert found[1][0].shape == (3, 20, 30)
+    if orientation >= 5:
+        Image.new("RGB", (30, 20)).save(tmp_path / "b.png", exif=exif)
+        with pytest.raises(ValueError, match="and nothing tells whether its boxes are"):
+            found[1]
 
 
 def test_an_image_of_another_size(coco, tmp_path):
@@ -165,6 +234,17 @@ def test_voc(voc, tmp_path):
     assert [found.classes[label] for label in found.labels[0]] == ["dog", "cat"]
     assert found.crowd[0].tolist() == [False, True]
     assert found[0][1]["boxes"].tolist() == [[0, 1, 30, 10.5]]
+
+
+def test_voc_with_spaces(voc, tmp_path):
+    voc()
+    for sheet in tmp_path.rglob("*.xml"):
+        text = sheet.read_text()
+        sheet.write_text(text.replace("<name>", "<name> ").replace("<difficult>1<", "<difficult> 1 <"))
+        assert sheet.read_text() != text
+    found = read_voc(tmp_path, "train")
+    assert [found.classes[label] for label in found.labels[0]] == ["dog", "cat"]
+    assert found.crowd[0].tolist() == [False, True]
 
 
 def test_wrong_voc(voc, tmp_path):

@@ -68,8 +68,8 @@ def test_list_datasets():
         (("cifar", "train"), "name must be that of a data set; got 'cifar', the nearest: cifar10"),
         (("imagenet", "train"), "got 'imagenet', the names are mnist5k, shapes"),
         (("mnist5k", "val"), "split must be 'train' or 'test'; got 'val'"),
-        (("npz", "train"), "root must be the folder of the data for 'npz'; got None"),
-        (("folder", "train"), "root must be the folder of the data for 'folder'; got None"),
+        (("npz", "train"), "data.root must name the folder of npz: --set data.root=ROOT, with ROOT/"),
+        (("folder", "train"), "data.root must name the folder of folder: --set data.root=ROOT, with ROOT/"),
         (("npz", "train", "here", True), "download must be False for 'npz'"),
     ],
 )
@@ -250,7 +250,8 @@ def test_folder_passes_over_what_is_no_image(tmp_path):
     (tmp_path / "train" / "a" / "notes.txt").write_text("")
     (tmp_path / "train" / "list.csv").write_text("")
     (tmp_path / "train" / "a" / "deeper.png").mkdir()
-    found = create_dataset("folder", "train", tmp_path)
+    with pytest.warns(UserWarning, match="1 folder, 2 other files left out"):
+        found = create_dataset("folder", "train", tmp_path)
     assert found.classes == ("a",)
     assert len(found) == 1
 
@@ -548,3 +549,64 @@ def test_real_cifar10():
     assert torch.bincount(train.labels).tolist() == [5000] * 10
     assert torch.bincount(test.labels).tolist() == [1000] * 10
     assert channel_means(train.images) == pytest.approx(preset("cifar10").mean, abs=5e-5)
+
+
+# ---- class folders that are not parted ----
+
+
+def unparted(root: Path, counts: dict[str, int]) -> Path:
+    for name, n in counts.items():
+        for k in range(n):
+            (root / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.zeros((4, 4, 3), dtype=np.uint8)).save(root / name / f"{k}.png")
+    return root
+
+
+def test_a_share_of_each_class_is_for_tests(tmp_path: Path) -> None:
+    root = unparted(tmp_path, {"a": 20, "b": 10, "c": 2})
+    train, test = (create_dataset("folder", split, root, test_fraction=0.2) for split in ("train", "test"))
+    assert train.classes == test.classes == ("a", "b", "c")
+    assert test.labels.bincount().tolist() == [4, 2, 1]
+    assert train.labels.bincount().tolist() == [16, 8, 1]
+    assert sorted({*train.paths, *test.paths}) == sorted(root.glob("*/*.png")), "each image is in one of them"
+    assert len(train) + len(test) == 32
+    again = create_dataset("folder", "test", root, test_fraction=0.2)
+    other = create_dataset("folder", "test", root, test_fraction=0.2, test_seed=1)
+    assert again.paths == test.paths != other.paths
+    assert all(path.parent.name == test.classes[label] for path, label in zip(test.paths, test.labels, strict=True))
+
+
+def test_what_cannot_be_parted(tmp_path: Path) -> None:
+    root = unparted(tmp_path, {"a": 3, "b": 1})
+    with pytest.raises(
+        FileNotFoundError, match=r"train is not there; .* unparted, set data\.test_fraction, such as 0\.2"
+    ):
+        create_dataset("folder", "train", root)
+    with pytest.raises(ValueError, match=r"b: there must be two images at least, one to train and one to test"):
+        create_dataset("folder", "train", root, test_fraction=0.5)
+    with pytest.raises(ValueError, match=r"test_fraction must lie between 0 and 1; got 1"):
+        create_dataset("folder", "train", root, test_fraction=1)
+    with pytest.raises(ValueError, match=r"test_fraction is for the data set folder; mnist5k has its own"):
+        create_dataset("mnist5k", "train", test_fraction=0.5)
+    with pytest.raises(FileNotFoundError, match=r"none is not there; expected none/<class>/<image>"):
+        create_dataset("folder", "train", root / "none", test_fraction=0.5)
+    (root / "train").mkdir()
+    with pytest.raises(ValueError, match=r"not parted; .* has train/, so leave it out"):
+        create_dataset("folder", "train", root, test_fraction=0.5)
+
+
+def test_what_is_not_read_is_counted(tmp_path: Path) -> None:
+    root = unparted(tmp_path, {"a": 3, "b": 3})
+    (root / "a/deeper").mkdir()
+    (root / "b/notes.txt").touch()
+    (root / "c").symlink_to(root / "nowhere")
+    with pytest.warns(UserWarning, match="1 broken link, 1 folder, 1 other file left out, such as ") as told:
+        assert len(create_dataset("folder", "train", root, test_fraction=0.5)) == 2
+    assert len(told) == 1
+    for split in ("train", "test"):
+        (root / split).mkdir()
+    for name in ("a", "b"):
+        (root / name).rename(root / "train" / name)
+    (root / "train/readme.md").touch()
+    with pytest.warns(UserWarning, match="1 folder, 2 other files left out"):
+        assert len(create_dataset("folder", "train", root)) == 6

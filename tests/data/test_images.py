@@ -1,14 +1,16 @@
 """Decoding: every mode of image becomes RGB, and what cannot be read is named."""
 
 import io
+import struct
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.TiffImagePlugin import IFDRational
 
-from foveal.data.images import Member, decode, image_files
+from foveal.data.images import Member, decode, decode_turned, image_files, warn_left_out
 
 RNG = np.random.default_rng(0)
 
@@ -54,12 +56,12 @@ def test_sixteen_bits(tmp_path, suffix):
     Image.fromarray(wide).save(path)
     assert np.array_equal(decoded(path), np.repeat((wide >> 8).astype(np.uint8)[..., None], 3, axis=2))
     if suffix == "tif":
-        Image.fromarray(wide.astype(np.int32)).save(path)
-        assert np.array_equal(decoded(path)[..., 0], wide >> 8)
+        Image.fromarray((wide >> 8).astype(np.int32)).save(path)
+        assert np.array_equal(decoded(path)[..., 0], wide >> 8), "eight bits in 32"
 
 
 @pytest.mark.parametrize(
-    "values", [np.full((5, 6), 70_000, np.int32), np.full((5, 6), -1, np.int32), np.ones((5, 6), "f")]
+    "values", [np.full((5, 6), 256, np.int32), np.full((5, 6), -1, np.int32), np.ones((5, 6), "f")]
 )
 def test_gray_levels_that_have_no_place(tmp_path, values):
     Image.fromarray(values).save(tmp_path / "image.tif")
@@ -69,11 +71,49 @@ def test_gray_levels_that_have_no_place(tmp_path, values):
         decode(tmp_path / "image.tif")
 
 
-def test_exif_orientation(tmp_path):
-    array, exif = pixels(5, 6, 3), Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter, clockwise
-    Image.fromarray(array).save(tmp_path / "image.png", exif=exif)
-    assert np.array_equal(decoded(tmp_path / "image.png"), np.rot90(array, -1))
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+@pytest.mark.parametrize(
+    ("orientation", "seen"),
+    [
+        (1, lambda a: a),
+        (2, lambda a: a[:, ::-1]),
+        (3, lambda a: a[::-1, ::-1]),
+        (4, lambda a: a[::-1]),
+        (5, lambda a: a.swapaxes(0, 1)),
+        (6, lambda a: np.rot90(a, -1)),
+        (7, lambda a: a[::-1, ::-1].swapaxes(0, 1)),
+        (8, lambda a: np.rot90(a, 1)),
+        (99, lambda a: a),
+    ],
+)
+def test_exif_orientation(tmp_path, suffix, orientation, seen):
+    array, exif = np.zeros((16, 24, 3), np.uint8), Image.Exif()
+    array[:8, :8] = 200
+    exif[0x0112] = orientation
+    Image.fromarray(array).save(tmp_path / f"image.{suffix}", exif=exif)
+    found, told = decode_turned(tmp_path / f"image.{suffix}")
+    assert np.abs(found.permute(1, 2, 0).numpy().astype(int) - seen(array)).max() <= (
+        0 if suffix in ("png", "tif") else 60
+    )
+    assert told == (orientation if orientation <= 8 else 1)
+
+
+def test_broken_exif_data_are_passed_over(tmp_path):
+    """A resolution of 1 / 0 and of -1 cannot be written again, which turning an image with Pillow would."""
+    exif = Image.Exif()
+    exif[0x0112], exif[282] = 6, IFDRational(1, 72)
+    array, content = pixels(16, 24, 3), io.BytesIO()
+    Image.fromarray(array).save(content, "JPEG", exif=exif, quality=100)
+    whole = content.getvalue()
+    assert whole.count(struct.pack(">II", 1, 72)) == 1
+    kind = struct.pack(">HHI", 282, 5, 1)
+    broken = whole.replace(kind, struct.pack(">HHI", 282, 10, 1)).replace(
+        struct.pack(">II", 1, 72), struct.pack(">ii", -1, -72)
+    )
+    for data in (broken, whole.replace(struct.pack(">II", 1, 72), struct.pack(">II", 1, 0))):
+        assert data != whole
+        (tmp_path / "image.jpg").write_bytes(data)
+        assert decode(tmp_path / "image.jpg").shape == (3, 24, 16)
 
 
 def test_unreadable_images(tmp_path):
@@ -107,4 +147,12 @@ def test_image_files(tmp_path):
     for name in ("b.PNG", "a.jpg", "notes.txt", "c.tif"):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
-    assert [path.name for path in image_files(tmp_path)] == ["a.jpg", "b.PNG", "c.tif"]
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / ".hidden").touch()
+    rest = []
+    assert [path.name for path in image_files(tmp_path, rest=rest)] == ["a.jpg", "b.PNG", "c.tif"]
+    assert [path.name for path in rest] == ["folder.png", "gone.png", "notes.txt"]
+    assert len(image_files(tmp_path, (".txt",))) == 4
+    with pytest.warns(UserWarning, match=r": 1 broken link, 1 folder, 1 other file left out, such as .*folder\.png$"):
+        warn_left_out(tmp_path, rest)
+    warn_left_out(tmp_path, [])

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from foveal.data import IGNORE, JointPreset, MaskSet, create_mask_dataset, joint_batches, scaled
+from foveal.data.joint import _transformed
 
 pytestmark = pytest.mark.usefixtures("torchvision")
 PLAIN = JointPreset(mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -33,6 +35,7 @@ CASES = {
     "padded": {"size": (48, 56), "crop": "random"},
     "scale": {"size": (32, 32), "crop": "random", "scale": (0.5, 2.0)},
     "affine": {"affine": 0.2},
+    "aspect": {"aspect": 0.3},
     "resize": {"resize": (20, 20), "flip": True},
 }
 
@@ -52,7 +55,44 @@ def test_a_pixel_keeps_its_class(name: str) -> None:
             agrees = (level - expected).abs() < (2 if exact else 20)
             assert agrees.float().mean() > (0.99 if exact else 0.75), name
             seen += int((~inside).any())
-    assert (seen > 0) == (name in ("padded", "scale", "affine"))
+    assert (seen > 0) == (name in ("padded", "scale", "affine", "aspect"))
+
+
+def test_shift_size_and_aspect() -> None:
+    """The moments of a drawn disk: width and height change against each other by the aspect, its place by the shift."""
+    rows, cols = torch.meshgrid(torch.arange(128.0) - 63.5, torch.arange(128.0) - 63.5, indexing="ij")
+    mask = ((rows**2 + cols**2) < 30**2).byte()
+    image = (200 * mask)[None].expand(3, -1, -1)
+
+    def measured(**preset: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Sizes along both axes as factors, and centres as shares, of many draws."""
+        sizes, centres, kept = [], [], []
+        for seed in range(400):
+            moved, truth = _transformed(image, mask, dataclasses.replace(PLAIN, **preset), seed)
+            for weight in (moved[0].double(), (truth == 1).double()):
+                there = weight / weight.sum()
+                centre = torch.stack([(there * axis).sum() for axis in (rows, cols)])
+                spread = torch.stack(
+                    [(there * (axis - at) ** 2).sum().sqrt() for axis, at in zip((rows, cols), centre, strict=True)]
+                )
+                sizes.append(spread / 15)
+                centres.append(centre / 128)
+            kept.append(bool(torch.equal(truth, mask)))
+        both = torch.stack(sizes).unflatten(0, (-1, 2)), torch.stack(centres).unflatten(0, (-1, 2))
+        for seen in both:
+            torch.testing.assert_close(seen[:, 0], seen[:, 1], atol=0.02, rtol=0)  # image and mask move together
+        return both[0][:, 0], both[1][:, 0], torch.tensor(kept)
+
+    size, centre, still = measured(aspect=0.1)
+    assert 0.4 < still.double().mean() < 0.6
+    ratio = size[:, 1] / size[:, 0]
+    assert 0.89 < ratio.min() < 0.92 < 1.08 < ratio.max() < 1.11
+    assert (size.prod(1).sqrt() - 1).abs().max() < 0.01
+    assert centre.abs().max() < 0.003
+    size, centre, _ = measured(affine=0.1)
+    assert (size[:, 1] / size[:, 0] - 1).abs().max() < 0.02
+    assert 0.88 < size.min() < 0.92 < 1.08 < size.max() < 1.12
+    assert 0.09 < centre.abs().max() < 0.105
 
 
 def test_the_network_of_chance_is_used() -> None:
@@ -67,6 +107,11 @@ def test_the_network_of_chance_is_used() -> None:
     assert not torch.equal(first, epoch(epoch=1))
     assert not torch.equal(first, epoch(seed=1))
     rest = torch.cat([images for images, _ in joint_batches(set_of(), preset, **HOW, start_batch=1)])
+    three = [
+        [len(images) for images, _ in joint_batches(set_of(), preset, **{**HOW, "batch_size": 3}, drop_last=drop)]
+        for drop in (False, True)
+    ]
+    assert three == [[3, 3, 2], [3, 3]]
     assert torch.equal(first[4:], rest)
     assert torch.equal(first, epoch(batch_size=3))
     assert torch.equal(first, epoch(workers=2))
@@ -80,6 +125,7 @@ def test_whole_images_keep_the_size_of_their_truth(tmp_path: Path) -> None:
         for folder in ("images", "masks"):
             (tmp_path / "train" / folder).mkdir(parents=True, exist_ok=True)
             values = np.zeros(size, dtype=np.uint8)
+            values[0] = 1
             Image.fromarray(values).save(tmp_path / f"train/{folder}/{k}.png")
     data = create_mask_dataset("masks", "train", tmp_path)
     how = {**HOW, "train": False}
@@ -110,9 +156,8 @@ def test_normalisation() -> None:
 def test_errors_of_files_come_from_workers_too(tmp_path: Path) -> None:
     for folder in ("images", "masks"):
         (tmp_path / "train" / folder).mkdir(parents=True)
-        Image.fromarray(np.zeros((9 if folder == "masks" else 8, 8), dtype=np.uint8)).save(
-            tmp_path / f"train/{folder}/a.png"
-        )
+        values = np.eye(9 if folder == "masks" else 8, 8, dtype=np.uint8)
+        Image.fromarray(values).save(tmp_path / f"train/{folder}/a.png")
     data = create_mask_dataset("masks", "train", tmp_path)
     for workers in (0, 1):
         with pytest.raises(ValueError, match=r"a\.png: a mask must have the size of its image"):

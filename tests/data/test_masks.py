@@ -37,7 +37,7 @@ def store(path: Path, values: np.ndarray, mode: str | None = None) -> Path:
 
 
 MASK = np.zeros((10, 12), dtype=np.uint8)
-MASK[2:5, 3:9], MASK[0] = 2, IGNORE
+MASK[2:5, 3:9], MASK[8, 2:4], MASK[0] = 2, 1, IGNORE
 
 
 def folder(root: Path, n: int = 3, split: str = "train") -> Path:
@@ -110,11 +110,129 @@ def test_a_folder_of_images_and_masks(tmp_path: Path) -> None:
     assert (image.shape, mask.tolist()) == ((3, 10, 12), MASK.tolist())
     assert field is not None
     assert field.tolist() == (MASK == 2).tolist()
-    (root / "classes.txt").write_text("floor\nwall\ndoor\n")
-    assert create_mask_dataset("masks", "train", root).classes == ("floor", "wall", "door")
+    (root / "classes.txt").write_text("floor\ntraffic light\n\ndoor \r\n")
+    assert create_mask_dataset("masks", "train", root).classes == ("floor", "traffic light", "door"), "one name a line"
     part = data.subset([2, 0])
     assert (len(part), part.images) == (2, (data.images[2], data.images[0]))
-    assert create_mask_dataset("masks", "train", root, binary=True)[0][1].unique().tolist() == [0, 1]
+
+
+def test_what_is_not_read_of_a_folder_is_counted(tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    store(root / "train/masks/9.png", MASK)
+    (root / "train/images/notes.txt").touch()
+    with pytest.warns(UserWarning, match=r"train: 2 other files left out, such as .*notes\.txt"):
+        assert len(create_mask_dataset("masks", "train", root)) == 3
+
+
+def test_masks_in_black_and_white(tmp_path: Path) -> None:
+    black = np.where(MASK == 2, 255, 0).astype(np.uint8)
+    for k in range(2):
+        picture(tmp_path / f"train/images/{k}.png")
+        store(tmp_path / f"train/masks/{k}.png", black)
+    data = create_mask_dataset("masks", "train", tmp_path, binary=True)
+    assert data.classes == ("background", "object")
+    assert data[0][1].tolist() == (MASK == 2).astype(int).tolist()
+    (tmp_path / "classes.txt").write_text("rest\nvessel\n")
+    assert create_mask_dataset("masks", "train", tmp_path, binary=True).classes == ("rest", "vessel")
+    (tmp_path / "classes.txt").write_text("rest\nvessel\nvein\n")
+    with pytest.raises(ValueError, match=r"classes\.txt: there must be two names .* got rest, vessel, vein"):
+        create_mask_dataset("masks", "train", tmp_path, binary=True)
+    store(tmp_path / "train/masks/1.png", MASK % 255)
+    with pytest.raises(ValueError, match=r"1\.png: cannot be read .* numbers to 2; leave out data.binary_masks"):
+        create_mask_dataset("masks", "train", tmp_path, binary=True)
+    with pytest.raises(ValueError, match=r"voc has masks of classes, not .*: leave data.binary_masks"):
+        create_mask_dataset("voc", "train", tmp_path, binary=True)
+
+
+@pytest.mark.parametrize("names", [None, "rest\nobject\n"])
+@pytest.mark.parametrize(
+    ("split", "values", "binary", "message"),
+    [
+        ("train", (0, 255), False, r"1\.png: .* got 0 and 255 alone in the train split.* set data.binary_masks: true"),
+        ("test", (0, 255), False, r"1\.png: .* got 0 and 255 alone in the test split.* set data.binary_masks: true"),
+        ("train", (255, 255), False, r"0\.png: .* got 255 alone in the train split"),
+        ("train", (0, 0), False, r"0\.png: masks must have two classes or more; got no object, only black"),
+        ("train", (0, 0), True, r"0\.png: masks must have two classes or more; got no object, only black"),
+        ("train", (1, 1), False, r"0\.png: masks must have two classes or more; got only 1, in all training masks"),
+        ("test", (0, 3), False, r"1\.png: .* below the number of classes, 2 in (the training masks|.*txt).*; got 3"),
+    ],
+)
+def test_values_that_are_no_classes_are_refused_on_reading(
+    tmp_path: Path, split: str, values: tuple[int, int], binary: bool, message: str, names: str | None
+) -> None:
+    for part in ("train", "test"):
+        for k in range(2):
+            picture(tmp_path / part / f"images/{k}.png")
+            store(tmp_path / part / f"masks/{k}.png", np.array([[0, 1]] * 3, dtype=np.uint8).repeat(5, 1)[:, :5])
+        for k in range(2):
+            there = values[k] if part == split else k
+            store(tmp_path / part / f"masks/{k}.png", np.full((10, 12), there, dtype=np.uint8))
+    if names:
+        (tmp_path / "classes.txt").write_text(names)
+    with pytest.raises(ValueError, match=message):
+        create_mask_dataset("masks", split, tmp_path, binary=binary)
+
+
+def test_a_gap_in_the_values_needs_names(tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    for k in range(3):
+        store(root / f"train/masks/{k}.png", np.where(MASK == 2, 128, 0).astype(np.uint8))
+    with pytest.raises(ValueError, match=r"0\.png: .* without a gap; got 0, 128 in the training masks; .*classes\.txt"):
+        create_mask_dataset("masks", "train", root)
+
+
+def test_fewer_classes_in_a_test_split_are_those_of_training(tmp_path: Path) -> None:
+    root = folder(folder(tmp_path), 2, "test")
+    for k in range(2):
+        store(root / f"test/masks/{k}.png", MASK * 0)
+    assert create_mask_dataset("masks", "test", root).classes == ("0", "1", "2")
+
+
+# how the EXIF orientations show what is stored
+TURNS = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("image", "mask"), [("jpg", "png"), ("png", "png"), ("tif", "tif")])
+def test_masks_are_turned_with_their_images(tmp_path: Path, orientation: int, image: str, mask: str) -> None:
+    values = np.zeros((16, 24), dtype=np.uint8)
+    values[2:6, 3:9], values[10:, 20:] = 1, 2
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    seen = TURNS[orientation](values)
+
+    def put(with_tag: bool, shown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        for what, ending, array, tagged in (
+            ("images", image, np.dstack([values * 100] * 3), True),
+            ("masks", mask, np.ascontiguousarray(shown), with_tag),
+        ):
+            (tmp_path / f"train/{what}").mkdir(parents=True, exist_ok=True)
+            place = tmp_path / f"train/{what}/1.{ending}"
+            Image.fromarray(array).save(place, **({"exif": exif} if tagged else {}))
+        pixels, truth, _ = create_mask_dataset("masks", "train", tmp_path)[0]
+        return pixels[0].numpy(), truth.numpy()
+
+    pixels, truth = put(True, values)
+    assert np.array_equal(truth, seen)
+    assert np.abs(pixels.astype(int) - seen.astype(int) * 100).mean() < 10
+    if orientation == 1:
+        return
+    if orientation >= 5:  # the size tells that the mask is of what is seen
+        assert np.array_equal(put(False, seen)[1], seen)
+    else:
+        with pytest.raises(ValueError, match=rf"1\.{image} has the EXIF orientation {orientation}, and nothing tells"):
+            put(False, seen)
+    with pytest.raises(ValueError, match=rf"1\.{image} has the EXIF orientation {orientation}, and nothing tells"):
+        put(False, values)
 
 
 def test_files_of_a_folder_that_do_not_fit(tmp_path: Path) -> None:
@@ -124,8 +242,15 @@ def test_files_of_a_folder_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"1\.png: a mask must have the size of its image; got 9 x 12, and 10 x 12 of"):
         data[1]
     (root / "classes.txt").write_text("floor\nwall\n")
-    with pytest.raises(ValueError, match=r"0\.png: values must be below the number of classes, 2, or 255 .*; got 2\."):
-        create_mask_dataset("masks", "train", root)[0]
+    with pytest.raises(
+        ValueError, match=r"0\.png: values of masks must be below the number of classes, 2 in .*; got 2\."
+    ):
+        create_mask_dataset("masks", "train", root)
+    store(voc(tmp_path) / "SegmentationClass/b.png", MASK % 255 * 11)
+    with pytest.raises(
+        ValueError, match=r"b\.png: values must be below the number of classes, 21, or 255 .*; got 22\."
+    ):
+        create_mask_dataset("voc", "train", tmp_path)[1]
     (root / "train/masks/2.png").unlink()
     with pytest.raises(ValueError, match=r"2\.png: there must be a mask of the same name in .*masks; add it"):
         create_mask_dataset("masks", "train", root)
@@ -142,7 +267,7 @@ def test_names_and_splits() -> None:
     for arguments, message in (
         (("vok", "train"), "name must be that of a set with masks; got 'vok', the nearest: voc"),
         (("voc", "val", "."), "split must be 'train' or 'test'; got 'val'"),
-        (("voc", "train"), "root must be the folder of the data for 'voc'; got None"),
+        (("voc", "train"), "data.root must name the folder of voc: --set data.root=ROOT, with ROOT/"),
     ):
         with pytest.raises(ValueError, match=message):
             create_mask_dataset(*arguments)
@@ -220,9 +345,12 @@ def test_drive_in_its_folders(tmp_path: Path) -> None:
     data = create_mask_dataset("drive", "train", tmp_path)
     image, mask, field = data[0]
     assert (len(data), image.shape, int(mask.sum()), bool(field.all())) == (1, (3, 10, 12), 18, True)  # type: ignore[union-attr]
+    for path in [*tmp_path.rglob("*.tif"), *tmp_path.rglob("*.gif")]:
+        path.rename(path.with_name(path.name.upper()))
+    assert torch.equal(create_mask_dataset("drive", "train", tmp_path)[0][1], mask), "in capitals"
     with pytest.raises(FileNotFoundError, match="1st_manual is not there: some downloads of DRIVE hold no truth"):
         create_mask_dataset("drive", "test", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"holds no \.tif; expected DRIVE's own folders"):
+    with pytest.raises(FileNotFoundError, match="holds no images; expected DRIVE's own folders"):
         create_mask_dataset("drive", "test", tmp_path / "none")
 
 
@@ -244,3 +372,22 @@ def test_the_real_sets() -> None:
         assert all(int(mask[mask != IGNORE].max()) <= 20 for _, mask, _ in (data[k] for k in range(n)))
     genuine = read_mask(root / "voc2012_sample/VOCdevkit/VOC2012/SegmentationClass/2007_000063.png")
     assert genuine.unique().tolist() == [0, 9, 12, 255]
+
+
+def test_a_small_set_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from foveal.data import masks as module
+
+    for split in ("train", "test"):
+        for kind in ("images", "masks"):
+            (tmp_path / split / kind).mkdir(parents=True)
+        for k in range(3):
+            Image.fromarray(np.full((4, 5, 3), 40 * k, np.uint8)).save(tmp_path / split / "images" / f"{k}.png")
+            Image.fromarray(np.full((4, 5), k % 2, np.uint8)).save(tmp_path / split / "masks" / f"{k}.png")
+    found = create_mask_dataset("masks", "train", str(tmp_path))
+    first = [found[k] for k in range(3)]
+    monkeypatch.setattr(module, "decode_turned", lambda place: pytest.fail(f"{place} is decoded again"))
+    assert all(torch.equal(found[k][0], first[k][0]) and torch.equal(found[k][1], first[k][1]) for k in range(3))
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "_KEPT", 100)  # one image of 60 bytes
+    found = create_mask_dataset("masks", "train", str(tmp_path))
+    assert [len(found._kept) for k in range(3) if found[k]] == [1, 1, 1]

@@ -233,6 +233,27 @@ def test_learned_scale_is_equation_2():
     assert bool((inside.abs() < scale.detach() / 2).all())
 
 
+def test_a_learned_scale_with_the_bound_of_equation_3():
+    """|offset| below floor(l0 / 2): nothing moves where the scale is below 2, as at the start."""
+    layer = AnisotropicConv2d(2, 3, 3, scales="learned", offset_bound="floor")
+    input = torch.randn(1, 2, 9, 9)
+    grid = torch.tensor([[i, j] for i in (-1.0, 0, 1) for j in (-1.0, 0, 1)]).reshape(-1, 1, 1)
+    torch.nn.init.normal_(layer.offset_conv.weight, std=9.0)
+    torch.testing.assert_close(layer.offsets(input)[0], (layer.scale(input) - 1) * grid)
+    torch.nn.init.normal_(layer.scale_conv.weight, std=2.0)
+    scale = layer.scale(input).detach()
+    inside = (layer.offsets(input)[0] - (layer.scale(input) - 1) * grid).detach()
+    limit = (scale / 2).floor()
+    assert len(limit.unique()) > 3
+    assert bool((inside[0].abs() <= limit[0] * (1 - 2**-22) + 1e-4 * (scale[0] > 2)).all())
+    torch.testing.assert_close(
+        inside.abs().amax(1, keepdim=True), limit, atol=0.1, rtol=0.1
+    )  # wide predictions reach it
+    assert "offset_bound='floor'" in repr(layer)
+    assert AnisotropicConv2d(2, 3, 3, scales="learned").bounds == ("half",)
+    assert AnisotropicConv2d(2, 3, 3, scales=(1, 2)).bounds == (0, 1)
+
+
 @pytest.mark.parametrize(
     ("phase", "trained"), [("both", {"scale", "offset"}), ("scale", {"scale"}), ("offset", {"offset"})]
 )

@@ -71,3 +71,32 @@ def test_areas_by_hand() -> None:
         torch.zeros(0, dtype=torch.bool),
     ):
         assert roc_area(torch.rand(len(one_class)), one_class) is None, "of one class the area is not defined"
+
+
+@pytest.mark.parametrize(
+    ("called", "true", "message"),
+    [
+        ([0, 2], [0, 1], r"predicted must hold classes from 0 to 1, or 255 in mask; got \[2\]"),
+        ([0, -1], [0, 1], r"predicted must hold classes from 0 to 1, .* got \[-1\]"),
+        ([0, 1], [7, 1], r"mask must hold classes from 0 to 1, .* got \[7\]"),
+        ([0, 1], [-1, 1], r"mask must hold .* got \[-1\]"),
+        ([0, 255], [0, 1], r"predicted must hold .* got \[255\]"),
+        ([0, 1, 1], [0, 1], r"predicted must have the shape of mask, \[2\]; got \[3\]"),
+    ],
+)
+def test_numbers_that_are_no_classes_are_refused(called: list[int], true: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        confusion(torch.tensor(called), torch.tensor(true), 2)
+
+
+def test_what_is_called_where_nothing_is_said_does_not_matter() -> None:
+    assert confusion(torch.tensor([0, 99]), torch.tensor([0, 255]), 2).tolist() == [[1, 0], [0, 0]]
+
+
+def test_an_area_needs_numbers() -> None:
+    truth = torch.tensor([True, False, True])
+    with pytest.raises(ValueError, match="scores must be numbers; got NaN for 1 of 3"):
+        roc_area(torch.tensor([0.1, 0.2, float("nan")]), truth)
+    with pytest.raises(ValueError, match=r"scores must have the shape of truth, \[3\]; got \[2\]"):
+        roc_area(torch.tensor([0.1, 0.2]), truth)
+    assert roc_area(torch.tensor([0.1, -float("inf"), float("inf")]), truth) == 1.0

@@ -126,6 +126,36 @@ def test_results_are_in_cocos_form():
         coco_results(scenes, perfect(scenes)[:1])
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("labels", -1, r"labels must be whole numbers from 0 to 4; got -1 at 0"),
+        ("labels", 99, r"labels must be whole numbers from 0 to 4; got 99 at 0"),
+        ("boxes", float("nan"), r"boxes must be finite; got \[nan, nan, nan, nan\] at 0"),
+        ("boxes", float("inf"), r"boxes must be finite; got \[inf"),
+        ("scores", float("nan"), r"scores must be finite; got nan at 0, and 1 such"),
+    ],
+)
+def test_detections_that_cannot_be_are_refused(key, value, message):
+    scenes = shape_scenes(2, split="test", size=96)
+    found = [{name: part.clone() for name, part in one.items()} for one in perfect(scenes)]
+    found[1][key][0] = value
+    for measure in (average_precision, coco_results):
+        with pytest.raises(ValueError, match=rf"detections\[1\] \(image 2\): {message}"):
+            measure(scenes, found)
+
+
+def test_a_reversed_box_is_refused():
+    scenes = shape_scenes(1, split="test", size=96)
+    found = perfect(scenes)
+    found[0]["boxes"] = found[0]["boxes"].flip(1)
+    with pytest.raises(ValueError, match="left, top, right, bottom in this order"):
+        average_precision(scenes, found)
+    found[0]["scores"] = found[0]["scores"][:0]
+    with pytest.raises(ValueError, match=r"must have boxes \[k, 4\], labels \[k\] and scores \[k\]; got boxes"):
+        average_precision(scenes, found)
+
+
 def test_without_the_library(monkeypatch):
     import sys
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -261,9 +262,9 @@ def test_the_failures_cover_all_calls(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OSError, match=r"cannot write .*file/checkpoint: .* MiB free"):
+    with pytest.raises(OSError, match=r"cannot write .*file/checkpoint: Not a directory; a file stands where"):
         put(tmp_path / "file" / "checkpoint")
-    with pytest.raises(OSError, match=r"cannot write .*file/a\.txt: .* MiB free"):
+    with pytest.raises(OSError, match=r"cannot write .*file/a\.txt: File exists; a file stands where"):
         write_file(tmp_path / "file" / "a.txt", b"")
     assert put(tmp_path / "mit Leerzeichen é").is_dir()
 
@@ -325,3 +326,32 @@ def test_kill_while_saving(tmp_path: Path, kills: int) -> None:
     assert int(done.stdout) > 2, "saves were finished between the kills"
     put(tmp_path)
     assert len(list(tmp_path.iterdir())) == 1, "leftovers of the killed saves are gone"
+
+
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [
+        (errno.ENOSPC, r"No space left on device \([\d,]+ MiB free\); make room, or choose another place"),
+        (errno.EDQUOT, r"\([\d,]+ MiB free\); make room"),
+        (errno.EACCES, "change the permissions of the folder"),
+        (errno.EROFS, "it cannot be written at all: choose another place"),
+        (errno.ENOTDIR, "a file stands where a folder must be"),
+        (errno.EISDIR, "a folder stands where a file must be"),
+        (errno.ENAMETOOLONG, "choose a shorter name"),
+        (errno.EIO, "choose another place"),
+    ],
+)
+def test_the_cure_fits_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, cure: str) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(checkpoint, "_write", failing)
+    with pytest.raises(OSError, match=rf"^cannot write .*a\.txt: .*{cure}.*, then run again$") as caught:
+        checkpoint.write_file(tmp_path / "a.txt", b"")
+    assert caught.value.errno == number
+    assert ("make room" in str(caught.value)) == (number in (errno.ENOSPC, errno.EDQUOT))
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="File name too long; choose a shorter name"):
+        checkpoint.write_file(tmp_path / ("a" * 300) / "b.txt", b"")

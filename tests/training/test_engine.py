@@ -166,7 +166,7 @@ def test_the_folder_of_a_run(root: Path, tmp_path: Path) -> None:
     result = fit(row, tmp_path / "table", seed=0, progress=seen.append)
     run = tmp_path / "table" / "row" / "seed0"
     assert sorted(path.name for path in run.iterdir()) == [
-        *("checkpoint", "environment.json", "metrics.csv", "recipe.yaml", "result.json"),
+        *(".lock", "checkpoint", "environment.json", "metrics.csv", "recipe.yaml", "result.json"),
     ]
     assert json.loads((run / "result.json").read_text()) == result
     assert result["test_accuracy"] == result["test_correct"] / result["test_n"]
@@ -225,6 +225,159 @@ def test_limit_is_a_quick_try(root: Path, tmp_path: Path) -> None:
     assert part.labels.unique().numel() == 4
     assert all((whole.images == image).flatten(1).all(1).any() for image in part.images)  # type: ignore[union-attr]
     assert fit(row, tmp_path)["quick"] is True
+
+
+def renamed(root: Path, to: Path, split: str, classes: list[str], order: list[int]) -> None:
+    """The arrays of a split with names, its labels renumbered."""
+    with np.load(root / f"{split}.npz") as arrays:
+        np.savez(
+            to / f"{split}.npz", images=arrays["images"], labels=np.array(order)[arrays["labels"]], classes=classes
+        )
+
+
+def test_test_images_may_have_their_own_order_of_classes(root: Path, tmp_path: Path) -> None:
+    renamed(root, tmp_path, "train", ["a", "b", "c", "d"], [0, 1, 2, 3])
+    renamed(root, tmp_path, "test", ["d", "c", "b", "a"], [3, 2, 1, 0])
+    there, here = (fit(recipe(place), tmp_path / "out" / place.name) for place in (root, tmp_path))
+    assert {k: here[k] for k in ("test_correct", "test_loss")} == {k: there[k] for k in ("test_correct", "test_loss")}
+    run = tmp_path / "out" / tmp_path.name / "row/seed0"
+    assert engine.load_classes(run) == ("a", "b", "c", "d")
+    _, model = load_run(run)
+    measured = evaluate(model, *engine.load_data(recipe(tmp_path), "test", run))
+    assert measured["correct"] == here["test_correct"]
+    renamed(root, tmp_path, "test", ["d", "c", "b", "z"], [3, 2, 1, 0])
+    for refused in (
+        lambda: fit(recipe(tmp_path), tmp_path / "new"),
+        lambda: engine.load_data(recipe(tmp_path), "test", run),
+    ):
+        with pytest.raises(
+            ValueError, match=r"test split of npz has other classes .* has d, c, b, z .* network a, b, c, d"
+        ):
+            refused()
+    assert not (tmp_path / "new/row/seed0/checkpoint").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("train", ["a", "b", "c", "z"], 40), r"classes were \['a', 'b', 'c', 'd'\], and are \['a', 'b', 'c', 'z'\]"),
+        (("train", ["a", "b", "c", "d"], 36), r"images were \[40, 24\], and are \[36, 24\]"),
+        (("test", ["a", "b", "c", "d"], 16), r"images were \[40, 24\], and are \[40, 16\]"),
+    ],
+)
+def test_a_run_goes_on_with_its_own_data_only(root: Path, tmp_path: Path, change: Any, message: str) -> None:
+    for split in ("train", "test"):
+        renamed(root, tmp_path, split, ["a", "b", "c", "d"], [0, 1, 2, 3])
+
+    def stop(progress: Progress) -> None:
+        if progress.row:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        fit(recipe(tmp_path), tmp_path / "out", progress=stop)
+    split, classes, n = change
+    with np.load(root / f"{split}.npz") as arrays:
+        kept = {key: arrays[key][:n] for key in ("images", "labels")}
+    np.savez(tmp_path / "test.npz", **{**dict(np.load(tmp_path / "test.npz")), "classes": classes})
+    np.savez(tmp_path / f"{split}.npz", **kept, classes=classes)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        fit(recipe(tmp_path), tmp_path / "out")
+    assert "to start again" in str(caught.value)
+
+
+def test_images_of_other_channels_are_refused_before_training(root: Path, tmp_path: Path) -> None:
+    renamed(root, tmp_path, "test", ["0", "1", "2", "3"], [0, 1, 2, 3])
+    with np.load(root / "train.npz") as arrays:
+        np.savez(tmp_path / "train.npz", images=arrays["images"][..., None].repeat(3, -1), labels=arrays["labels"])
+    with pytest.raises(ValueError, match=r"test split of npz must have 3 channels, .* trained on; got 1"):
+        fit(recipe(tmp_path), tmp_path / "out")
+
+
+@pytest.mark.parametrize(("n", "batch_size", "refused"), [(9, 8, True), (8, 1, True), (10, 8, False), (16, 8, False)])
+def test_a_lone_image_is_refused_before_training(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, n: int, batch_size: int, refused: bool
+) -> None:
+    """The network's last map has one position, so that its normalisation has one value of each channel."""
+
+    def pooled(name: str, num_classes: int, in_channels: int) -> nn.Module:
+        body = [nn.Conv2d(in_channels, 6, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(6), nn.Flatten()]
+        return nn.Sequential(*body, nn.Linear(6, num_classes))
+
+    monkeypatch.setattr(engine, "create_model", pooled)
+    row = recipe(write_set(tmp_path, n=(n, 8)), batch_size=batch_size, epochs=1)
+    if not refused:
+        assert fit(row, tmp_path / "out")["test_n"] == 8
+        return
+    with pytest.raises(
+        ValueError, match=rf"train.batch_size {batch_size} leaves a batch of one of the {n} training images"
+    ):
+        fit(row, tmp_path / "out")
+    assert not (tmp_path / "out/row/seed0/checkpoint").exists()
+    if batch_size > 1:
+        dropped = row.model_copy(update={"data": row.data.model_copy(update={"drop_last": True})})
+        fit(dropped, tmp_path / "out2")
+        with open(tmp_path / "out2/row/seed0/metrics.csv", newline="") as file:
+            assert [line["step"] for line in csv.DictReader(file)] == ["1"]
+        larger = dropped.model_copy(update={"train": row.train.model_copy(update={"batch_size": 10})})
+        with pytest.raises(ValueError, match=r"batch_size must be at most 9, .* with data.drop_last; got 10"):
+            fit(larger, tmp_path / "out3")
+
+
+def test_nothing_is_measured_of_a_network_that_gives_nan(root: Path) -> None:
+    model = build(recipe(root), num_classes=4, in_channels=1)
+    data = engine.load_data(recipe(root), "test")
+    evaluate(model, *data)
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="outputs are NaN for some of the images, so nothing is measured"):
+        evaluate(model, *data)
+
+
+@pytest.mark.parametrize("classes", [3, 5])
+def test_a_network_has_as_many_scores_as_the_data_has_classes(root: Path, classes: int) -> None:
+    model = build(recipe(root), num_classes=classes, in_channels=1)
+    with pytest.raises(ValueError, match=rf"must give 4 scores for each image, .*; its outputs are \[24, {classes}\]"):
+        evaluate(model, *engine.load_data(recipe(root), "test"))
+
+
+def test_a_second_training_of_one_run_is_refused(root: Path, tmp_path: Path) -> None:
+    """By name of the process that trains it; another seed is another run."""
+    refusals = []
+
+    def again(progress: Progress) -> None:
+        if progress.row and not refusals:
+            code = "import sys; from pathlib import Path; from foveal.training import fit, load_recipe\n"
+            code += "fit(load_recipe(Path(sys.argv[1]) / 'row/seed0/recipe.yaml'), sys.argv[1], seed=int(sys.argv[2]))"
+            for seed in ("0", "1"):
+                done = subprocess.run([sys.executable, "-c", code, tmp_path, seed], capture_output=True, text=True)
+                refusals.append((done.returncode, done.stderr.strip().rpartition("\n")[2]))
+
+    fit(recipe(root, epochs=1), tmp_path, progress=again)
+    (code, message), other = refusals
+    assert code == 1
+    assert re.search(
+        rf"BlockingIOError: .*seed0 is being trained by process {os.getpid()} on .* since 20.*\(.*\); wait", message
+    )
+    assert other == (0, "")
+    assert not (tmp_path / "row/seed0/.owner").exists()
+    fit(recipe(root, epochs=1), tmp_path)
+
+
+def test_a_killed_training_holds_nothing(root: Path, tmp_path: Path) -> None:
+    code = "import os, sys; from foveal.training.run_folder import held; from pathlib import Path\n"
+    code += "with held(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "row/seed0"], check=False)
+    assert (tmp_path / "row/seed0/.owner").exists()
+    fit(recipe(root, epochs=1), tmp_path)
+
+
+def test_one_of_several_processes_is_refused(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"WORLD_SIZE says that this is one of 2: .* start it without torchrun"):
+        fit(recipe(root), tmp_path)
+    assert not any(tmp_path.iterdir())
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    fit(recipe(root, epochs=1), tmp_path)
 
 
 def test_fraction_is_a_share_of_each_split(root: Path) -> None:
@@ -298,6 +451,76 @@ def test_alternating_training_goes_on_where_it_was(root: Path, tmp_path: Path, m
         fit(row, tmp_path / "stopped")
     fit(row, tmp_path / "stopped")
     assert_same_bits(saved(tmp_path / "through"), saved(tmp_path / "stopped"))
+
+
+def lines_of(out: Path) -> list[dict[str, str]]:
+    with open(out / "row/seed0/metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def stalling(root: Path, **more: Any) -> Recipe:
+    """Its loss stalls: a rate that is too high, from the second epoch on."""
+    settings = {"schedule": "plateau", "patience": 1, "early_stop": 3, "gamma": 0.5, "momentum": 0.0, "lr": 40.0}
+    return recipe(root, epochs=12, eval_every=5, **{**settings, **more})
+
+
+def test_a_plateau_ends_early_with_the_best_weights(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+    end = engine._Training._end_epoch
+
+    def noting(self: Any) -> None:
+        seen.append({name: value.clone() for name, value in self.model.state_dict().items()})
+        end(self)
+
+    monkeypatch.setattr(engine._Training, "_end_epoch", noting)
+    result = fit(stalling(root), tmp_path / "through")
+    lines = lines_of(tmp_path / "through")
+    losses = [float(line["train_loss"]) for line in lines]
+    best = losses.index(min(losses))
+    waits = [0]
+    for k in range(1, len(losses)):
+        waits.append(waits[-1] + 1 if losses[k] >= min(losses[:k]) else 0)
+    assert result["epochs"] == len(lines) < 12, "it stalls"
+    assert waits[-1] == 4 > max(waits[:-1])
+    assert [float(line["lr"]) for line in lines] == [
+        40.0 * 0.5 ** sum(w > 1 for w in waits[:k]) for k in range(len(waits))
+    ]
+    assert bool(lines[-1]["test_accuracy"])
+    assert_same_bits(saved(tmp_path / "through"), seen[best])
+    for number, step in enumerate((7, 5 * len(lines) - 1)):
+        with monkeypatch.context() as patched:
+            stop_at(patched, step)
+            with pytest.raises(Interrupted):
+                fit(stalling(root), tmp_path / f"stopped{number}")
+        again = fit(stalling(root), tmp_path / f"stopped{number}")
+        assert again["epochs"] == result["epochs"]
+        assert_same_bits(saved(tmp_path / "through"), saved(tmp_path / f"stopped{number}"))
+
+
+def test_a_plateau_that_is_stopped_while_it_is_measured(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    through = fit(stalling(root), tmp_path / "through")
+    measure, calls = engine._Training._measure_epoch, []
+
+    def interrupted(self: Any) -> dict[str, Any]:
+        calls.append(self.epoch)
+        if len(calls) in (3, through["epochs"] + 1):  # one in the middle, and the last
+            os.kill(os.getpid(), signal.SIGINT)
+        return measure(self)
+
+    monkeypatch.setattr(engine._Training, "_measure_epoch", interrupted)
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            fit(stalling(root), tmp_path / "stopped")
+    again = fit(stalling(root), tmp_path / "stopped")
+    assert calls.count(2) == calls.count(through["epochs"] - 1) == 2
+    assert again["epochs"] == through["epochs"]
+    assert_same_bits(saved(tmp_path / "through"), saved(tmp_path / "stopped"))
+    rates = [[line["lr"] for line in lines_of(tmp_path / name)] for name in ("through", "stopped")]
+    assert rates[0] == rates[1]
 
 
 def test_image_files_and_workers_change_no_bit(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -553,7 +776,7 @@ def test_runs_that_cannot_be_loaded(root: Path, tmp_path: Path) -> None:
 def test_an_output_folder_that_cannot_be_written(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(engine, "load_data", None)
-    with pytest.raises(OSError, match=r"cannot write .*recipe\.yaml: "):
+    with pytest.raises(OSError, match=r"cannot write .*row/seed0: Not a directory"):
         fit(recipe(root), tmp_path / "file")
 
 

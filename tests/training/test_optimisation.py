@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from foveal.training.optimisation import learning_rate, optimizer, parameter_groups
+from foveal.training.optimisation import Plateau, learning_rate, optimizer, parameter_groups
 from foveal.training.recipe import Train
 
 
@@ -26,6 +26,9 @@ def test_schedules() -> None:
 
     assert rates() == [1.0] * 40
     assert rates(schedule="step", milestones=[1, 3], gamma=0.5) == [1.0] * 10 + [0.5] * 20 + [0.25] * 10
+    part = rates(schedule="step", milestones=[1.25, 3], gamma=0.5)
+    assert part == [1.0] * 13 + [0.5] * 17 + [0.25] * 10
+    assert [repr(m) for m in train(schedule="step", milestones=[1, 2.5, 3.0]).milestones] == ["1", "2.5", "3"]
     warm = rates(warmup_epochs=1)
     assert warm == pytest.approx([0.1 * (k + 1) for k in range(10)] + [1.0] * 30)
     cosine = rates(schedule="cosine", warmup_epochs=0.5)
@@ -87,3 +90,37 @@ def test_a_cosine_restarts_at_equal_distances() -> None:
     assert rates == pytest.approx([learning_rate(once, step, 10) for step in range(20)] * 3)
     with pytest.raises(ValueError, match="is for schedule: cosine only, here it is poly"):
         train(schedule="poly", restarts=1)
+
+
+def test_a_plateau_is_cenets() -> None:
+    """Lowest loss kept; from the 11th epoch without a lower one each goes back to it and halves; the 21st ends."""
+    settings = train(schedule="plateau", epochs=300, gamma=0.5)
+    model, plateau = nn.Linear(1, 1, bias=False), Plateau()
+    seen = []
+    for epoch, loss in enumerate([3.0, 2.0, 2.5, 1.0, *[1.0] * 21]):
+        with torch.no_grad():
+            model.weight.fill_(epoch)
+        plateau.epoch_ends(settings, epoch, loss, model)
+        plateau.epoch_ends(settings, epoch, loss, model)  # a run that goes on takes no epoch in twice
+        seen.append((float(model.weight.detach()), plateau.factor, plateau.former, plateau.stopped))
+    assert seen[:14] == [(float(k), 1.0, 1.0, False) for k in range(14)]
+    assert seen[14:24] == [(3.0, 0.5 ** (k + 1), 0.5**k, False) for k in range(10)]
+    assert seen[24:] == [(3.0, 0.5**10, 0.5**10, True)]
+
+
+def test_a_plateau_ends_at_the_smallest_rate() -> None:
+    settings = train(schedule="plateau", lr=2e-6, gamma=0.5, patience=0)
+    model, plateau = nn.Linear(1, 1), Plateau()
+    for epoch, loss in enumerate([1.0, 2.0, 2.0, 2.0, 2.0]):
+        assert not plateau.stopped
+        plateau.epoch_ends(settings, epoch, loss, model)
+    assert (plateau.stopped, plateau.factor) == (True, 0.125)  # 2e-6 / 8 is below 5e-7
+
+
+def test_keys_of_a_plateau_are_for_it_alone() -> None:
+    for key, value in (("patience", 3), ("early_stop", 3), ("min_lr", 0.0)):
+        assert train(schedule="plateau", **{key: value})
+        with pytest.raises(ValueError, match="is for schedule: plateau only, here it is constant"):
+            train(**{key: value})
+    with pytest.raises(ValueError, match="schedule: plateau takes the best ones"):
+        train(schedule="plateau", ema=0.9)

@@ -105,7 +105,7 @@ MUTATIONS = [
     (
         "schedule: step",
         "schedule: cosin",
-        "row.yaml:20: train.schedule: must be constant or step or cosine or poly (got 'cosin'); did you mean cosine?",
+        "row.yaml:20: train.schedule: must be constant or step or cosine or poly or plateau (got 'cosin'); did you mean cosine?",
     ),
     (
         "schedule: step",
@@ -117,8 +117,8 @@ MUTATIONS = [
     ("milestones: [4, 8]", "milestones: 4", "row.yaml:21: train.milestones: must be a list (got 4)"),
     (
         "milestones: [4, 8]",
-        "milestones: [4, 8.5]",
-        "row.yaml:21: train.milestones[1]: must be a whole number (got 8.5)",
+        "milestones: [4, -8.5]",
+        "row.yaml:21: train.milestones[1]: must be above 0 (got -8.5)",
     ),
     ("warmup_epochs: 1", "warmup_epochs: 11", "row.yaml:23: train.warmup_epochs: must not exceed epochs (10)"),
     ("label_smoothing: 0.1", "label_smoothing: 1", "row.yaml:24: train.label_smoothing: must be below 1 (got 1)"),
@@ -184,6 +184,23 @@ MUTATIONS = [
     ("target_loss: 0.5", "target_loss: 0", "row.yaml:33: target_loss: must be above 0 (got 0)"),
     ("target_loss: 0.5", "form: small", "row.yaml:33: form: must be full or quick (got 'small')"),
     ("target_loss: 0.5", "differs: other data", "row.yaml:33: differs: must be a list (got 'other data')"),
+    (
+        "target_loss: 0.5",
+        "experiment: {trian.lr: 1}",
+        "row.yaml:33: experiment: holds 'trian.lr', which is no setting; a",
+    ),
+    (
+        "target_loss: 0.5",
+        "experiment: {train.lt: 1}",
+        "row.yaml:33: experiment: holds 'train.lt', which is no setting; a",
+    ),
+    ("target_loss: 0.5", "claims: [{abov: conv}]", "row.yaml:33: claims[0].abov: unknown key; did you mean above?"),
+    (
+        "target_loss: 0.5",
+        "claims: [{above: conv, sooner: conv}]",
+        "row.yaml:33: claims[0]: must be one of {above: ROW}, {above: ROW, by: 2.0}, {sooner: ROW} and {costlier: ROW}",
+    ),
+    ("target_loss: 0.5", "claims: [{sooner: conv, by: 2}]", "row.yaml:33: claims[0]: must be one of {above: ROW}"),
     ("accuracy: 76.2, ", "accuracy: 76.2, error: 1, ", "row.yaml:29: published: must hold accuracy or error, in"),
     ("{limit: 100, ", "{limit: 0, ", "row.yaml:35: quick.data.limit: must be at least 1 (got 0)"),
     ("{limit: 100, ", "{limti: 100, ", "row.yaml:35: quick.data.limti: unknown key; did you mean limit?"),
@@ -287,14 +304,14 @@ def test_wrong_overrides(tmp_path: Path, override: str, message: str) -> None:
 
 def test_the_quick_form(tmp_path: Path) -> None:
     full, quick = (load_recipe(write(tmp_path, GOOD), quick=quick) for quick in (False, True))
-    assert (full.name, full.form, full.is_quick, full.differs) == ("row", "full", False, [])
+    assert (full.name, full.form, full.is_quick, full.differences) == ("row", "full", False, [])
     assert full.comparable == full.published
     assert (quick.name, quick.form, quick.is_quick) == ("row-quick", "quick", True)
     assert (quick.train.epochs, quick.train.milestones, quick.train.lr) == (3, [1, 2], 1e-3)
     assert (quick.data.limit, quick.data.augment.pad, quick.data.augment.flip) == (100, 1, True)
     assert (quick.seeds, quick.statistic) == (2, "last")
     assert quick.model.model_dump() == full.model.model_dump() | {"width": 0.25}
-    assert quick.differs == [
+    assert quick.differences == [
         "data.augment.pad 1 instead of 2",
         "data.limit 100 instead of nothing",
         "train.epochs 3 instead of 10",
@@ -333,14 +350,39 @@ def test_what_overrides_make_of_a_published_row(
     tmp_path: Path, overrides: list[str], name: str, differs: list[str]
 ) -> None:
     row = load_recipe(write(tmp_path, GOOD), overrides)
-    assert (row.name, row.differs) == (name, differs)
+    assert (row.name, row.differences) == (name, differs)
     assert (row.comparable is None) == bool(differs)
     again = load_recipe(write(tmp_path, row.dump(), "run.yaml"), ["seeds=1"])
-    assert (again.name, again.differs) == (name, differs)
+    assert (again.name, again.differences) == (name, differs)
     own = write(tmp_path, row.dump().replace("-quick", ""), "small.yaml")
     assert load_recipe(own, ["seeds=1"]).name == name.replace("-quick", ""), (
         "a row that is small by itself keeps its name"
     )
+
+
+def test_a_row_that_holds_what_the_published_one_has(tmp_path: Path) -> None:
+    """What is set is compared with the table's own experiment, which the file need not run by itself."""
+    text = GOOD + "experiment: {data.limit: 50, train.momentum: 0.5}\n"
+    path = write(tmp_path, text.replace("fraction", "fraction"))
+    row = load_recipe(path)
+    momentum = f"train.momentum {row.train.momentum} instead of 0.5"
+    assert (row.name, row.is_quick, row.comparable) == ("row", False, None)
+    assert row.differences == ["data.limit nothing instead of 50", momentum]
+    theirs = load_recipe(path, ["data.limit=50", "train.momentum=0.5"])
+    assert (theirs.name, theirs.is_quick, theirs.differences) == ("row", False, [])
+    assert theirs.comparable == row.published
+    assert load_recipe(write(tmp_path, theirs.dump(), "run.yaml")) == theirs
+    other = load_recipe(path, ["data.limit=40", "train.momentum=0.5"])
+    assert (other.name, other.is_quick, other.differences) == ("row-quick", True, ["data.limit 40 instead of 50"])
+    quick = load_recipe(path, quick=True)
+    assert quick.differences[:2] == ["data.augment.pad 1 instead of 2", "data.limit 100 instead of 50"]
+
+
+def test_what_is_said_in_words_takes_the_published_number_away(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD + "differs: [labels of our own]\n")
+    row = load_recipe(path, ["train.lr=2.0"])
+    assert (load_recipe(path).comparable, row.comparable) == (None, None)
+    assert (row.name, row.differences) == ("row-changed", ["labels of our own", "train.lr 2.0 instead of 0.001"])
 
 
 def test_a_row_that_is_published_only(tmp_path: Path) -> None:

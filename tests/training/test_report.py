@@ -236,7 +236,7 @@ def fill(bare, folder):
 def test_a_table_as_markdown(bare, tmp_path):
     fill(bare, tmp_path)
     assert markdown(tmp_path).splitlines() == [
-        "| row | accuracy, % | min–max | paper, % | params | MACs | img/s | ms/img |",
+        "| row | accuracy, % | min–max | paper, % | params | MACs | img/s | time/img |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         "| conv | 77.00 ± 1.00 | 76.00–78.00 | 77.43 ± 0.25 (n = 5 · Table 1(a)) | 2.31 M | – | – | – |",
         "| Log-polar | 79.00 ± 1.00 | 78.00–80.00 | 77.43 ± 0.25 (n = 5 · Table 1(a)) | 2.31 M | – | – | – |",

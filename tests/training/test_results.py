@@ -5,7 +5,8 @@ import json
 import pytest
 
 from foveal.training.recipe import Quoted
-from foveal.training.results import results, table
+from foveal.training.report import markdown, report
+from foveal.training.results import judged, results, table
 from foveal.training.tasks import wilson_interval
 
 PUBLISHED = {"accuracy": 78.44, "std": 0.12, "n": 5, "source": "Table 1"}
@@ -64,6 +65,37 @@ def test_a_mean_of_more_epochs_than_were_measured(bare, tmp_path):
     assert row["runs"][0]["state"] == "damaged"
     assert row["runs"][0]["problem"].startswith("metrics.csv has 2 measured epochs")
     assert run.exists()
+
+
+@pytest.mark.parametrize("statistic", ["last", "best", {"mean_of_last": 2}])
+def test_a_number_that_is_not_defined_does_not_damage_a_run(bare, tmp_path, statistic):
+    task = {"task": {"name": "vessels"}, "statistic": statistic, "train": TRAIN | {"epochs": 2}}
+    lines = ["1,2,2.0,,10", "2,4,0.4,,20"]
+    for seed, auc in enumerate((None, 0.75)):
+        undefined = {"test_auc": auc, "test_acc": 1.0, "test_sen": None}
+        own = lines if auc is None else ["1,2,2.0,0.75,10", "2,4,0.4,0.75,20"]
+        run = bare(tmp_path, "a", seed, result=undefined, lines=own, **task)
+        text = (run / "metrics.csv").read_text().replace("test_accuracy", "test_auc")
+        (run / "metrics.csv").write_text(text)
+    (row,) = table(tmp_path)
+    assert [run["state"] for run in row["runs"]] == ["finished", "finished"]
+    assert {key: row["test_auc"][key] for key in ("mean", "n", "undefined")} == {"mean": 0.75, "n": 1, "undefined": 1}
+    assert (row["test_sen"]["mean"], row["test_sen"]["undefined"]) == (None, 2)
+    assert row["against"] is None
+    page = report(tmp_path).read_text()
+    assert "undefined" in page
+    assert "no finished run" not in page
+    assert "undefined in 1 of its runs" in markdown(tmp_path)
+    (tmp_path / "a/seed1/result.json").unlink()
+    assert "| undefined |" in markdown(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", '{"test_accuracy": NaN}', '{"test_accuracy": Infinity}', '{"test_accuracy": "x"}']
+)
+def test_a_number_that_is_missing_or_none_does(bare, tmp_path, text):
+    (bare(tmp_path, "a", result={}) / "result.json").write_text(text)
+    assert table(tmp_path)[0]["runs"][0]["state"] == "damaged"
 
 
 def test_rows_stand_against_their_baseline(bare, tmp_path):
@@ -146,3 +178,52 @@ def test_what_is_kept_of_a_table(bare, tmp_path):
     assert found["rows"][0]["note"] == "see .../x and https://a.b/c/d, 3/4"
     assert found["rows"][0]["test_accuracy"]["n"] == 2
     assert "/home/me" not in json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "by", "verdict", "seen"),
+    [
+        ((82, 83, 84), (80, 82, 81), 0, "holds", "+2.00 ± 1.00 points, ahead in 3 of 3 seeds"),
+        ((82, 83, 84), (80, 82, 81), 2, "holds", "+2.00 ± 1.00 points, ahead in 3 of 3 seeds"),
+        ((82, 83, 84), (80, 82, 81), 2.5, "open", "+2.00 ± 1.00 points, less than 2.5, ahead in 3 of 3 seeds"),
+        ((82, 83, 84), (80, 84, 81), 0, "open", "+1.33 ± 2.08 points, ahead in 2 of 3 seeds"),
+        ((82, 83), (82, 83), 0, "not seen", "+0.00 ± 0.00 points, ahead in 0 of 2 seeds"),
+        ((80, 81), (81, 81.5), 0, "not seen", "-0.75 ± 0.35 points, ahead in 0 of 2 seeds"),
+        ((90,), (80,), 0, "open", "+10.00 points, ahead in 1 of 1 seeds"),
+        ((70,), (80,), 0, "open", "-10.00 points, ahead in 0 of 1 seeds"),
+        ((90, 91, 92), (80,), 0, "open", "+10.00 points, ahead in 1 of 1 seeds"),
+    ],
+)
+def test_what_a_paper_states_is_judged_seed_by_seed(bare, tmp_path, mine, theirs, by, verdict, seen):
+    for name, percents in (("mine", mine), ("theirs", theirs)):
+        for seed, percent in enumerate(percents):
+            claims = [{"above": "theirs", "by": by}, {"above": "absent"}] if name == "mine" else []
+            bare(tmp_path, f"{name}-quick", seed, result=numbers(percent), claims=claims, form="quick")
+    found = rows_of(tmp_path)
+    (claim,) = found["mine-quick"]["claims"]
+    assert claim["claim"] == "above theirs-quick" + (f" by {by} points" if by else "")
+    assert (claim["verdict"], claim["seen"]) == (verdict, seen)
+    assert found["theirs-quick"]["claims"] == []
+
+
+def test_a_lower_headline_is_above(bare, tmp_path):
+    """Of an error the smaller one is the better one; and what is sooner, or costs more."""
+    for seed in (0, 1):
+        for name, quick, params in (("fast", 1, 30), ("slow", 3, 20)):
+            lines = [f"{epoch},{epoch},{0.1 if epoch >= quick + seed else 0.9},0.5,{epoch}" for epoch in range(1, 6)]
+            claims = [{"sooner": "slow"}, {"costlier": "slow"}] if name == "fast" else []
+            result = numbers(50, params=params, macs=2 * params)
+            bare(tmp_path, name, seed, result=result, lines=lines, claims=claims, target_loss=0.5)
+    sooner, costlier = rows_of(tmp_path)["fast"]["claims"]
+    assert (sooner["claim"], sooner["verdict"]) == ("sooner than slow", "holds")
+    assert sooner["seen"] == "+2.00 ± 0.00 epochs, sooner in 2 of 2 seeds"
+    assert (costlier["claim"], costlier["verdict"]) == ("costlier than slow", "holds")
+    assert costlier["seen"] == "+50.00 % and +50.00 % parameters and multiply-adds"
+    error = {"name": "error", "title": "error", "unit": "px", "higher_is_better": False}
+    claims = [{"above": "b", "by": 0.0, "sooner": None, "costlier": None}]
+    both = [
+        {"name": name, "headline": "error", "metrics": [error], "claims": claims,
+         "runs": [{"seed": seed, "state": "finished", "error": value + seed} for seed in (0, 1)]}
+        for name, value in (("a", 1.0), ("b", 2.5))
+    ]  # fmt: skip
+    assert [found["seen"] for found in judged(both[0], both)] == ["+1.50 ± 0.00 px, ahead in 2 of 2 seeds"]

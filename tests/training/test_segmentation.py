@@ -9,9 +9,11 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from foveal.data import Truth
@@ -273,3 +275,30 @@ def test_nothing_is_fetched() -> None:
     row = recipe({"name": "segmentation"})
     with pytest.raises(ValueError, match=r"data\.download must be false for 'shapes_masks'"):
         engine.load_data(row.model_copy(update={"data": row.data.model_copy(update={"download": True})}), "train")
+
+
+def test_masks_in_black_and_white_are_two_classes_for_a_recipe_that_says_so(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for k in range(3):
+            mask = np.zeros((16, 16), dtype=np.uint8)
+            mask[4 + k : 9 + k, 4:12] = 255
+            pixels = (mask[..., None] // 2 + draw.integers(0, 90, (16, 16, 3))).astype(np.uint8)
+            for folder, values in (("images", pixels), ("masks", mask)):
+                (tmp_path / split / folder).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values).save(tmp_path / split / folder / f"{k}.png")
+    row = {
+        "name": "row",
+        "task": {"name": "segmentation"},
+        "model": {"name": "unet", "width": 4},
+        "data": {"name": "masks", "root": str(tmp_path), "drop_last": True},
+        "train": {"epochs": 1, "batch_size": 2, "lr": 0.01},
+    }
+    with pytest.raises(
+        ValueError, match=r"\.png: .* got 0 and 255 alone in the train split, .* data.binary_masks: true"
+    ):
+        fit(Recipe.model_validate(row), tmp_path / "out")
+    row["data"]["binary_masks"] = True  # type: ignore[index]
+    result = fit(Recipe.model_validate(row), tmp_path / "out")
+    assert len(result["test_iou"]) == 2
+    assert all(value is not None for value in result["test_iou"])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from foveal.training.tasks import Classification, wilson_interval
+from foveal.training.recipe import Data
+from foveal.training.tasks import Classification, create_task, wilson_interval
 
 
 def test_counts_add_up_over_batches_of_any_size() -> None:
@@ -38,6 +43,28 @@ def test_half_precision_outputs_are_measured_in_float32() -> None:
     assert Classification().count(outputs, labels).dtype == torch.float64
 
 
+def test_the_top_5_error() -> None:
+    """Against ranks counted one by one; with five classes nothing is wrong."""
+    generator = torch.Generator().manual_seed(0)
+    outputs, labels = torch.randn(60, 12, generator=generator), torch.randint(12, (60,), generator=generator)
+    task = Classification(top5=True)
+    parts = sum(task.count(outputs[start : start + 13], labels[start : start + 13]) for start in range(0, 60, 13))
+    assert isinstance(parts, torch.Tensor)
+    wrong = sum(
+        sorted(row.tolist(), reverse=True).index(row[label]) >= 5 for row, label in zip(outputs, labels, strict=True)
+    )
+    summary = task.summary(parts)
+    assert summary["top5_error"] == pytest.approx(wrong / 60)
+    assert 0.4 < summary["top5_error"] < 0.8
+    assert [metric.name for metric in task.metrics] == ["accuracy", "top5_error"]
+    assert not task.metrics[1].higher_is_better
+    plain = Classification()
+    assert "top5_error" not in plain.summary(plain.count(outputs, labels))
+    assert task.summary(task.count(outputs[:, :5], labels % 5))["top5_error"] == 0
+    with pytest.raises(ValueError, match="top5 must be true or false; got 5"):
+        Classification(top5=5)  # type: ignore[arg-type]
+
+
 def test_nothing_counted() -> None:
     assert Classification().summary(torch.zeros(3))["accuracy"] == 0
 
@@ -50,3 +77,34 @@ def test_wilson_interval() -> None:
     for correct, n in ((-1, 5), (6, 5), (0, 0)):
         with pytest.raises(ValueError, match="correct and n must be counts"):
             wilson_interval(correct, n)
+
+
+def npz(root: Path, labels: list[int], classes: list[str]) -> Data:
+    images = np.zeros((len(labels), 4, 4), dtype=np.uint8)
+    for split in ("train", "test"):
+        np.savez(root / f"{split}.npz", images=images, labels=labels, classes=classes)
+    return Data(name="npz", root=str(root))
+
+
+def test_a_class_must_have_a_training_image(tmp_path: Path) -> None:
+    data = npz(tmp_path, [0, 2, 2], ["a", "b", "c"])
+    with pytest.raises(ValueError, match="the train split of npz has no image of b; add images"):
+        create_task("classification").load(data, "train", str(tmp_path))
+    assert len(create_task("classification").load(data, "test", str(tmp_path))[0]) == 3
+    with pytest.raises(ValueError, match="must have two classes or more; got a alone"):
+        create_task("classification").load(npz(tmp_path, [0, 0], ["a"]), "train", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "value"),
+    [
+        ("classification", "binary_masks", True),
+        ("detection", "binary_masks", True),
+        ("detection", "test_fraction", 0.5),
+        ("segmentation", "test_fraction", 0.5),
+        ("vessels", "test_fraction", 0.5),
+    ],
+)
+def test_keys_of_other_tasks_are_refused(task: str, key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"data\.{key} is not for this task; leave it out"):
+        create_task(task).load(Data(name="shapes", **{key: value}), "train", None)

@@ -8,6 +8,7 @@ from foveal.analysis.cost import Cost, LayerCount, MultiplyAdds, cost, latencies
 from foveal.analysis.draw import (
     draw_bins,
     draw_kernels,
+    draw_local_fields,
     draw_receptive_field,
     draw_taps,
     draw_winning_scale,
@@ -70,6 +71,7 @@ __all__ = [
     "draw_feature_maps",
     "draw_field_growth",
     "draw_kernels",
+    "draw_local_fields",
     "draw_pooled",
     "draw_receptive_field",
     "draw_shares_by_size",

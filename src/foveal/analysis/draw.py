@@ -7,7 +7,7 @@ colour-blind eyes, and shape or text says the same again.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,7 +74,9 @@ def draw_bins(bins: Tensor | nn.Module, *, title: str | None = None) -> Figure:
     return figure
 
 
-def draw_kernels(layer: nn.Module, *, outputs: int = 16, inputs: int = 3, title: str | None = None) -> Figure:
+def draw_kernels(
+    layer: nn.Module, *, outputs: int = 16, inputs: int = 3, raw: bool = False, title: str | None = None
+) -> Figure:
     """Draw learned kernels, tap by tap, as Figure 4 of Log-Polar Space Convolution (NeurIPS 2022).
 
     One column for each output channel, one row for each input channel, all on one colour scale with zero in the
@@ -86,20 +88,24 @@ def draw_kernels(layer: nn.Module, *, outputs: int = 16, inputs: int = 3, title:
             Tensor[S, O, C / groups, kh, kw] shows its first set.
         outputs: output channels shown at most.
         inputs: input channels shown at most.
+        raw: each tap with the weight of its bin as it is learned, before the mean's 1 / N of Eq. (3), which makes far bins
+            pale.
         title: above the picture; by default what is shown.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: the layer has no such weight.
+        ValueError: the layer has no such weight, or no bins and ``raw``.
 
     Example:
         >>> figure = draw_kernels(nn.Conv2d(3, 8, 5))
         >>> figure.axes[0].get_title()
         '5 × 5 kernels: 8 of 8 output and 3 of 3 input channels'
     """
-    dense = _kernel(layer)
+    if raw and not hasattr(layer, "bins"):
+        raise ValueError(f"raw is of weights that bins share; {type(layer).__name__} has no bins")
+    dense = _kernel(layer, raw)
     kernels = dense[:outputs, :inputs].double()
     shown_outputs, shown_inputs, height, width = kernels.shape
     grid = card.grid_of(layer) if hasattr(layer, "bins") else np.zeros((height, width), dtype=int)
@@ -131,6 +137,8 @@ def draw_kernels(layer: nn.Module, *, outputs: int = 16, inputs: int = 3, title:
             f"{height} × {width} kernels: {shown_outputs} of {dense.shape[0]} output and "
             f"{shown_inputs} of {dense.shape[1]} input channels"
         )
+        if raw:
+            title += ", weights before 1 / N"
         if crosses:
             title += f" · {len(crosses)} weights × are not finite"
     axes.set_title(title, fontsize=8, color=card.INK)
@@ -168,52 +176,130 @@ def draw_taps(
     """
     if not hasattr(layer, "sampling_points"):
         raise ValueError(f"layer must have sampling points (anisotropic, deformable); got {type(layer).__name__}")
-    from matplotlib.collections import LineCollection
-    from matplotlib.patheffects import withStroke
-
     input = input[:4]
-    with torch.no_grad():
-        points = layer.sampling_points(input).float().cpu()
-        moved = layer.offsets(input)[0]
+    points, centres = _points(layer, input)
     rows, columns = points.shape[2:4]
-    centres = points[:, 0].mean(-2)  # of the taps before they were moved: the sampling centre of each output position
-    if moved is not None:
-        centres = centres - moved.float().cpu().unflatten(1, (-1, 2)).mean(1).permute(0, 2, 3, 1)
     if positions is None:
         positions = [(int(at * rows), int(at * columns)) for at in ((0.3, 0.7) if min(rows, columns) >= 8 else (0.5,))]
     if any(not (0 <= r < rows and 0 <= c < columns) for r, c in positions):
         raise ValueError(f"positions must lie in the output map of {rows} x {columns}; got {list(positions)!r}")
     backdrops = card.backdrops(input if image is None else image[:4])
-    # pixel centres of the layer's input, in pixels of the image
-    zoom = torch.tensor([big / small for big, small in zip(backdrops[0].shape[:2], input.shape[2:], strict=True)])
-    points, centres = (points + 0.5) * zoom - 0.5, (centres + 0.5) * zoom - 0.5
+    points, centres = (_zoomed(places, input, backdrops[0]) for places in (points, centres))
     styles = _scale_styles(layer.scales)
 
     figure, panels = card.row(backdrops, bottom=0.35, top=0.0 if title is None else 0.3)
     for panel, backdrop, places, middles in zip(panels, backdrops, points, centres, strict=True):
-        panel.imshow(card.pale(backdrop), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        for row, column in positions:
-            y, x = middles[row, column].tolist()
-            for (colour, marker), taps in zip(styles, places[:, row, column], strict=True):
-                inside = ((taps >= -1) & (taps <= torch.tensor(backdrop.shape[:2]))).all(1)
-                spokes = [[(x, y), (right, down)] for down, right in taps[inside].tolist()]
-                panel.add_collection(LineCollection(spokes, colors=colour, linewidths=0.6, alpha=0.6))
-                panel.plot(taps[:, 1], taps[:, 0], marker, color=colour, markersize=4.2, mec="white", mew=0.5, ls="")
-            panel.plot(
-                x,
-                y,
-                "+",
-                color=card.INK,
-                markersize=6,
-                mew=1.2,
-                path_effects=[withStroke(linewidth=3, foreground="white")],
-            )
-        panel.set_xlim(-0.5, backdrop.shape[1] - 0.5)
-        panel.set_ylim(backdrop.shape[0] - 0.5, -0.5)
+        _dots(panel, backdrop, [(places[:, row, column], middles[row, column]) for row, column in positions], styles)
     _legend(figure, styles, layer.scales)
     if title is not None:
         figure.suptitle(title, fontsize=8, color=card.INK)
     return figure
+
+
+def draw_local_fields(
+    layers: Mapping[str, tuple[Any, Tensor]],
+    image: Tensor,
+    *,
+    at: tuple[int, int] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw where layers of several networks read around one pixel, as Figure 4 of Anisotropic Convolution (TIP 2020).
+
+    A panel for each network; colours of scales as in :func:`draw_taps`, a dilated convolution has that of its dilation.
+
+    Args:
+        layers: a name for each layer, nn.Conv2d or one with ``.sampling_points(input)``, and its input Tensor[1, C, H, W].
+        image: what the networks see, Tensor[1 or 3, h, w].
+        at: (row, column) of the pixel; the output position nearest to it is drawn. By default the middle.
+        title: above the picture.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: there is no layer, the pixel lies outside, or a layer has no points.
+
+    Example:
+        >>> conv, input = nn.Conv2d(3, 4, 3, padding=2, dilation=2), torch.zeros(1, 3, 16, 16)
+        >>> [panel.get_title() for panel in draw_local_fields({"dilated": (conv, input)}, input[0]).axes]
+        ['dilated']
+    """
+    if not layers:
+        raise ValueError("layers must hold at least one layer; got none")
+    (backdrop,) = card.backdrops(image[None])
+    height, width = backdrop.shape[:2]
+    pixel = torch.tensor((height // 2, width // 2) if at is None else at, dtype=torch.float32, device="cpu")
+    if not (0 <= pixel[0] < height and 0 <= pixel[1] < width):
+        raise ValueError(f"at must lie in the image of {height} x {width}; got {at!r}")
+    figure, panels = card.row([backdrop] * len(layers), bottom=0.35, top=0.3 + (0.0 if title is None else 0.3))
+    known: dict[Any, tuple[str, str]] = {}
+    for panel, (name, (layer, input)) in zip(panels, layers.items(), strict=True):
+        points, centres = (_zoomed(places, input, backdrop)[0] for places in _points(layer, input))
+        nearest = int((centres - pixel).square().sum(-1).argmin())
+        row, column = divmod(nearest, centres.shape[1])
+        scales = getattr(layer, "scales", (max(getattr(layer, "dilation", (1,))),))
+        styles = _scale_styles(scales)
+        known |= dict(zip([scales] if isinstance(scales, str) else scales, styles, strict=True))
+        _dots(panel, backdrop, [(points[:, row, column], centres[row, column])], styles)
+        panel.set_title(name, fontsize=8, color=card.INK)
+    names = sorted((scale for scale in known if not isinstance(scale, str)), key=float)
+    names += [scale for scale in known if isinstance(scale, str)]
+    _legend(figure, [known[scale] for scale in names], names)
+    if title is not None:
+        figure.suptitle(title, fontsize=8, color=card.INK)
+    return figure
+
+
+@torch.no_grad()
+def _points(layer: Any, input: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each output position reads, Tensor[N, S, H', W', T, 2], and its centre, Tensor[N, H', W', 2], in pixels."""
+    if isinstance(layer, nn.Conv2d):
+        size = layer(input).shape[2:]
+        pads = layer._reversed_padding_repeated_twice[-2::-2]  # before each axis, rows first; "same" is in numbers here
+        rows, columns = (
+            torch.arange(count, device="cpu").float()[:, None] * step - pad + torch.arange(window, device="cpu") * space
+            for count, step, pad, window, space in zip(
+                size, layer.stride, pads, layer.kernel_size, layer.dilation, strict=True
+            )
+        )
+        grid = torch.stack(torch.broadcast_tensors(rows[:, None, :, None], columns[None, :, None, :]), -1)
+        points = grid.flatten(2, 3)[None, None].expand(len(input), 1, -1, -1, -1, -1)
+        return points, points[:, 0].mean(-2)
+    if not hasattr(layer, "sampling_points"):
+        raise ValueError(f"layer must be a convolution or have sampling points; got {type(layer).__name__}")
+    points = layer.sampling_points(input).float().cpu()
+    moved = layer.offsets(input)[0]
+    centres = points[:, 0].mean(-2)  # of the taps before they were moved: the sampling centre of each output position
+    if moved is not None:
+        centres = centres - moved.float().cpu().unflatten(1, (-1, 2)).mean(1).permute(0, 2, 3, 1)
+    return points, centres
+
+
+def _zoomed(places: Tensor, input: Tensor, backdrop: np.ndarray) -> Tensor:
+    """Pixel centres of a layer's input, in pixels of the image."""
+    zoom = torch.tensor([big / small for big, small in zip(backdrop.shape[:2], input.shape[2:], strict=True)])
+    return (places + 0.5) * zoom - 0.5
+
+
+def _dots(
+    panel: Any, backdrop: np.ndarray, positions: Sequence[tuple[Tensor, Tensor]], styles: Sequence[tuple[str, str]]
+) -> None:
+    """Taps of each scale around each centre, over a pale image."""
+    from matplotlib.collections import LineCollection
+    from matplotlib.patheffects import withStroke
+
+    panel.imshow(card.pale(backdrop), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    for places, middle in positions:
+        y, x = middle.tolist()
+        for (colour, marker), taps in zip(styles, places, strict=True):
+            inside = ((taps >= -1) & (taps <= torch.tensor(backdrop.shape[:2]))).all(1)
+            spokes = [[(x, y), (right, down)] for down, right in taps[inside].tolist()]
+            panel.add_collection(LineCollection(spokes, colors=colour, linewidths=0.6, alpha=0.6))
+            panel.plot(taps[:, 1], taps[:, 0], marker, color=colour, markersize=4.2, mec="white", mew=0.5, ls="")
+        cross = {"path_effects": [withStroke(linewidth=3, foreground="white")], "markersize": 6, "mew": 1.2}
+        panel.plot(x, y, "+", color=card.INK, **cross)
+    panel.set_xlim(-0.5, backdrop.shape[1] - 0.5)
+    panel.set_ylim(backdrop.shape[0] - 0.5, -0.5)
 
 
 def draw_winning_scale(layer: Any, input: Tensor, *, image: Tensor | None = None, title: str | None = None) -> Figure:
@@ -324,10 +410,10 @@ def draw_receptive_field(
     return figure
 
 
-def _kernel(layer: Any) -> Tensor:
+def _kernel(layer: Any, raw: bool = False) -> Tensor:
     weight: Any
     with torch.no_grad():
-        if getattr(layer, "reduce", None) == "max":  # no kernel: what a tap weighs where it is its bin's largest
+        if raw or getattr(layer, "reduce", None) == "max":  # no kernel: what a tap weighs where it is its bin's largest
             weight = nn.functional.pad(layer.weight, (0, 1))[:, :, layer.bins]
         else:
             weight = layer.kernel() if hasattr(layer, "kernel") else getattr(layer, "weight", None)

@@ -55,7 +55,7 @@ def localisation_error(
         boxes: the true boxes of each image, Tensor[K, 4].
 
     Raises:
-        ValueError: there are no images, their numbers differ, or an image has no true box.
+        ValueError: there are no images, their numbers differ, an image has no true box, or a box is not finite.
 
     Example:
         >>> guesses, labels = torch.tensor([[3, 7], [2, 4]]), torch.tensor([7, 2])
@@ -72,6 +72,9 @@ def localisation_error(
             raise ValueError(
                 f"boxes must be [K, 4] with K > 0 for each image; got {tuple(true.shape)} for image {index}"
             )
+        for name, found in (("guess_boxes", guess_boxes[index]), ("boxes", true)):
+            if not found.isfinite().all():
+                raise ValueError(f"{name} must be finite; got {found.tolist()} for image {index}")
     overlap = torch.stack([box_overlap(g[:, None], t).amax(1) for g, t in zip(guess_boxes, boxes, strict=True)])
     right = (guesses == labels[:, None]) & (overlap >= 0.5)
     top1, top5 = (1 - right[:, :k].any(1).double().mean().item() for k in (1, 5))

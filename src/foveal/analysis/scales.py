@@ -115,6 +115,8 @@ def draw_winning_shares(layer: Any, input: Tensor, *, image: Tensor | None = Non
     Raises:
         ValueError: the layer has no winning scale.
     """
+    from matplotlib.ticker import PercentFormatter
+
     shares = winning_shares(layer, input[:_MOST_IMAGES]).cpu()
     pictures = card.backdrops(input if image is None else image)[: len(shares)]
     scales = list(layer.scales)
@@ -132,7 +134,7 @@ def draw_winning_shares(layer: Any, input: Tensor, *, image: Tensor | None = Non
         panel.set_title(f"scale {scale:g} wins: {share:.0%}", fontsize=8, color=card.INK)
     bar = figure.colorbar(heat, ax=panels, shrink=0.8, pad=0.015, aspect=22)
     bar.set_label("share of output channels", fontsize=8, color=card.INK)
-    bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1, 0))
     bar.ax.tick_params(labelsize=7, labelcolor=card.INK)
     bar.outline.set_visible(False)
     return figure
@@ -167,8 +169,10 @@ def draw_shares_by_size(found: Mapping[str, SharesBySize], scales: Sequence[floa
         panel.grid(color="#d1d9e0", lw=0.5)
     panels[0].set_ylabel("share of channels that it wins", fontsize=8, color=card.INK)
     panels[0].set_ylim(bottom=0)
-    panels[0].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import PercentFormatter
+
+    panels[0].yaxis.set_major_formatter(PercentFormatter(1, 0))
 
     handles, names = panels[0].get_legend_handles_labels()
     handles += [Line2D([], [], color=card.INK, ls="-"), Line2D([], [], color=card.INK, ls=":")]

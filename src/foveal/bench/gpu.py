@@ -30,7 +30,7 @@ from foveal.bench.timing import (
     forward_and_backward,
     measure,
 )
-from foveal.geometry import log_polar_bins
+from foveal.layers import LogPolarConv2d
 from foveal.ops import anisotropic_conv2d, binned_conv2d
 from foveal.ops.binned import reference
 
@@ -325,7 +325,9 @@ def _depthwise(
 
     def operands(size: int) -> tuple[Tensor, Tensor]:
         """A map of bins, and a weight."""
-        bins = log_polar_bins(size, *levels, 2.0) if levels else torch.arange(size**2).reshape(size, size)
+        bins = torch.arange(size**2).reshape(size, size)
+        if levels:
+            bins = LogPolarConv2d(1, 1, size, radial_bins=levels[0], angular_bins=levels[1], growth_rate=2.0).bins
         return bins.to(device), torch.randn(channels, 1, int(bins.max()) + 1).to(device, dtype).requires_grad_(backward)
 
     def ours(bins: Tensor) -> Callable[..., Tensor]:

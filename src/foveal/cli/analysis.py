@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from foveal.cli.terminal import make_console, say
+from foveal.cli.terminal import make_console, say, tell
 
 
 def cost(
@@ -32,6 +32,7 @@ def cost(
     from foveal import analysis
     from foveal.models import create_model
     from foveal.training.recipe_files import load_plan
+    from foveal.training.speeds import milliseconds
 
     size = _size(input_size)
     channels = size[0]
@@ -54,7 +55,7 @@ def cost(
         if field == "conv_macs" and plan is not None:
             counts = [analysis.multiply_adds(network, size) for network in networks.values()]
             table.add_row("  with pooling additions", *(f"{count.with_pooling:,d}" for count in counts))
-    table.add_row("latency, ms", *(f"{milliseconds:,.2f}" for milliseconds in times))
+    table.add_row("latency", *map(milliseconds, times))
     console = make_console()
     console.print(table)
     if changes:
@@ -80,41 +81,66 @@ class Drawn(enum.StrEnum):
     bins = "bins"
     kernels = "kernels"
     pooled = "pooled"
+    maps = "maps"
+    winners = "winners"
+    points = "points"
 
 
 def draw(
-    what: Annotated[Drawn, typer.Argument(help="bins of a layer, its kernels, or an image pooled by it.")],
-    model: Annotated[str, typer.Argument(help="A model, or the folder of a run: runs/quickstart/log_polar/seed0.")],
+    what: Annotated[
+        Drawn,
+        typer.Argument(
+            help="bins of a layer, its kernels, an image pooled by it; of an image the maps of layers, the scale that "
+            "winners have where, the points that are read."
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A model, or the folder of a run: runs/quickstart/log_polar/seed0. For points a table's, too."
+        ),
+    ],
     plan: Annotated[
         str | None, typer.Option(help="What to convert: a YAML file (a plan or a recipe), or YAML itself.")
     ] = None,
-    layer: Annotated[str | None, typer.Option(help="Its name.  [default: the first that fits]")] = None,
-    image: Annotated[Path | None, typer.Option(help="An image: bins are laid over it; pooled needs one.")] = None,
+    layer: Annotated[
+        list[str] | None, typer.Option(help="Its name; for maps again for more.  [default: the first that fits]")
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="An image: bins are laid over it; all but bins and kernels need one.")
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Kernels before the mean's 1/N, so that far bins are not pale.")
+    ] = False,
     at: Annotated[
         str | None, typer.Option(metavar="ROW,COLUMN", help="The pixel looked at.  [default: the middle]")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File, .png or .svg.  [default: bins.png and so on]")] = None,
 ) -> None:
-    """Draw a layer: its bins, its learned kernels, its pooled map.
+    """Draw a layer: its bins, its learned kernels, its pooled map; or what networks make of an image.
 
     The caption says what the layer's arguments are.
     Example: foveal draw bins small_cnn --plan '{conv1: {layer: log_polar, kernel_size: 11, rotation: 0.5}}'
+    Example: foveal draw points runs/quickstart --image cat.jpg --at 120,90
     """
     from foveal import analysis
     from foveal.data.images import decode
     from foveal.layers import LogPolarPool2d
 
-    name, module = _drawable(_network(model, plan, 3, 10), layer, what)
+    if raw and what is not Drawn.kernels:
+        raise ValueError(f"--raw is for kernels; {what.value} has no weights in it")
+    if what in (Drawn.maps, Drawn.winners, Drawn.points):
+        _draw_what_networks_do(what, model, plan, layer or [], image, _pixel(at), out)
+        return
+    if layer is not None and len(layer) > 1:
+        raise ValueError(f"--layer names one layer for {what.value}; got {', '.join(layer)}")
+    name, module = _drawable(_network(model, plan, 3, 10), layer[0] if layer else None, what)
     pixels = None if image is None else decode(image)
-    position = None
-    if at is not None:
-        if not re.fullmatch(r"\d{1,6},\d{1,6}", at):
-            raise ValueError(f"--at must be row,column such as 12,20, got {at}")
-        position = (int(at.split(",")[0]), int(at.split(",")[1]))
+    position = _pixel(at)
     if position is not None and pixels is None:
         raise ValueError("--at is a pixel of an image: give --image, too")
     if what is Drawn.kernels:
-        figure = analysis.draw_kernels(module)
+        figure = analysis.draw_kernels(module, raw=raw)
     elif what is Drawn.bins and pixels is None:
         figure = analysis.draw_bins(module)
     elif pixels is None:
@@ -144,7 +170,43 @@ def draw(
     out = out or Path(f"{what.value}.png")
     analysis.save(figure, out)
     caption = figure.get_suptitle() or figure.axes[0].get_title()
-    print(f"{out}: {name or model}, {caption}".replace("\n", " · "))
+    tell(f"{out}: {name or model}, {caption}".replace("\n", " · "))
+
+
+def _pixel(at: str | None) -> tuple[int, int] | None:
+    if at is None:
+        return None
+    if not re.fullmatch(r"\d{1,6},\d{1,6}", at):
+        raise ValueError(f"--at must be row,column such as 12,20, got {at}")
+    return int(at.split(",")[0]), int(at.split(",")[1])
+
+
+def _draw_what_networks_do(
+    what: Drawn,
+    model: str,
+    plan: str | None,
+    layers: list[str],
+    image: Path | None,
+    at: tuple[int, int] | None,
+    out: Path | None,
+) -> None:
+    """Feature maps, winning scales or sampling points on an image."""
+    from foveal import analysis
+    from foveal.training import drawing, localisation
+
+    if image is None:
+        raise ValueError(f"{what.value} needs --image, an image file, or a number in a run's test split")
+    if at is not None and what is not Drawn.points:
+        raise ValueError(f"--at is the pixel whose points are drawn; {what.value} shows all of the image")
+    networks = localisation.open_networks(model, plan)
+    if what is Drawn.points:
+        figure, text = drawing.draw_where(networks, str(image), layers, at)
+    else:
+        make = drawing.draw_maps if what is Drawn.maps else drawing.draw_winners
+        figure, text = make(networks, str(image), layers)
+    out = out or Path(f"{what.value}.png")
+    analysis.save(figure, out)
+    print(f"{out}: {text}")
 
 
 def field(
@@ -156,7 +218,8 @@ def field(
         str | None, typer.Option(help="What to convert: a YAML file (a plan or a recipe), or YAML itself.")
     ] = None,
     layer: Annotated[
-        list[str] | None, typer.Option(help="Look at its output; again for more.  [default: the last map]")
+        list[str] | None,
+        typer.Option(help="Look at its output; again for more.  [default: the last convolution]"),
     ] = None,
     input_size: Annotated[str, typer.Option(help="Channels, height and width of the images.")] = "3,96,96",
     activations: Annotated[
@@ -169,7 +232,7 @@ def field(
     Sizes, stride and offset in pixels of the input, from gradients; with --plan as they are and converted.
     Example: foveal field simple_vgg --layer features.8 --layer features.13
     """
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from foveal import analysis
 
@@ -177,7 +240,7 @@ def field(
     networks, looked_at = {}, {}
     for model in models:
         networks[model] = _network(model, None, size[0], 10)
-        maps = analysis.map_layers(networks[model], size)
+        maps = [name for name in analysis.map_layers(networks[model], size) if _weighs(networks[model], name)]
         if not layer and not maps:
             raise ValueError(
                 f"{model} has no map of more than one position at --input-size {input_size}; take a larger one, or its channels"
@@ -187,7 +250,8 @@ def field(
             converted = "converted" if len(models) == 1 else f"{model}, converted"
             networks[converted] = _network(model, plan, size[0], 10)
             looked_at[converted] = looked_at[model]
-    table = Table("network", "layer", "size", "pixels", "95 % within", "width", "stride", "offset", box=None)
+    names = (Column(name, overflow="fold") for name in ("network", "layer"))
+    table = Table(*names, "size", "pixels", "95 % within", "width", "stride", "offset", box=None)
     fields, labels = [], []
     for name, network in networks.items():
         for at in looked_at[name]:
@@ -201,7 +265,7 @@ def field(
             labels.append(f"{name}, {at}")
     analysis.save(analysis.draw_receptive_field(fields, labels=labels), out)
     make_console().print(table)
-    print(f"picture: {out}")
+    tell(f"picture: {out}")
 
 
 class Rule(enum.StrEnum):
@@ -255,8 +319,8 @@ def cam(
         for one in found:
             left, top, right, bottom = one["box"]
             place = f"{left:g},{top:g} to {right:g},{bottom:g}"
-            print(f"{one['network']}  {one['file']}: {one['class']} ({one['probability']:.1%}), box {place}")
-        print(f"picture: {out}")
+            tell(f"{one['network']}  {one['file']}: {one['class']} ({one['probability']:.1%}), box {place}")
+        tell(f"picture: {out}")
         return
     if boxes is None or to_json is None:
         raise ValueError("name images to draw, or --boxes and --json to measure the runs of a table")
@@ -266,7 +330,7 @@ def cam(
 
     content = localisation.measure_table(model, boxes, to_json, device=pick_device(device), progress=show)
     make_console().print(localisation.error_table(content))
-    print(f"errors: {to_json}")
+    tell(f"errors: {to_json}")
 
 
 def _shares(measured: dict[str, Any]) -> str:
@@ -277,6 +341,14 @@ def _size(text: str) -> list[int]:
     if not re.fullmatch(r"\d{1,6},\d{1,6},\d{1,6}", text):
         raise ValueError(f"--input-size must be channels,height,width such as 3,32,32, got {text}")
     return [int(part) for part in text.split(",")]
+
+
+def _weighs(network: Any, name: str) -> bool:
+    """Whether a layer weighs a map, a convolution or that of a transformer: what a pooling behind it sees is another field."""
+    layer = network.get_submodule(name)
+    return hasattr(layer, "in_features") or all(
+        hasattr(layer, of_all) for of_all in ("in_channels", "out_channels", "kernel_size")
+    )
 
 
 def _network(name: str, plan: str | None, channels: int, num_classes: int) -> Any:

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from foveal.cli.analysis import cam, cost, draw, field
-from foveal.cli.machine import bench, doctor, list_names
-from foveal.cli.terminal import say
+from foveal.cli.machine import bench, doctor, list_names, tune
+from foveal.cli.terminal import say, tell
 from foveal.cli.training import evaluate, predict, report, train
 
 app = typer.Typer(
@@ -28,9 +28,20 @@ app = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import foveal
+
+        tell(f"foveal {foveal.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
 ) -> None:
     pass
 
@@ -79,6 +90,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "field": field,
     "cam": cam,
     "bench": bench,
+    "tune": tune,
     "doctor": doctor,
 }
 for _name, _command in _COMMANDS.items():
@@ -87,7 +99,14 @@ for _name, _command in _COMMANDS.items():
 
 def main() -> None:
     """Entry point of the `foveal` command."""
-    warnings.showwarning = lambda message, *_args, **_kwargs: say(f"warning: {message}")
+    told: set[str] = set()
+
+    def show(message: Warning | str, *_args: Any, **_kwargs: Any) -> None:
+        if str(message) not in told:  # data is opened before anything trains, and again to train
+            told.add(str(message))
+            say(f"warning: {message}")
+
+    warnings.showwarning = show
     arguments = sys.argv[1:]
     if "--debug" in arguments:  # wherever it stands
         arguments = ["--debug", *(argument for argument in arguments if argument != "--debug")]

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import enum
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from foveal.cli.terminal import make_console, say
+from foveal.cli.terminal import make_console, say, tell
 
 
 class Listed(enum.StrEnum):
@@ -22,12 +23,15 @@ class Listed(enum.StrEnum):
 
 
 def list_names(
-    what: Annotated[Listed | None, typer.Argument(help="One kind only.")] = None,
+    what: Annotated[Listed | None, typer.Argument(help="One kind only, with more about each.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Models of torchvision and timm, too.")] = False,
 ) -> None:
-    """List models, layers, recipes and data sets."""
+    """List models, layers, recipes and data sets.
+
+    Of one kind it also tells parameters and source of models, arguments of layers, and how the files of data sets lie.
+    """
     import foveal
-    from foveal.data import list_datasets, list_mask_datasets
+    from foveal.data.layouts import LAYOUTS
     from foveal.models import list_models
     from foveal.training.recipe_files import list_recipes
 
@@ -35,13 +39,53 @@ def list_names(
         Listed.models: lambda: list_models(all=every),
         Listed.layers: lambda: list(foveal.LAYERS),
         Listed.recipes: list_recipes,
-        Listed.datasets: lambda: [*list_datasets(), *list_mask_datasets()],
+        Listed.datasets: lambda: list(dict.fromkeys(layout.name for layout in LAYOUTS)),
     }
+    about: dict[Listed, Callable[[str], list[tuple[str, str]]]] = {
+        Listed.models: _about_model,
+        Listed.layers: _about_layer,
+        Listed.datasets: _about_dataset,
+    }
+    if every and what not in (None, Listed.models):
+        raise ValueError(f"--all is for models; {what.value if what else ''} are listed whole without it")
     for kind in [what] if what else Listed:
         if what is None:
-            print(f"{kind.value}:")
+            tell(f"{kind.value}:")
         for name in sources[kind]():
-            print(name if what else f"  {name}")
+            tell(name if what else f"  {name}")
+            if what and not every and kind in about:
+                for key, text in about[kind](name):
+                    tell(textwrap.fill(f"  {key:<11}{text}", 80, subsequent_indent=" " * 13, break_on_hyphens=False))
+
+
+def _about_model(name: str) -> list[tuple[str, str]]:
+    import torch
+
+    from foveal.models import create_model
+    from foveal.models.factory import describe_model
+
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in create_model(name).parameters())
+    return [("parameters", f"{count:,} with 10 classes"), ("source", describe_model(name))]
+
+
+def _about_layer(name: str) -> list[tuple[str, str]]:
+    from foveal.surgery import layer_arguments
+
+    kind = "RoIAlign" if name == "deformable_roi_pool" else "Conv2d"
+    plan = f"convert: {{'type:{kind}': {{layer: {name}}}}}"
+    return [("arguments", ", ".join(layer_arguments(name))), ("recipe", plan)]
+
+
+def _about_dataset(name: str) -> list[tuple[str, str]]:
+    from foveal.data.layouts import LAYOUTS
+
+    return [
+        line
+        for layout in LAYOUTS
+        if layout.name == name
+        for line in (("task", layout.task), ("files", layout.lies), ("keys", layout.keys), ("recipe", layout.recipe))
+    ]
 
 
 def bench(
@@ -81,6 +125,63 @@ def bench(
         raise typer.Exit(1)
 
 
+def tune(
+    model: Annotated[str | None, typer.Argument(help="A network by name.  [default: layers of many sizes]")] = None,
+    plan: Annotated[
+        str | None, typer.Option(help="What to convert: a YAML file (a plan or a recipe), or YAML itself.")
+    ] = None,
+    input_size: Annotated[
+        str, typer.Option(metavar="C,H,W", help="Channels, height and width of an image.")
+    ] = "3,224,224",
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 32,
+    dtype: Annotated[str, typer.Option(help="float32, or float16 or bfloat16 by autocast.")] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    clear: Annotated[bool, typer.Option("--clear", help="Remove the profile of the device.")] = False,
+) -> None:
+    """Measure how log-polar layers are fastest on this machine.
+
+    Each shape by its kernels and by the dense convolution, forward and gradients. The profile lies in the user's cache
+    directory; it is read by later programs on this device with these versions. Example: foveal tune cifar_resnet20 --plan
+    '{conv1: {layer: log_polar, kernel_size: 9}}' --input-size 3,32,32
+    """
+    import torch
+
+    import foveal
+    from foveal.bench import tune as measured
+    from foveal.models import create_model
+    from foveal.ops import profile
+    from foveal.training.engine import pick_device
+    from foveal.training.recipe_files import load_plan
+
+    chosen = pick_device(device)
+    path = profile.place(chosen)
+    if clear:
+        tell(f"removed {path}" if path.exists() else f"there is none: {path}")
+        path.unlink(missing_ok=True)
+        return
+    if dtype not in ("float32", "float16", "bfloat16"):
+        raise ValueError(f"--dtype must be float32, float16 or bfloat16; got {dtype!r}")
+    sides = [int(word) if word.strip().isdigit() else 0 for word in input_size.split(",")]
+    if len(sides) != 3 or min(sides) < 1:
+        raise ValueError(f"--input-size must be three whole numbers from 1, as in 3,224,224; got {input_size!r}")
+    if model is None and plan is not None:
+        raise ValueError("--plan is for a network: name one, as in foveal tune resnet18 --plan PLAN")
+    networks = measured.standard(batch)
+    if model is not None:
+        network = foveal.convert(create_model(model, in_channels=sides[0]), load_plan(plan) if plan else {})
+        networks = iter([(network, torch.randn(batch, *sides))])
+    calls = measured.calls_of(networks, chosen, getattr(torch, dtype))
+    if not calls:
+        raise ValueError(
+            f"{model} has no layer that {chosen.type} has kernels for; --plan makes some, see foveal list layers"
+        )
+    content = measured.tune(calls, chosen, lambda index, number, name: say(f"{index + 1}/{number} {name}"))
+    for name, times in content["times"].items():
+        told = ", ".join(f"{way} {time:.4g} ms" for way, time in times.items())
+        tell(f"{content['ways'][name]:<7}{told}  {name}")
+    tell(f"profile: {path}")
+
+
 def doctor() -> None:
     """Show what is installed, what is missing, and the cure.
 
@@ -90,34 +191,40 @@ def doctor() -> None:
     import shutil
 
     cures = []
-    print(f"{'python':<14}{platform.python_version()}  {sys.executable}")
+    tell(f"{'python':<14}{platform.python_version()}  {sys.executable}")
     for package, extra in _PACKAGES.items():
         version, problem = _installed(package)
-        print(f"{package:<14}{version}{f'  {problem}' if problem else ''}")
+        tell(f"{package:<14}{version}{f'  {problem}' if problem else ''}")
         if problem:
             cures.append(f"pip install --upgrade {package}" if version != "missing" else f"pip install '{extra}'")
     if _installed("torch")[1] == "":
         import torch
 
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        print(f"{'devices':<14}cpu with {torch.get_num_threads()} threads; CUDA: {', '.join(names) or 'none'}")
+        tell(f"{'devices':<14}cpu with {torch.get_num_threads()} threads; CUDA: {', '.join(names) or 'none'}")
         from foveal.ops.native import library
 
         compiled = ", ".join(library.instruction_sets())
-        print(
+        tell(
             f"{'CPU kernels':<14}{f'compiled for {compiled}' if compiled else 'plain PyTorch (a C compiler is needed)'}"
         )
-        print(f"{'GPU kernels':<14}{'plain PyTorch' if _imports('foveal.ops.binned.gpu') else 'Triton'}")
+        tell(f"{'GPU kernels':<14}{'plain PyTorch' if _imports('foveal.ops.binned.gpu') else 'Triton'}")
+        from foveal.ops import profile
+
+        for device in [torch.device("cpu"), *(torch.device("cuda", index) for index in range(len(names)))]:
+            ways = profile.in_force(device)
+            told = f"{len(ways)} shapes, {profile.place(device)}" if ways else "none (foveal tune makes one)"
+            tell(f"{'profile':<14}{device}: {told}")
         from foveal.data import create_dataset, list_datasets
 
         for name in [name for name in list_datasets() if name not in ("npz", "folder", "webdataset")]:
             try:
                 create_dataset(name, "test")
-                print(f"{name:<14}found")
+                tell(f"{name:<14}found")
             except (OSError, ImportError, ValueError) as error:
-                print(f"{name:<14}not found: {str(error).splitlines()[0]}")
-    print(f"{'disk':<14}{shutil.disk_usage('.').free / 2**30:.1f} GiB free in {Path.cwd()}")
-    print("\n".join(["", "To get what is missing:", *dict.fromkeys(cures)]) if cures else "\nNothing is missing.")
+                tell(f"{name:<14}not found: {str(error).splitlines()[0]}")
+    tell(f"{'disk':<14}{shutil.disk_usage('.').free / 2**30:.1f} GiB free in {Path.cwd()}")
+    tell("\n".join(["", "To get what is missing:", *dict.fromkeys(cures)]) if cures else "\nNothing is missing.")
 
 
 # Each package with what it comes with; the first row is what `import foveal` itself needs.

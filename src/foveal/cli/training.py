@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from foveal.cli.terminal import make_console, say
+from foveal.cli.terminal import make_console, say, tell
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,11 +36,16 @@ def train(
     Each recipe is one row. Run again with the same --out to go on: finished rows are kept, a stopped one continues
     where it was.
     """
+    from rich.markup import escape
+
     from foveal.training.checkpoint import write_file
     from foveal.training.engine import fit, pick_device
     from foveal.training.recipe import Recipe
     from foveal.training.report import print_table, report
+    from foveal.training.run_folder import refuse_several_processes
+    from foveal.training.speed import time_in_turns
 
+    refuse_several_processes()
     table = _read_table(recipes, overrides or [], quick)
     rows = [row for row in table if isinstance(row, Recipe)]
     if not rows:
@@ -49,7 +54,9 @@ def train(
     chosen = pick_device(device)
     _check_data(rows)
     console = make_console()
-    if not any(row.is_quick or row.differs for row in rows):  # a published number stands beside its own experiment only
+    if not any(
+        row.is_quick or row.differences for row in rows
+    ):  # a published number stands beside its own experiment only
         for row in table:
             if not isinstance(row, Recipe):
                 write_file(out / row.name / "recipe.yaml", row.dump().encode())
@@ -59,7 +66,7 @@ def train(
         finished = (out / recipe.name / f"seed{seed}" / "result.json").exists()
         state = "  (trained before)" if finished else ""
         count = f"{number}/{len(todo)}  " if len(todo) > 1 else ""
-        console.print(f"{count}[bold]{recipe.name}[/bold]  seed {seed}  {recipe.title}{state}")
+        console.print(f"{count}[bold]{escape(recipe.name)}[/bold]  seed {seed}  {escape(recipe.title)}{state}")
         try:
             if console.is_terminal:
                 with _Bar(console) as bar:
@@ -70,10 +77,17 @@ def train(
             say(f"error: {error}")
             failures.append(f"{recipe.name}/seed{seed}")
             continue
-        console.print(f"  {_measured(recipe, {k.removeprefix('test_'): v for k, v in result.items()})}")
+        measured = _measured(recipe, {k.removeprefix("test_"): v for k, v in result.items()})
+        console.print(f"  {escape(measured)}")
+
+    def tell(done: int, turns: int) -> None:
+        if not done:
+            console.print(f"Timing all rows in {turns} turns ...")
+
+    time_in_turns(out, device=chosen, progress=tell)
     page = report(out)
     print_table(out, console)
-    console.print(f"report: {page}")
+    console.print(f"report: {escape(str(page))}")
     if failures:
         raise FloatingPointError(f"{len(failures)} of {len(todo)} runs diverged: {', '.join(failures)}")
 
@@ -102,9 +116,10 @@ def _read_table(names: list[str], overrides: list[str], quick: bool) -> list[Rec
         known = [re.sub("-(quick|changed)$", "", row.name) for row in trained]
         if len(table) == len(paths) > 1:
             mistakes += [
-                f"{name}: baseline of {row.name} must be a row of the table: {', '.join(known)}; got {row.baseline}"
+                f"{name}: {key} of {row.name} must be a row of the table: {', '.join(known)}; got {other}"
                 for row in trained
-                if row.baseline and row.baseline not in known
+                for key, other in (("baseline", row.baseline), *(("claims", claim.other) for claim in row.claims))
+                if other and other not in known
             ]
         rows += sorted(table, key=lambda row: (row.row, row.name))
     found = [row.name for row in rows]
@@ -116,7 +131,7 @@ def _read_table(names: list[str], overrides: list[str], quick: bool) -> list[Rec
 
 def _check_data(rows: list[Recipe]) -> None:
     """Open the data of every row before any of them trains."""
-    from foveal.training.engine import load_data
+    from foveal.training.engine import open_data
 
     problems = {}
     checked = []
@@ -124,8 +139,7 @@ def _check_data(rows: list[Recipe]) -> None:
         if row.data not in checked:
             checked.append(row.data)
             try:
-                for split in ("train", "test"):
-                    load_data(row, split)
+                open_data(row)
             except (ValueError, OSError, ImportError) as error:
                 problems[str(error)] = error
     if len(problems) == 1:
@@ -153,25 +167,29 @@ def _measured(recipe: Recipe, found: dict[str, Any], split: str = "test") -> str
     """The metrics of a network on some images; of what was counted, with its interval."""
     from foveal.training.tasks import wilson_interval
 
+    metrics = recipe.make_task().metrics
+    texts = [f"{metric.title} {metric.text(found[metric.name])}" for metric in metrics]
     if "correct" not in found:
-        metrics = recipe.make_task().metrics
-        return f"{split} " + ", ".join(f"{metric.title} {metric.text(found[metric.name])}" for metric in metrics)
+        return f"{split} " + ", ".join(texts)
     correct, n = int(found["correct"]), int(found["n"])
     low, high = wilson_interval(correct, n)
-    return f"{split} accuracy {correct / n:.2%} ({correct} of {n}; 95 % interval {low:.1%} to {high:.1%})"
+    counted = f"{split} accuracy {correct / n:.2%} ({correct} of {n}; 95 % interval {low:.1%} to {high:.1%})"
+    return ", ".join([counted, *texts[1:]])
 
 
 def _print_epoch(progress: Progress) -> None:
     """One plain line per epoch, for logs and pipes."""
+    from foveal.training.speeds import per_second
+
     row = progress.row
     if row is None:
         return
     metric, key = progress.metric, f"test_{progress.metric.name}"
     test = f"  test {metric.text(row[key])}" if key in row else ""
     share = "" if progress.value is None else f"  train {metric.text(progress.value)}"
-    pace = f"  {row['images_per_s']:,.0f} images/s" if row["images_per_s"] else ""
+    pace = f"  {per_second(row['images_per_s'])} images/s" if row["images_per_s"] else ""
     trained = f"  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}"
-    print(f"{trained}{share}{test}{pace}  {progress.seconds_left:.0f} s left", flush=True)
+    tell(f"{trained}{share}{test}{pace}  {progress.seconds_left:.0f} s left")
 
 
 class _Bar:
@@ -194,11 +212,13 @@ class _Bar:
         self.bar.stop()
 
     def show(self, progress: Progress) -> None:
+        from foveal.training.speeds import per_second
+
         metric, key = progress.metric, f"test_{progress.metric.name}"
         if progress.row and key in progress.row:
             self.test = f" test {metric.text(progress.row[key], 1)}"
         trained = "" if progress.value is None else f" train {metric.text(progress.value, 1)}"
-        numbers = f"loss {progress.loss:.3f}{trained}{self.test} {progress.images_per_s:,.0f}/s"
+        numbers = f"loss {progress.loss:.3f}{trained}{self.test} {per_second(progress.images_per_s)}/s"
         self.bar.update(
             self.line,
             description=f"epoch {progress.epoch}/{progress.epochs}",
@@ -217,6 +237,7 @@ def evaluate(
 ) -> None:
     """Measure the saved network of a run on its images."""
     from foveal.training import engine
+    from foveal.training.speeds import milliseconds
 
     recipe, model = engine.load_run(run)
     if results is not None and recipe.task.name != "detection":
@@ -224,7 +245,7 @@ def evaluate(
     totals: list[Any] = []
     if data_root is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": str(data_root)})})
-    dataset, preset = engine.load_data(recipe, split)
+    dataset, preset = engine.load_data(recipe, split, run)
     settings = recipe.train
     measured = engine.evaluate(
         model.to(engine.pick_device(device)),
@@ -237,34 +258,48 @@ def evaluate(
         workers=recipe.data.workers,
         totals_to=totals.append,
     )
-    print(f"{recipe.name}: {_measured(recipe, measured, split)}")
+    tell(f"{recipe.name}: {_measured(recipe, measured, split)}")
     loss = "" if measured["loss"] is None else f"loss {measured['loss']:.4f}, "
-    print(f"{loss}{measured['ms_per_image']:.3f} ms per image in batches of {settings.batch_size}")
+    tell(f"{loss}{milliseconds(measured['ms_per_image'])} per image in batches of {settings.batch_size}")
     if results is not None:
         from foveal.training.checkpoint import write_file
 
         write_file(results, json.dumps(totals[0].results()).encode())
-        print(f"{measured['detections']} detections: {results}")
+        tell(f"{measured['detections']} detections: {results}")
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="Folder of a run (no classification), or one of its checkpoints.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or one of its checkpoints.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    out: Annotated[Path, typer.Option(help="Folder for masks or boxes, and pictures.")] = Path("predictions"),
+    out: Annotated[Path, typer.Option(help="Folder for what is written.")] = Path("predictions"),
+    top: Annotated[int | None, typer.Option(min=1, help="How many classes.  [default: 5]")] = None,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Of masks, the maps, too.")] = False,
     views: Annotated[int | None, typer.Option(help="1, or 8 turned and mirrored.  [default: the recipe's]")] = None,
     window: Annotated[int | None, typer.Option(help="Side of sliding windows.  [default: the recipe's]")] = None,
-    threshold: Annotated[float, typer.Option(help="Least score of a box that is drawn.", min=0, max=1)] = 0.5,
+    threshold: Annotated[
+        float | None, typer.Option(help="Least score of a box that is drawn.  [default: 0.5]", min=0, max=1)
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
 ) -> None:
-    """Write masks and overlays, or boxes, for images of any size.
+    """Tell classes of images, or write their masks or boxes.
 
+    Images may have any size. Classes are printed and written as classes.csv and classes.json.
     Example: foveal predict runs/lpsc/table5-quick/cenet-quick/seed0 eye.tif --out masks
     """
     from foveal.training.predicting import predict as write
 
     options: dict[str, Any] = {"views": views, "window": window, "threshold": threshold, "device": device}
-    for image, found, picture in write(run, images, out, **options):
-        print(f"{image}: {found} and {picture.name}")
+    classes = False
+    for image, *found in write(run, images, out, probabilities=probabilities, top=top, **options):
+        classes = isinstance(found[0], list)
+        if classes:
+            told = ", ".join(f"{name} {share:.1%}" for name, share in found[0])
+        else:
+            *others, last = [str(found[0]), *(path.name for path in found[1:])]
+            told = f"{', '.join(others)} and {last}"
+        tell(f"{image}: {told}")
+    if classes:
+        tell(f"classes: {out / 'classes.csv'} and classes.json")
 
 
 def report(
@@ -283,8 +318,8 @@ def report(
         write_json(folder, out)
     page = write(folder)
     if as_markdown:
-        print(markdown(folder), end="")
+        tell(markdown(folder), end="")
         return
     console = make_console()
     print_table(folder, console)
-    console.print(f"report: {page}")
+    tell(f"report: {page}")

@@ -2,6 +2,7 @@
 
 from foveal.data.box_batches import BoxBatches, box_batches
 from foveal.data.boxes import BoxedSet, read_boxed, seen_part
+from foveal.data.classes import for_network
 from foveal.data.coco import DetectionSet, read_coco, read_voc, shape_scenes
 from foveal.data.datasets import FolderSet, ImageSet, create_dataset, list_datasets
 from foveal.data.images import decode
@@ -36,6 +37,7 @@ __all__ = [
     "decode",
     "draw_scenes",
     "draw_shapes",
+    "for_network",
     "joint_batches",
     "list_datasets",
     "list_mask_datasets",

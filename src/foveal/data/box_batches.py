@@ -59,6 +59,7 @@ def box_batches(
     device: str | torch.device = "cpu",
     workers: int = 0,
     start_batch: int = 0,
+    drop_last: bool = False,
 ) -> BoxBatches:
     """Go through a set once, in batches of images of their own sizes.
 
@@ -74,6 +75,7 @@ def box_batches(
         device: where images and boxes go.
         workers: processes that decode files; their number changes no bit.
         start_batch: batches to skip.
+        drop_last: leave out the batch that would be smaller than the others.
 
     Returns:
         An iterable of (images, targets): a list of float32 Tensor[3, H, W] from 0 to 1, and for each image a dict of
@@ -100,7 +102,8 @@ def box_batches(
         if flip:
             chosen = (random_bits(seed, epoch, _FLIP, places) & 1).bool()
             flipped = frozenset(places[chosen].tolist())
-    parts = [tuple(part.tolist()) for part in places.split(batch_size)] if len(places) else []
+    whole = [part for part in places.split(batch_size) if len(part) == batch_size or not drop_last]
+    parts = [tuple(part.tolist()) for part in whole] if len(places) else []
     if train:
         order = random_bits(seed, epoch, _BATCHES, torch.arange(len(parts), device="cpu")).argsort(stable=True)
         parts = [parts[k] for k in order.tolist()]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from foveal.data.datasets import FolderSet, create_dataset
-from foveal.data.images import image_files
+from foveal.data.images import UNREADABLE, image_files, orientation_of, refuse_unclear_turn
 from foveal.data.presets import Preset
 
 _COLUMNS = ("file", "xmin", "ymin", "xmax", "ymax")
@@ -149,7 +149,7 @@ def _objects(note: Path, mistakes: list[str]) -> Iterator[tuple[str, list[float]
         return
     for thing in tree.iter("object"):
         numbers = _numbers([thing.findtext(f"bndbox/{key}") for key in _COLUMNS[1:]])
-        name = thing.findtext("name")
+        name = (thing.findtext("name") or "").strip()
         if numbers is None or not name:
             mistakes.append(f"{note}: an object must have a name and a bndbox with {', '.join(_COLUMNS[1:])}")
         else:
@@ -174,6 +174,10 @@ def _checked(images: FolderSet, found: dict[Path, list[list[float]]], mistakes: 
             continue
         with Image.open(Path(str(path))) as file:
             width, height = file.size
+            try:
+                refuse_unclear_turn(Path(str(path)), orientation_of(file), "its boxes are", False)
+            except UNREADABLE as error:
+                mistakes.append(str(error))
         for left, top, right, bottom in of_image:
             # ILSVRC counts the last pixel as the width
             if not (0 <= left <= right <= width and 0 <= top <= bottom <= height):

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from foveal.data.images import decode
+from foveal.data.images import decode_turned, refuse_unclear_turn
 from foveal.data.scenes import draw_scenes
 
 _SHOWN = 8  # of many names in a message
+_LEAST = 0.01  # pixels of a side: in float32, and scaled, thinner boxes may come to lose theirs
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
@@ -40,7 +41,7 @@ class DetectionSet(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         crowd: for each image bool Tensor[n]: groups of objects (COCO), or objects marked as difficult (VOC), which
             training leaves out and evaluation neither demands nor counts as wrong.
         classes: names.
-        category_ids: the number of each class in results.
+        category_ids: the number of each class in results; None for a class that the set does not know.
         proposals: for each image float32 Tensor[m, 4], or None.
     """
 
@@ -54,7 +55,7 @@ class DetectionSet(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     areas: tuple[Tensor, ...]
     crowd: tuple[Tensor, ...]
     classes: tuple[str, ...]
-    category_ids: tuple[int, ...]
+    category_ids: tuple[int | None, ...]
     proposals: tuple[Tensor, ...] | None = None
 
     def __len__(self) -> int:
@@ -62,8 +63,13 @@ class DetectionSet(Dataset[tuple[Tensor, dict[str, Tensor]]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
         """An image, uint8 Tensor[3, H, W], and its objects without crowds: ``boxes``, ``labels``, ``index``."""
-        image = self.images[index] if isinstance(self.images, Tensor) else decode(self.images[index])
         height, width = self.sizes[index].tolist()
+        if isinstance(self.images, Tensor):
+            image = self.images[index]
+        else:
+            image, orientation = decode_turned(self.images[index])
+            told = height != width and image.shape[1:] == (height, width)
+            refuse_unclear_turn(self.images[index], orientation, "its boxes are", told)
         if image.shape[1:] != (height, width):
             raise ValueError(
                 f"{self.place(index)} is {image.shape[2]}x{image.shape[1]} pixels, and its annotations say {width}x{height}"
@@ -101,6 +107,14 @@ class DetectionSet(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             proposals=None if self.proposals is None else some(self.proposals),
         )
 
+    def relabelled(self, places: Sequence[int], classes: tuple[str, ...]) -> DetectionSet:
+        """The same set with other classes: label k becomes ``places[k]``, and keeps its number in results."""
+        numbers: list[int | None] = [None] * len(classes)
+        for place, number in zip(places, self.category_ids, strict=True):
+            numbers[place] = number
+        labels = tuple(torch.tensor(places)[labels] for labels in self.labels)
+        return replace(self, labels=labels, classes=classes, category_ids=tuple(numbers))
+
     def with_objects(self) -> DetectionSet:
         """The images that have an object to learn from: crowds alone are none."""
         return self.subset(index for index, crowd in enumerate(self.crowd) if bool((~crowd).any()))
@@ -123,7 +137,8 @@ class DetectionSet(Dataset[tuple[Tensor, dict[str, Tensor]]]):
                         "iscrowd": int(self.crowd[index][k]),
                     }
                 )
-        categories = [{"id": id_, "name": name} for id_, name in zip(self.category_ids, self.classes, strict=True)]
+        named = zip(self.category_ids, self.classes, strict=True)
+        categories = [{"id": id_, "name": name} for id_, name in named if id_ is not None]
         return {"images": images, "annotations": found, "categories": categories}
 
 
@@ -132,8 +147,8 @@ def read_coco(
 ) -> DetectionSet:
     """Open a set by its COCO instances file.
 
-    Boxes are cut at the image's border. Boxes without area, and those that lie outside their image, are left out with
-    one warning that counts them.
+    Boxes are cut at the image's border. Boxes without area (a side below a hundredth of a pixel is none), and those that lie
+    outside their image, are left out with one warning that counts them.
 
     Args:
         annotations: the JSON file, with ``images``, ``annotations`` and ``categories``.
@@ -143,8 +158,8 @@ def read_coco(
         proposals: a JSON file in the form of COCO's results (``image_id`` and ``bbox``, more keys are passed over).
 
     Raises:
-        ValueError: the file is no instances file; annotations name unknown categories or images; image files are
-            missing, all of which are listed by name.
+        ValueError: the file is no instances file; annotations are wrong or name unknown categories or images; a number is
+            there twice; image files are missing. All of a kind are listed.
     """
     path, folder = Path(annotations), Path(images)
     content = _json(path)
@@ -156,27 +171,32 @@ def read_coco(
         files = tuple(folder / entry["file_name"] for entry in entries)
         sizes = [(int(entry["height"]), int(entry["width"])) for entry in entries]
         categories = sorted(content["categories"], key=lambda entry: entry["id"])
-        labels = {int(entry["id"]): k for k, entry in enumerate(categories)}
+        numbers = [int(entry["id"]) for entry in categories]
+        labels = {number: k for k, number in enumerate(numbers)}
         classes = tuple(str(entry["name"]) for entry in categories)
         found: dict[int, list[_Object]] = {id_: [] for id_ in ids}
         strange: list[str] = []
+        wrong: list[str] = []
         for entry in content["annotations"]:
             if entry["category_id"] not in labels:
                 strange.append(f"annotation {entry.get('id')} has category {entry['category_id']}")
             elif entry["image_id"] not in found:
                 strange.append(f"annotation {entry.get('id')} is of image {entry['image_id']}")
             else:
-                left, top, width, height = map(float, entry["bbox"])
-                area = float(entry.get("area", width * height))
-                thing = _Object((left, top, left + width, top + height), labels[entry["category_id"]], area)
-                found[entry["image_id"]].append(replace(thing, crowd=bool(entry.get("iscrowd", 0))))
+                try:
+                    found[entry["image_id"]].append(_coco_object(entry, labels[entry["category_id"]]))
+                except (TypeError, ValueError) as error:
+                    wrong.append(f"annotation {entry.get('id')}: {error}")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no COCO instances file: {type(error).__name__} {error}") from error
     if strange:
         raise ValueError(f"{path} names categories or images that it does not list: {_some(strange)}")
-    if len(found) < len(ids):
-        twice = [str(id_) for id_, times in Counter(ids).items() if times > 1]
-        raise ValueError(f"{path} lists images twice: {_some(twice)}")
+    if wrong:
+        raise ValueError(f"{path} has {len(wrong)} wrong annotations; correct or remove them: {_some(wrong)}")
+    for what, listed in (("images", ids), ("categories", numbers), ("names of categories", classes)):
+        twice = [str(one) for one, times in Counter(listed).items() if times > 1]
+        if twice:
+            raise ValueError(f"{path} lists {what} twice: {_some(twice)}; each must be there once")
     _check_there(files, path)
     return _set(
         (name, split, files, sizes, ids, [found[id_] for id_ in ids], classes, tuple(labels)),
@@ -215,14 +235,14 @@ def read_voc(root: str | Path, split: str, *, year: str = "2012", name: str = "v
             tree = ElementTree.parse(sheet)
             size, things = _voc_size(tree), []
             for element in tree.iterfind("object"):
-                label = str(element.findtext("name"))
+                label = str(element.findtext("name")).strip()
                 if label not in VOC_CLASSES:
                     strange.append(f"{label!r} in {sheet.name}")
                     continue
                 corners = [float(str(element.findtext(f"bndbox/{side}"))) for side in ("xmin", "ymin", "xmax", "ymax")]
                 box = (corners[0] - 1, corners[1] - 1, corners[2], corners[3])
                 area = (box[2] - box[0]) * (box[3] - box[1])
-                hard = element.findtext("difficult") == "1"
+                hard = _flag("difficult", element.findtext("difficult", "0"))
                 things.append(_Object(box, VOC_CLASSES.index(label), area, hard))
         except (ElementTree.ParseError, ValueError) as error:
             raise ValueError(f"{sheet} is no annotation of PASCAL VOC: {error}") from error
@@ -258,6 +278,24 @@ class _Object:
     crowd: bool = False
 
 
+def _coco_object(entry: dict[str, Any], label: int) -> _Object:
+    """One annotation of COCO's."""
+    box = entry.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(type(side) in (int, float) for side in box):
+        raise ValueError(f"bbox must be [left, top, width, height]; got {json.dumps(box)[:60]}")
+    left, top, width, height = map(float, box)
+    area = float(entry.get("area", width * height))
+    return _Object((left, top, left + width, top + height), label, area, _flag("iscrowd", entry.get("iscrowd", 0)))
+
+
+def _flag(name: str, value: object) -> bool:
+    """0 or 1, as a number or as text."""
+    text = str(value).strip()
+    if text not in ("0", "1", "True", "False"):
+        raise ValueError(f"{name} must be 0 or 1; got {value!r}")
+    return text in ("1", "True")
+
+
 def _set(
     parts: tuple[str, str, Any, Sequence[tuple[int, int]], tuple[int, ...], Sequence[Sequence[_Object]], Any, Any],
     proposals: dict[int, list[list[float]]] | None,
@@ -272,9 +310,9 @@ def _set(
         for thing in things:
             left, top, right, bottom = thing.box
             cut = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
-            if not (right > left and bottom > top):  # a NaN is none either
+            if not (right - left >= _LEAST and bottom - top >= _LEAST):  # a NaN is none either
                 flat += 1
-            elif not (cut[2] > cut[0] and cut[3] > cut[1]):
+            elif not (cut[2] - cut[0] >= _LEAST and cut[3] - cut[1] >= _LEAST):
                 outside += 1
             else:
                 kept[-1].append(replace(thing, box=cut))
@@ -305,7 +343,7 @@ def _corners(boxes: list[list[float]], height: int, width: int) -> Tensor:
     given = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     corners = torch.cat([given[:, :2], given[:, :2] + given[:, 2:]], 1)
     corners = corners.clamp(min=0).minimum(torch.tensor([width, height, width, height], dtype=torch.float32))
-    return corners[(corners[:, 2:] > corners[:, :2]).all(1)]
+    return corners[(corners[:, 2:] - corners[:, :2] >= _LEAST).all(1)]
 
 
 def _read_proposals(path: Path, ids: tuple[int, ...]) -> dict[int, list[list[float]]]:

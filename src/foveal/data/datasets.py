@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from foveal.data.hashing import random_bits
-from foveal.data.images import SUFFIXES, Member, decode, image_files
+from foveal.data.images import SUFFIXES, Member, decode, image_files, warn_left_out
 from foveal.data.integrity import PUBLISHED, Expected, check_files
+from foveal.data.layouts import root_is_missing
 from foveal.data.shards import read_shards
 from foveal.data.synthetic import draw_shapes
 
@@ -53,6 +54,10 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         """The same set with its tensors on a device; they are not copied where they are there already."""
         return dataclasses.replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
+    def relabelled(self, places: Sequence[int], classes: tuple[str, ...]) -> "ImageSet":
+        """The same set with other classes: label k becomes ``places[k]``."""
+        return dataclasses.replace(self, labels=torch.tensor(places)[self.labels], classes=classes)
+
 
 @dataclass(frozen=True, eq=False)
 class FolderSet(Dataset[tuple[Tensor, int]]):
@@ -73,9 +78,19 @@ class FolderSet(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return decode(self.paths[index]), int(self.labels[index])
 
+    def relabelled(self, places: Sequence[int], classes: tuple[str, ...]) -> "FolderSet":
+        """The same set with other classes: label k becomes ``places[k]``."""
+        return dataclasses.replace(self, labels=torch.tensor(places)[self.labels], classes=classes)
+
 
 def create_dataset(
-    name: str, split: str, root: str | Path | None = None, download: bool = False
+    name: str,
+    split: str,
+    root: str | Path | None = None,
+    download: bool = False,
+    *,
+    test_fraction: float | None = None,
+    test_seed: int = 0,
 ) -> ImageSet | FolderSet:
     """Open a set of labelled images.
 
@@ -85,9 +100,11 @@ def create_dataset(
     - ``mnist``, ``fashion_mnist``, ``cifar10``, ``cifar100``, ``stl10``, ``svhn``: torchvision's files under ``root``,
       checked by size and sum before they are opened, and read into memory.
     - ``npz``: root/train.npz and root/test.npz with ``images`` uint8 [N, H, W, C] or [N, H, W] and ``labels``, whole
-      numbers from 0 in [N]; ``classes``, an array of names, is optional. Nothing is ever unpickled.
+      numbers from 0 in [N]; ``classes``, an array of names, is optional: without it test.npz has those of train.npz.
+      Nothing is ever unpickled.
     - ``folder``: root/<split>/<class>/ with png, jpg, jpeg, bmp, webp, tif or tiff files; classes in the order of their
-      names. Where root has no folder "test" but a folder "val", that one is the test split.
+      names. Where root has no folder "test" but a folder "val", that one is the test split. With ``test_fraction`` it is
+      root/<class>/, whose images are parted here.
     - ``webdataset``: root/<split>*.tar (or root/val*.tar) in WebDataset's layout, KEY.jpg or another image with KEY.cls,
       the number of its class; names may stand in root/classes.txt.
 
@@ -96,6 +113,9 @@ def create_dataset(
         split: "train" or "test".
         root: the folder with the data; "data" in the current folder where torchvision's sets are not told another.
         download: fetch a torchvision set that is not there yet.
+        test_fraction: for "folder", the share of each class that is for "test", one image at least; drawn by a fixed hash
+            of ``test_seed``, so that both splits are the same in every call.
+        test_seed: whole number from 0.
 
     Returns:
         ImageSet, or FolderSet for "folder" and "webdataset".
@@ -115,6 +135,8 @@ def create_dataset(
         raise ValueError(f"name must be that of a data set; got {name!r}, {nearest(name, list_datasets())}")
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
+    if test_fraction is not None and name != "folder":
+        raise ValueError(f"test_fraction is for the data set folder; {name} has its own test split, so leave it out")
     if name == "mnist5k":
         return _mnist5k(split)
     if name == "shapes":
@@ -123,13 +145,15 @@ def create_dataset(
     if name in _TORCHVISION:
         return _torchvision(name, split, Path("data" if root is None else root), download)
     if root is None:
-        raise ValueError(f"root must be the folder of the data for {name!r}; got None")
+        raise ValueError(root_is_missing(name, "classification"))
     if download:
         raise ValueError(f"download must be False for {name!r}, which has no source; put the data in {root}")
     if name == "webdataset":
         images, labels, classes = read_shards(Path(root), split)
         return FolderSet(name, split, tuple(images), torch.tensor(labels), classes)
-    return _npz(Path(root), split) if name == "npz" else _folder(Path(root), split)
+    if name == "npz":
+        return _npz(Path(root), split)
+    return _folder(Path(root), split) if test_fraction is None else _parted(Path(root), split, test_fraction, test_seed)
 
 
 def list_datasets() -> list[str]:
@@ -244,7 +268,8 @@ def _npz(root: Path, split: str) -> ImageSet:
     if len(images) != len(labels):
         raise ValueError(f"{path}: there must be one label an image; got {len(images)} images and {len(labels)} labels")
     train = root / "train.npz"
-    source = train if train.is_file() else path
+    own = path == train or not train.is_file() or _array(path, "classes", optional=True) is not None
+    source = path if own else train
     classes = _npz_classes(source)
     if labels.max() >= len(classes):
         raise ValueError(
@@ -310,32 +335,70 @@ def _folder(root: Path, split: str) -> FolderSet:
     if split == "test" and not base.is_dir() and (root / "val").is_dir():
         base = root / "val"
     if not base.is_dir():
+        has = root.is_dir() and any(image_files(entry) for entry in root.iterdir() if entry.is_dir())
+        cure = "; where the classes lie in it unparted, set data.test_fraction, such as 0.2" if has else ""
         raise FileNotFoundError(
             f"{base.absolute()} is not there; expected {root.name}/{split}/<class>/<image>, with one folder a class of "
-            f"{', '.join(SUFFIXES)} files"
+            f"{', '.join(SUFFIXES)} files{cure}"
         )
     train = root / "train"
-    classes = _subfolders(train if train.is_dir() else base)
+    rest: list[Path] = []
+    folders = _subfolders(base, rest)
+    classes = _subfolders(train) if train.is_dir() else folders
     paths: list[Path] = []
     labels: list[int] = []
-    for name in _subfolders(base):
+    for name in folders:
         if name not in classes:
             raise ValueError(f"{base / name}: a class must be in {train} too; it has {', '.join(classes)}")
-        files = image_files(base / name)
-        if not files:
-            raise ValueError(f"{base / name}: there must be images ({', '.join(SUFFIXES)}) in it; remove it or fill it")
-        empty = [file for file in files if not file.stat().st_size]
-        if empty:
-            raise ValueError(
-                f"{empty[0]}: an image must not be empty (so are {len(empty)} in {base / name}); remove them"
-            )
+        files = _of_a_class(base / name, rest)
         paths += files
         labels += [classes.index(name)] * len(files)
+    warn_left_out(base, rest)
     return FolderSet("folder", split, tuple(paths), torch.tensor(labels), classes)
 
 
-def _subfolders(base: Path) -> tuple[str, ...]:
-    names = tuple(sorted(entry.name for entry in base.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
+def _parted(root: Path, split: str, fraction: float, seed: int) -> FolderSet:
+    """A folder of class folders, of each of which a share is for tests."""
+    if not 0 < fraction < 1:
+        raise ValueError(f"test_fraction must lie between 0 and 1; got {fraction!r}")
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root.absolute()} is not there; expected {root.name}/<class>/<image>")
+    there = [name for name in ("train", "test", "val") if (root / name).is_dir()]
+    if there:
+        raise ValueError(f"test_fraction is for classes that are not parted; {root} has {there[0]}/, so leave it out")
+    rest: list[Path] = []
+    classes = _subfolders(root, rest)
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        files = _of_a_class(root / name, rest)
+        if len(files) < 2:
+            raise ValueError(f"{root / name}: there must be two images at least, one to train and one to test; got one")
+        for_test = min(max(1, round(fraction * len(files))), len(files) - 1)
+        order = random_bits(seed, label, torch.arange(len(files), device="cpu")).argsort()
+        kept = order[:for_test] if split == "test" else order[for_test:]
+        paths += [files[k] for k in kept.sort().values.tolist()]
+        labels += [label] * len(kept)
+    warn_left_out(root, rest)
+    return FolderSet("folder", split, tuple(paths), torch.tensor(labels), classes)
+
+
+def _of_a_class(folder: Path, rest: list[Path]) -> list[Path]:
+    files = image_files(folder, rest=rest)
+    if not files:
+        raise ValueError(f"{folder}: there must be images ({', '.join(SUFFIXES)}) in it; remove it or fill it")
+    empty = [file for file in files if not file.stat().st_size]
+    if empty:
+        raise ValueError(f"{empty[0]}: an image must not be empty (so are {len(empty)} in {folder}); remove them")
+    return files
+
+
+def _subfolders(base: Path, rest: list[Path] | None = None) -> tuple[str, ...]:
+    """Names of the folders of classes; `rest` is filled with what else is there."""
+    there = sorted(entry for entry in base.iterdir() if not entry.name.startswith("."))
+    names = tuple(entry.name for entry in there if entry.is_dir())
+    if rest is not None:
+        rest += [entry for entry in there if not entry.is_dir() and entry.name != "Thumbs.db"]
     if not names:
         raise ValueError(f"{base}: there must be one folder a class in it; sort the images into {base}/<class>/")
     return names

@@ -1,19 +1,47 @@
 """Image files, each alone or as a member of a tar archive, decoded to RGB."""
 
 import io
+import struct
+import warnings
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, struct.error)
+"""What Pillow raises on a broken file, beside its DecompressionBombError."""
+_ORIENTATION = 0x0112  # the tag in EXIF data
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The image files of a folder, in alphabetical order."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+def image_files(folder: Path, more: tuple[str, ...] = (), rest: list[Path] | None = None) -> list[Path]:
+    """The image files of a folder, in alphabetical order.
+
+    Args:
+        folder: is not searched below.
+        more: further suffixes.
+        rest: to be filled with what else is there, but for hidden files.
+    """
+    taken = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in SUFFIXES + more and path.is_file():
+            taken.append(path)
+        elif rest is not None and not path.name.startswith(".") and path.name != "Thumbs.db":
+            rest.append(path)
+    return taken
+
+
+def warn_left_out(place: Path, rest: Sequence[Path]) -> None:
+    """Say in one line what is not read of a set: broken links, folders, files of other kinds."""
+    kinds = Counter("folder" if path.is_dir() else "other file" if path.exists() else "broken link" for path in rest)
+    if kinds:
+        counts = ", ".join(f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in sorted(kinds.items()))
+        warnings.warn(f"{place}: {counts} left out, such as {rest[0]}", stacklevel=2)
 
 
 class Member(NamedTuple):
@@ -37,32 +65,79 @@ class Member(NamedTuple):
 def decode(place: Path | Member) -> Tensor:
     """Read an image as RGB, uint8 Tensor[3, H, W].
 
-    It is turned as its EXIF data say. Gray, palette and CMYK images are converted, an alpha channel is dropped, and of
-    16 bits the upper 8 are kept.
+    It is turned as its EXIF data say. Gray, palette and CMYK images are converted, an alpha channel is dropped, of 16 bits
+    the upper 8 are kept, and gray levels stored in 32 bits must be from 0 to 255.
 
     Raises:
         ValueError: it cannot be read; the message names file and cure.
         ImportError: Pillow is missing.
     """
+    return decode_turned(place)[0]
+
+
+def decode_turned(place: Path | Member) -> tuple[Tensor, int]:
+    """What `decode` gives, and the EXIF orientation, 1 to 8, that it was turned by (1: not at all)."""
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image
     except ImportError as error:
         raise ImportError("image files need Pillow: pip install 'foveal[train]'") from error
     try:
-        with Image.open(io.BytesIO(place.read()) if isinstance(place, Member) else place) as file:
-            image = ImageOps.exif_transpose(file)
+        # from memory: Pillow maps some TIFF files, and then turns them wrongly
+        with Image.open(io.BytesIO(place.read() if isinstance(place, Member) else place.read_bytes())) as file:
+            # a PNG has 16 bits at most, and some versions of Pillow open these as 32
+            is_wide = file.mode.startswith("I;16") or (file.mode == "I" and file.format == "PNG")
+            image, orientation = turned(file)
             if image.mode.startswith("I"):
-                wide = np.asarray(image)
-                if wide.min() < 0 or wide.max() > 0xFFFF:
-                    raise ValueError("gray levels of more than 16 bits")
-                image = Image.fromarray((wide >> 8).astype(np.uint8))
+                levels = np.asarray(image).astype(np.int64) >> (8 if is_wide else 0)
+                if levels.min() < 0 or levels.max() > 255:
+                    raise ValueError("gray levels in 32 bits that are not from 0 to 255")
+                image = Image.fromarray(levels.astype(np.uint8))
             elif image.mode == "F":
                 raise ValueError("gray levels that are real numbers")
             elif "transparency" in image.info:
                 image = image.convert("RGBA")
             pixels = np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{place}: cannot be read as an image ({error}); store it with 8 bits, or remove it"
         ) from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), orientation
+
+
+def turned(file: Any) -> tuple[Any, int]:
+    """An image of Pillow's as it is to be seen, and its EXIF orientation; its other EXIF data may be broken."""
+    from PIL import Image
+
+    turn = Image.Transpose
+    turns = {2: turn.FLIP_LEFT_RIGHT, 3: turn.ROTATE_180, 4: turn.FLIP_TOP_BOTTOM, 5: turn.TRANSPOSE}
+    turns |= {6: turn.ROTATE_270, 7: turn.TRANSVERSE, 8: turn.ROTATE_90}
+    stated = orientation_of(file)
+    file.load()
+    left = orientation_of(file)  # Pillow turns TIFFs itself while it loads them
+    return (file.transpose(turns[left]) if left in turns else file), stated
+
+
+def orientation_of(file: Any) -> int:
+    """The EXIF orientation of an image of Pillow's, 1 to 8."""
+    stated = file.getexif().get(_ORIENTATION, 1)
+    return stated if stated in range(2, 9) else 1
+
+
+def refuse_unclear_turn(image: Path, orientation: int, truth: str, shows_turned: bool) -> None:
+    """Masks and boxes of a photograph that is turned by its EXIF data may be of what is stored, or of what is seen.
+
+    Args:
+        image: the file.
+        orientation: what it was turned by.
+        truth: what lies beside it, for the message.
+        shows_turned: that the size of the truth tells, because it is that of the image as it is seen.
+
+    Raises:
+        ValueError: nothing tells; the message names the file and the cures.
+    """
+    if orientation != 1 and not (shows_turned and orientation >= 5):
+        raise ValueError(
+            f"{image} has the EXIF orientation {orientation}, and nothing tells whether {truth} of its pixels as they are "
+            "stored or as they are seen; if as seen, store the image turned (PIL.ImageOps.exif_transpose), else remove "
+            "the tag (exiftool -Orientation= FILE)"
+        )

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -39,6 +40,7 @@ class JointPreset:
         flip_vertical: likewise upside down.
         quarter_turns: turn by 90 degrees with a chance of a half.
         affine: largest random shift and change of size, as a share; with a chance of a half.
+        aspect: largest random change of width over height, likewise and at the same time: the size is kept.
         colour: strength from 0 to 1 of random hue (up to a sixth of the circle), saturation and brightness, likewise.
         whole: evaluate whole images at their own size (the masks are not scaled); else the centre of ``size``.
 
@@ -56,6 +58,7 @@ class JointPreset:
     flip_vertical: bool = False
     quarter_turns: bool = False
     affine: float = 0.0
+    aspect: float = 0.0
     colour: float = 0.0
     whole: bool = True
 
@@ -80,10 +83,12 @@ def joint_batches(
     device: str | torch.device = "cpu",
     workers: int = 0,
     start_batch: int = 0,
+    drop_last: bool = False,
 ) -> Iterator[tuple[Tensor, list[Truth]]]:
     """Go through a set once: images float32 Tensor[B, 3, H, W], and the truth of each.
 
-    No random state is read or moved; workers change no bit. Whole images of different sizes come one by one.
+    No random state is read or moved; workers change no bit. Whole images of different sizes come one by one. `drop_last`
+    leaves out a last batch that would be smaller.
 
     Raises:
         ValueError: a file breaks a rule, or training images have different sizes and ``size`` is not set.
@@ -102,14 +107,13 @@ def joint_batches(
     fixed = isinstance(dataset.images, Tensor) or isinstance(preset.resize, tuple)
     if not train and preset.whole and not fixed:
         batch_size = 1
-    parts = [part.tolist() for part in order.split(batch_size)][start_batch:]
+    parts = [part.tolist() for part in order.split(batch_size) if len(part) == batch_size or not drop_last]
     on_gpu = torch.device(device).type == "cuda"
-    there = (
-        device if on_gpu and not workers else "cpu"
-    )  # a GPU transforms faster, and no process has to bring it images
+    # a GPU transforms faster, and no process has to bring it images
+    there = device if on_gpu and not workers else "cpu"
     loader: Any = DataLoader(
         range(len(dataset)),  # type: ignore[arg-type]
-        batch_sampler=parts,
+        batch_sampler=parts[start_batch:],
         collate_fn=partial(_read, dataset, preset, seed, epoch, train, there),
         num_workers=workers,
         pin_memory=on_gpu and there == "cpu",
@@ -208,6 +212,19 @@ def _cut(image: Tensor, mask: Tensor, preset: JointPreset, chance: bool) -> tupl
     return image.as_subclass(Tensor), mask.as_subclass(Tensor)
 
 
+def _moved(image: Tensor, mask: Tensor, affine: float, aspect: float) -> tuple[Tensor, Tensor]:
+    """Both shifted and scaled at random, the width by more than the height or less; what comes in is black, of no class."""
+    across, down, size, ratio = torch.empty(4, device="cpu").uniform_(-1, 1).tolist()
+    size, ratio = 1 + affine * size, (1 + aspect * ratio) ** 0.5
+    width, height = size * ratio, size / ratio
+    shift = (2 * affine * across, 2 * affine * down)  # the axes of a grid go from -1 to 1
+    from_here = torch.tensor([[1 / width, 0.0, -shift[0] / width], [0.0, 1 / height, -shift[1] / height]], device="cpu")
+    grid = F.affine_grid(from_here[None], [1, 1, *mask.shape], align_corners=False)
+    pixels = F.grid_sample(image[None].float(), grid, mode="bilinear", align_corners=False)[0]
+    seen = F.grid_sample((IGNORE - mask[None, None].float()), grid, mode="nearest", align_corners=False)[0, 0]
+    return pixels.round().to(image.dtype), (IGNORE - seen).to(mask.dtype)
+
+
 def _transformed(image: Tensor, mask: Tensor, preset: JointPreset, seed: int) -> tuple[Tensor, Tensor]:
     """The random part of training, with torchvision's transforms, which draw from the global generator."""
     from torchvision import tv_tensors
@@ -226,10 +243,8 @@ def _transformed(image: Tensor, mask: Tensor, preset: JointPreset, seed: int) ->
         if preset.colour:
             jitter = v2.ColorJitter(0.06 * preset.colour, None, 0.02 * preset.colour, preset.colour / 6)
             steps.append(v2.RandomApply([jitter], 0.5))
-        if preset.affine:
-            fill = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORE}
-            move = v2.RandomAffine(0, (preset.affine,) * 2, (1 - preset.affine, 1 + preset.affine), fill=fill)
-            steps.append(v2.RandomApply([move], 0.5))
+        if (preset.affine or preset.aspect) and torch.rand((), device="cpu") < 0.5:
+            image, mask = _moved(image, mask, preset.affine, preset.aspect)
         if preset.flip:
             steps.append(v2.RandomHorizontalFlip())
         if preset.flip_vertical:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,22 @@ from torch.utils.data import Dataset
 
 from foveal.data.coco import VOC_CLASSES
 from foveal.data.datasets import nearest
-from foveal.data.images import SUFFIXES, decode, image_files
+from foveal.data.images import (
+    SUFFIXES,
+    UNREADABLE,
+    decode_turned,
+    image_files,
+    refuse_unclear_turn,
+    turned,
+    warn_left_out,
+)
+from foveal.data.layouts import root_is_missing
 from foveal.data.synthetic import SHAPES, draw_shapes
 
 IGNORE = 255
 """The value of pixels that belong to no class and are not looked at."""
 
+_KEPT = 2**28  # bytes of decoded images that a set keeps: a small one is read once, and not in every epoch
 _NAMES = ("voc", "voc_aug", "drive", "shapes_masks", "masks")
 
 
@@ -36,6 +48,7 @@ class MaskSet(Dataset[tuple[Tensor, Tensor, Tensor | None]]):
         fields: files of the fields of view, where there are any: what lies outside is no part of the examination.
         classes: names of the values.
         binary: masks are pictures of two gray levels, and stand for 0 and 1.
+        places: value k of the masks stands for class ``places[k]``; None where it stands for class k.
     """
 
     name: str
@@ -45,31 +58,62 @@ class MaskSet(Dataset[tuple[Tensor, Tensor, Tensor | None]]):
     fields: Sequence[Path] | None
     classes: tuple[str, ...]
     binary: bool = False
+    places: tuple[int, ...] | None = None
+    _kept: dict[int, tuple[Tensor, Tensor, Tensor | None]] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """The image uint8 Tensor[3, H, W], the mask uint8 Tensor[H, W], the field of view bool Tensor[H, W] or None."""
+        if index in self._kept:
+            return self._kept[index]
+        found = self._read(index)
+        if len(self._kept) < _KEPT // max(found[0].nbytes, 1):
+            self._kept[index] = found
+        return found
+
+    def _read(self, index: int) -> tuple[Tensor, Tensor, Tensor | None]:
         image, mask = self.images[index], self.masks[index]
         if isinstance(image, Tensor) and isinstance(mask, Tensor):
-            return image, mask, None
-        pixels = decode(image)  # type: ignore[arg-type]
-        truth = read_mask(mask, binary=self.binary)  # type: ignore[arg-type]
-        field = None if self.fields is None else read_mask(self.fields[index], binary=True).bool()
-        for what, place in ((truth, mask), (field, self.fields and self.fields[index])):
-            if what is not None and what.shape != pixels.shape[1:]:
+            return image, self._placed(mask), None
+        pixels, orientation = decode_turned(image)  # type: ignore[arg-type]
+
+        def beside(place: Path, binary: bool) -> Tensor:
+            values, own = _read_turned(place, binary)
+            same = values.shape == pixels.shape[1:]
+            if own != orientation:
+                told = own == 1 and same and values.shape[0] != values.shape[1]
+                refuse_unclear_turn(image, max(own, orientation), f"{place} is", told)  # type: ignore[arg-type]
+            if not same:
                 raise ValueError(
-                    f"{place}: a mask must have the size of its image; got {what.shape[0]} x {what.shape[1]}, and "
+                    f"{place}: a mask must have the size of its image; got {values.shape[0]} x {values.shape[1]}, and "
                     f"{pixels.shape[1]} x {pixels.shape[2]} of {image}"
                 )
-        wrong = truth[(truth >= len(self.classes)) & (truth != IGNORE)]
+            return values
+
+        truth = beside(mask, self.binary)  # type: ignore[arg-type]
+        seen = None if self.fields is None else beside(self.fields[index], True).bool()
+        known = len(self.classes if self.places is None else self.places)
+        wrong = truth[(truth >= known) & (truth != IGNORE)]
         if len(wrong):
             raise ValueError(
-                f"{mask}: values must be below the number of classes, {len(self.classes)}, or {IGNORE} where nothing is "
+                f"{mask}: values must be below the number of classes, {known}, or {IGNORE} where nothing is "
                 f"said; got {int(wrong.max())}. Renumber them, or name all classes in classes.txt"
             )
-        return pixels, truth, field
+        return pixels, self._placed(truth), seen
+
+    def _placed(self, mask: Tensor) -> Tensor:
+        if self.places is None:
+            return mask
+        table = torch.full((256,), IGNORE, dtype=torch.uint8)
+        table[: len(self.places)] = torch.tensor(self.places, dtype=torch.uint8)
+        return table[mask.long()]
+
+    def relabelled(self, places: Sequence[int], classes: tuple[str, ...]) -> MaskSet:
+        """The same set with other classes: what was class k becomes class ``places[k]``."""
+        own = range(len(self.classes)) if self.places is None else self.places
+        return dataclasses.replace(self, classes=classes, places=tuple(places[k] for k in own))
 
     def subset(self, indices: Sequence[int]) -> MaskSet:
         """The same set with some of its images."""
@@ -86,24 +130,36 @@ def read_mask(path: Path, *, binary: bool = False) -> Tensor:
     """Read a mask: one whole number from 0 to 255 for each pixel, uint8 Tensor[H, W].
 
     Palette images give their indices, as VOC's do. With ``binary`` it is a picture in black and white, and gives 0 and 1.
+    It is turned as its EXIF data say.
 
     Raises:
         ValueError: it cannot be read, or has colours or larger numbers; the message names file and cure.
         ImportError: Pillow is missing.
     """
+    return _read_turned(path, binary)[0]
+
+
+def _read_turned(path: Path, binary: bool) -> tuple[Tensor, int]:
+    """What `read_mask` gives, and the EXIF orientation that it was turned by."""
     try:
         from PIL import Image
     except ImportError as error:
         raise ImportError("image files need Pillow: pip install 'foveal[train]'") from error
     if path.suffix == ".mat":
-        return _read_sbd(path)
+        return _read_sbd(path), 1
     try:
-        with Image.open(path) as file:
-            file.load()
+        with Image.open(io.BytesIO(path.read_bytes())) as opened:  # as `decode_turned` does
+            file, orientation = turned(opened)
             mode = file.mode
             if binary:
                 gray = np.asarray(file.convert("L") if not mode.startswith("I") else file).astype(np.int64)
-                return torch.from_numpy((gray > (gray.max() // 2 if gray.max() > 1 else 0)).astype(np.uint8))
+                if gray.max() < 128 and len(np.unique(gray)) > 2:
+                    raise ValueError(
+                        f"a picture in black and white is expected, and these are numbers to {gray.max()}; leave out "
+                        "data.binary_masks where masks hold classes"
+                    )
+                white = gray > (gray.max() // 2 if gray.max() > 1 else 0)
+                return torch.from_numpy(white.astype(np.uint8)), orientation
             if mode == "LA":
                 values = np.asarray(file.getchannel("L")).astype(np.int64)
             elif mode not in ("1", "L", "P") and not mode.startswith("I"):
@@ -112,13 +168,13 @@ def read_mask(path: Path, *, binary: bool = False) -> Tensor:
                 )
             else:
                 values = np.asarray(file).astype(np.int64)
-    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be read as a mask ({error})") from error
     if values.min() < 0 or values.max() > 255:
         raise ValueError(
             f"{path}: values of a mask must be from 0 to 255; got {values.max()}. Store classes, not gray levels"
         )
-    return torch.from_numpy(values.astype(np.uint8))
+    return torch.from_numpy(values.astype(np.uint8)), orientation
 
 
 def _read_sbd(path: Path) -> Tensor:
@@ -150,13 +206,14 @@ def create_mask_dataset(name: str, split: str, root: str | Path | None = None, *
       A download of today may come without test/1st_manual.
     - ``shapes_masks``: 1,000 and 200 drawn images of 64x64; the classes are background and five shapes. No root.
     - ``masks``: root/<split>/images/ and root/<split>/masks/ with one mask of the same name for each image; a folder
-      "val" stands for "test"; root/<split>/fields/ is optional, and so is root/classes.txt, one name a line.
+      "val" stands for "test"; root/<split>/fields/ is optional, and so is root/classes.txt, one name a line. All masks are
+      read once, so that their values fit the classes: those of classes.txt, else the numbers of the training masks.
 
     Args:
         name: one of ``list_mask_datasets()``.
         split: "train" or "test".
         root: the folder with the data.
-        binary: masks are pictures in black and white, of "background" and "object".
+        binary: masks are pictures in black and white, of "background" and "object" or the two names of classes.txt.
 
     Raises:
         FileNotFoundError: the data is not there; the message names path, expected layout and cure.
@@ -174,10 +231,14 @@ def create_mask_dataset(name: str, split: str, root: str | Path | None = None, *
     if name == "shapes_masks":
         return _shapes(split, binary)
     if root is None:
-        raise ValueError(f"root must be the folder of the data for {name!r}; got None")
+        raise ValueError(root_is_missing(name, "segmentation"))
     if name == "drive":
         return _drive(Path(root), split)
-    return _folder(Path(root), split, binary) if name == "masks" else _voc(Path(root), split, name == "voc_aug")
+    if name == "masks":
+        return _folder(Path(root), split, binary)
+    if binary:
+        raise ValueError(f"{name} has masks of classes, not in black and white: leave data.binary_masks out")
+    return _voc(Path(root), split, name == "voc_aug")
 
 
 def _shapes(split: str, binary: bool) -> MaskSet:
@@ -223,10 +284,10 @@ def _voc(root: Path, split: str, augmented: bool) -> MaskSet:
 
 def _drive(root: Path, split: str) -> MaskSet:
     base = root / ("training" if split == "train" else "test")
-    images = sorted((base / "images").glob("*.tif"))
+    images = image_files(base / "images") if (base / "images").is_dir() else []
     if not images:
         raise FileNotFoundError(
-            f"{(base / 'images').absolute()} holds no .tif; expected DRIVE's own folders, training/ and test/ with images, "
+            f"{(base / 'images').absolute()} holds no images; expected DRIVE's own folders, training/ and test/ with images, "
             "1st_manual and mask (drive.grand-challenge.org)"
         )
     if not (base / "1st_manual").is_dir():
@@ -235,10 +296,16 @@ def _drive(root: Path, split: str) -> MaskSet:
             "take it from another copy"
         )
     numbers = [path.name[:2] for path in images]
-    masks = [base / f"1st_manual/{number}_manual1.gif" for number in numbers]
+    masks = [_spelled(base / f"1st_manual/{number}_manual1.gif") for number in numbers]
     word = "training" if split == "train" else "test"
-    fields = [base / f"mask/{number}_{word}_mask.gif" for number in numbers]
+    fields = [_spelled(base / f"mask/{number}_{word}_mask.gif") for number in numbers]
     return MaskSet("drive", split, images, _there(masks), _there(fields), ("background", "vessel"), binary=True)
+
+
+def _spelled(path: Path) -> Path:
+    """The file of that name, be it in capitals or not; the path itself where there is none."""
+    there = path.parent.iterdir() if path.parent.is_dir() else ()
+    return next((other for other in there if other.name.lower() == path.name.lower()), path)
 
 
 def _folder(root: Path, split: str, binary: bool) -> MaskSet:
@@ -249,12 +316,16 @@ def _folder(root: Path, split: str, binary: bool) -> MaskSet:
         raise FileNotFoundError(
             f"{base.absolute()} must hold the folders images and masks, with one mask of the same name for each image"
         )
-    images = image_files(base / "images")
+    rest: list[Path] = []
+    images = image_files(base / "images", rest=rest)
     if not images:
         raise ValueError(f"{base / 'images'}: there must be images ({', '.join(SUFFIXES)}) in it")
+    stems = {path.stem for path in images}
 
     def partners(folder: Path) -> list[Path]:
-        files = {path.stem: path for path in folder.iterdir() if path.suffix.lower() in (*SUFFIXES, ".gif")}
+        there = image_files(folder, (".gif",), rest)
+        files = {path.stem: path for path in there}
+        rest.extend(path for path in there if path.stem not in stems)
         alone = next((path for path in images if path.stem not in files), None)
         if alone is not None:
             raise ValueError(f"{alone}: there must be a mask of the same name in {folder}; add it, or remove the image")
@@ -262,22 +333,70 @@ def _folder(root: Path, split: str, binary: bool) -> MaskSet:
 
     masks = partners(base / "masks")
     fields = partners(base / "fields") if (base / "fields").is_dir() else None
-    if binary:
-        return MaskSet("masks", split, images, masks, fields, ("background", "object"), binary=True)
-    if (root / "classes.txt").is_file():
-        classes = tuple(_lines(root / "classes.txt"))
-    else:
-        highest = max(
-            int(values[values != IGNORE].max()) for path in masks if (values := read_mask(path)).lt(IGNORE).any()
+    warn_left_out(base, rest)
+    return MaskSet("masks", split, images, masks, fields, _classes(root, split, masks, binary), binary=binary)
+
+
+def _classes(root: Path, split: str, masks: Sequence[Path], binary: bool) -> tuple[str, ...]:
+    """The names of the values of masks, which are looked at."""
+    found = _first_of_each(masks, binary)
+    values = sorted(found.keys() - {IGNORE})
+    two = "if they are pictures in black and white, set data.binary_masks: true; else number the classes from 0"
+    if values in ([], [0]) and IGNORE in found:
+        raise ValueError(
+            f"{found[IGNORE]}: masks must have two classes or more; got {' and '.join(map(str, [*values, IGNORE]))} alone in "
+            f"the {split} split, and {IGNORE} is where nothing is said; {two}"
         )
-        classes = tuple(map(str, range(highest + 1)))
-    return MaskSet("masks", split, images, masks, fields, classes)
+    if len(values) < 2 and split == "train":
+        what = "no object, only black" if values == [0] else f"only {values[0]}"
+        raise ValueError(f"{masks[0]}: masks must have two classes or more; got {what}, in all training masks")
+    names = root / "classes.txt"
+    if names.is_file():
+        classes, source = tuple(_lines(names)), str(names)
+        if binary and len(classes) != 2:
+            raise ValueError(f"{names}: there must be two names for masks in black and white; got {', '.join(classes)}")
+    elif binary:
+        return "background", "object"
+    else:
+        base = root / "train/masks"
+        numbers, source = values, "the training masks"
+        if split == "test" and base.is_dir():
+            numbers = sorted(_first_of_each(image_files(base, (".gif",)), binary).keys() - {IGNORE})
+        classes = tuple(map(str, range(max(numbers, default=0) + 1)))
+        if split == "train" and len(values) < len(classes):
+            raise ValueError(
+                f"{found[values[-1]]}: values of masks must be 0, 1, 2 and so on without a gap; got "
+                f"{', '.join(map(str, values))} in the training masks; renumber them, or name all classes in {names}"
+            )
+    for value in values:
+        if value >= len(classes):
+            raise ValueError(
+                f"{found[value]}: values of masks must be below the number of classes, {len(classes)} in {source}, or "
+                f"{IGNORE} where nothing is said; got {value}. Renumber them, or name all classes in {names}"
+            )
+    return classes
+
+
+def _first_of_each(masks: Sequence[Path], binary: bool) -> dict[int, Path]:
+    """The values of masks, each with the first file that has it."""
+    found: dict[int, Path] = {}
+    for path in masks:
+        about = path.stat()
+        for value in _values(path, binary, about.st_size, about.st_mtime_ns):
+            found.setdefault(value, path)
+    return found
+
+
+@functools.cache
+def _values(path: Path, binary: bool, size: int, changed: int) -> tuple[int, ...]:
+    """What values a mask has, as long as its file has this size and time."""
+    return tuple(np.flatnonzero(np.bincount(read_mask(path, binary=binary).numpy().ravel())).tolist())
 
 
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path.absolute()} is not there: it lists the images of the set, one name a line")
-    return path.read_text(encoding="utf-8").split()
+        raise FileNotFoundError(f"{path.absolute()} is not there: it must hold one name a line")
+    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
 
 def _there(paths: Sequence[Path]) -> Sequence[Path]:

@@ -34,7 +34,8 @@ class AnisotropicConv2d(shaped.ShapedConv):
         offset: whether offsets are learned.
         offset_bound: what |dy| and |dx| stay below, in pixels: "floor" for floor(l / 2), Eq. (3), l being scale *
             dilation (the smaller one of a pair); "half" for l / 2; a number; or None for no bound; or one of these for
-            each scale. The learned scale is bounded by l / 2 unless a number or None is given.
+            each scale. "auto" is "floor" for given scales and "half" for a learned one, which starts at l = 1.69, where
+            Eq. (3) leaves no offset.
         fuse: "max" (Eq. 5), "sum", or "concat" followed by a 1x1 ``projection``, which then carries the bias.
         share_weights: one weight for all scales (Eq. 5), or one for each.
 
@@ -71,7 +72,7 @@ class AnisotropicConv2d(shaped.ShapedConv):
         *,
         scales: Sequence[float] | str = (1, 2),
         offset: bool = True,
-        offset_bound: str | float | Sequence[str | float | None] | None = "floor",
+        offset_bound: str | float | Sequence[str | float | None] | None = "auto",
         fuse: str = "max",
         share_weights: bool = True,
         device: torch.device | str | None = None,
@@ -81,7 +82,10 @@ class AnisotropicConv2d(shaped.ShapedConv):
         self.scales = _check_scales(plain(scales))
         self.fuse = shaped.check_choice("fuse", fuse, FUSES)
         self.share_weights = share_weights
-        self.offset_bound = offset_bound = plain(offset_bound)
+        offset_bound = plain(offset_bound)
+        if offset_bound == "auto":
+            offset_bound = "half" if self.scales == "learned" else "floor"
+        self.offset_bound = offset_bound
         self.phase = "both"
         factors: tuple[float, ...] = (1.0,) if isinstance(self.scales, str) else self.scales
         self.bounds = _bounds(offset_bound, self.scales, min(self.dilation)) if offset else (0.0,) * len(factors)
@@ -195,8 +199,10 @@ class AnisotropicConv2d(shaped.ShapedConv):
         if delta is not None:
             if self.phase == "scale":
                 delta = delta.detach()
-            half = scale * (min(self.dilation) / 2)
-            total = total + (torch.tanh(delta) * half * _STRICT if isinstance(bound, str) else _bounded(delta, bound))
+            limit = scale * (min(self.dilation) / 2)
+            if bound == "floor":
+                limit = limit.floor()
+            total = total + (torch.tanh(delta) * limit * _STRICT if isinstance(bound, str) else _bounded(delta, bound))
         return [total]
 
     def scale(self, input: Tensor) -> Tensor:
@@ -341,7 +347,7 @@ def _check_scales(scales: Sequence[float] | str) -> tuple[float, ...] | str:
 
 
 def _bounds(given: Any, scales: tuple[float, ...] | str, dilation: int) -> tuple[Any, ...]:
-    """The bound of each scale in pixels, None for none, "half" for the learned scale's l / 2."""
+    """The bound of each scale in pixels, None for none; for the learned scale also "floor" or "half"."""
     count = 1 if scales == "learned" else len(scales)
     each = given if isinstance(given, tuple) else (given,) * count
     if len(each) != count:
@@ -350,8 +356,10 @@ def _bounds(given: Any, scales: tuple[float, ...] | str, dilation: int) -> tuple
     for k, bound in enumerate(each):
         if isinstance(bound, str):
             shaped.check_choice("offset_bound", bound, BOUNDS)
-            half = None if scales == "learned" else float(scales[k]) * dilation / 2
-            found.append("half" if half is None else float(math.floor(half)) if bound == "floor" else half)
+            if scales != "learned":
+                half = float(scales[k]) * dilation / 2
+                bound = float(math.floor(half)) if bound == "floor" else half
+            found.append(bound)
             continue
         if bound is not None and (
             isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 <= bound < math.inf

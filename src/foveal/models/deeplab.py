@@ -129,7 +129,7 @@ def deeplabv3plus_mobilenetv2(
         num_classes: maps of the output.
         in_channels: channels of the input, Tensor[N, in_channels, H, W] of any size.
         output_stride: 16 (rates 6, 12, 18) or 8 (rates 12, 24, 36).
-        backbone_weights: a file of torchvision's MobileNetV2 weights, or their name, ``"IMAGENET1K_V2"``.
+        backbone_weights: a file of torchvision's MobileNetV2 weights, or their name, ``"IMAGENET1K_V1"``.
         norm_momentum: of the backbone's batch normalisations.
         width: factor of the backbone's channels.
 

@@ -123,6 +123,18 @@ def list_models(all: bool = False) -> list[str]:
     return sorted(names)
 
 
+def describe_model(name: str) -> str:
+    """Where one of our networks comes from: the first sentence about it.
+
+    Example:
+        >>> describe_model("wrn_40_4")
+        'WRN-40-4; 8,949,210 parameters with 10 classes.'
+    """
+    build = _OURS[name]
+    text = inspect.getdoc(build.func if isinstance(build, partial) else build) or ""
+    return " ".join(text.split("\n\n")[0].split())
+
+
 def _import(library: str) -> tuple[ModuleType | None, str]:
     """The library, or None and what to do about it. A torchvision that does not match torch fails with RuntimeError."""
     package = library.partition(".")[0]

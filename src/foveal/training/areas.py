@@ -15,13 +15,27 @@ def confusion(predicted: Tensor, mask: Tensor, classes: int, ignore: int = 255) 
         classes: how many.
         ignore: value of pixels that are not looked at.
 
+    Raises:
+        ValueError: a number, of the mask or predicted where the mask is looked at, is no class; or the shapes differ.
+
     Example:
         >>> confusion(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 0, 255]), 2)
         tensor([[1., 1.],
                 [0., 1.]], dtype=torch.float64)
     """
+    if predicted.shape != mask.shape:
+        raise ValueError(f"predicted must have the shape of mask, {list(mask.shape)}; got {list(predicted.shape)}")
     seen = mask != ignore
-    index = mask[seen].long() * classes + predicted[seen].long()
+    true, called = mask[seen].long(), predicted[seen].long()
+    wrong = ((true < 0) | (true >= classes)) | ((called < 0) | (called >= classes))
+    if wrong.any():
+        for name, values in (("mask", true), ("predicted", called)):
+            strange = values[(values < 0) | (values >= classes)].unique().tolist()
+            if strange:
+                raise ValueError(
+                    f"{name} must hold classes from 0 to {classes - 1}, or {ignore} in mask; got {strange[:8]}"
+                )
+    index = true * classes + called
     return torch.bincount(index, minlength=classes * classes).reshape(classes, classes).double()
 
 
@@ -58,13 +72,20 @@ def roc_area(scores: Tensor, truth: Tensor) -> float | None:
     Ties count a half. None where all pixels are of one class: the area is not defined then.
 
     Args:
-        scores: of any shape; none of them NaN.
+        scores: of any shape.
         truth: bool, of the same shape.
+
+    Raises:
+        ValueError: a score is NaN, or the shapes differ.
 
     Example:
         >>> roc_area(torch.tensor([0.1, 0.4, 0.4, 0.8]), torch.tensor([False, True, False, True]))
         0.875
     """
+    if scores.shape != truth.shape:
+        raise ValueError(f"scores must have the shape of truth, {list(truth.shape)}; got {list(scores.shape)}")
+    if scores.isnan().any():
+        raise ValueError(f"scores must be numbers; got NaN for {int(scores.isnan().sum())} of {scores.numel()}")
     scores, truth = scores.flatten(), truth.flatten()
     order = scores.argsort()
     values, hits = scores[order], truth[order].long()

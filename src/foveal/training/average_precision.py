@@ -21,10 +21,12 @@ def coco_results(dataset: DetectionSet, detections: Sequence[dict[str, Tensor]])
         detections: for each image of the set ``boxes`` Tensor[k, 4] (corners in pixels), ``labels`` from 0, ``scores``.
 
     Returns:
-        One dict a detection: ``image_id``, ``category_id``, ``bbox`` (left, top, width, height) and ``score``.
+        One dict a detection: ``image_id``, ``category_id``, ``bbox`` (left, top, width, height) and ``score``; none of a
+        class that the set has no number for.
 
     Raises:
-        ValueError: not as many detections as images.
+        ValueError: not as many detections as images, or one that cannot be: a label that is no class, a box or a score
+            that is not finite, a box whose right lies left of its left.
 
     Example:
         >>> import torch
@@ -37,9 +39,12 @@ def coco_results(dataset: DetectionSet, detections: Sequence[dict[str, Tensor]])
     if len(detections) != len(dataset):
         raise ValueError(f"detections must be one dict for each of the {len(dataset)} images; got {len(detections)}")
     results = []
-    for image_id, found in zip(dataset.ids, detections, strict=True):
+    for index, (image_id, found) in enumerate(zip(dataset.ids, detections, strict=True)):
+        _check(found, f"detections[{index}] (image {image_id})", len(dataset.classes))
         rows = zip(found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True)
         for (left, top, right, bottom), label, score in rows:
+            if dataset.category_ids[label] is None:
+                continue
             results.append(
                 {
                     "image_id": image_id,
@@ -49,6 +54,25 @@ def coco_results(dataset: DetectionSet, detections: Sequence[dict[str, Tensor]])
                 }
             )
     return results
+
+
+def _check(found: dict[str, Tensor], where: str, classes: int) -> None:
+    """Refuse detections that cannot be: counted they would give numbers all the same."""
+    boxes, labels, scores = found["boxes"], found["labels"], found["scores"]
+    if boxes.shape != (len(labels), 4) or scores.shape != labels.shape or labels.ndim != 1:
+        shapes = ", ".join(f"{key} {list(found[key].shape)}" for key in ("boxes", "labels", "scores"))
+        raise ValueError(f"{where} must have boxes [k, 4], labels [k] and scores [k]; got {shapes}")
+    reversed_ = (boxes[:, 2:] < boxes[:, :2]).any(1)
+    for rule, wrong in (
+        (f"labels must be whole numbers from 0 to {classes - 1}", (labels < 0) | (labels >= classes)),
+        ("boxes must be finite", ~boxes.isfinite().all(1)),
+        ("scores must be finite", ~scores.isfinite()),
+        ("boxes must be left, top, right, bottom in this order", reversed_),
+    ):
+        if wrong.any():
+            k = int(wrong.nonzero()[0, 0])
+            got = found[rule.partition(" ")[0]][k].tolist()
+            raise ValueError(f"{where}: {rule}; got {got} at {k}, and {int(wrong.sum())} such")
 
 
 def average_precision(dataset: DetectionSet, detections: Sequence[dict[str, Tensor]]) -> dict[str, float | None]:
@@ -66,7 +90,7 @@ def average_precision(dataset: DetectionSet, detections: Sequence[dict[str, Tens
 
     Raises:
         ImportError: faster-coco-eval is missing.
-        ValueError: not as many detections as images.
+        ValueError: as in ``coco_results``.
     """
     try:
         from faster_coco_eval import COCO, COCOeval_faster
@@ -76,7 +100,7 @@ def average_precision(dataset: DetectionSet, detections: Sequence[dict[str, Tens
     results = coco_results(dataset, detections)
     if not results:
         # older versions cannot read an empty list: a point that meets nothing scores the same
-        first = {"image_id": dataset.ids[0], "category_id": dataset.category_ids[0]}
+        first = {"image_id": dataset.ids[0], "category_id": next(n for n in dataset.category_ids if n is not None)}
         results = [{**first, "bbox": [0.0, 0.0, 0.001, 0.001], "score": 0.0}]
     measured = COCOeval_faster(truth, truth.loadRes(results), "bbox", print_function=_silent)
     measured.evaluate()

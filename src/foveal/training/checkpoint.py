@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -22,6 +23,16 @@ from torch import Tensor, nn
 FORMAT = 1
 """Version of what stands in a checkpoint; a newer one is refused."""
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CURES = {
+    **dict.fromkeys(_FULL, "make room, or choose another place"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "change the permissions of the folder, or choose another place"),
+    errno.EROFS: "it cannot be written at all: choose another place",
+    errno.ENOTDIR: "a file stands where a folder must be: choose another name, or remove the file",
+    errno.EEXIST: "a file stands where a folder must be: choose another name, or remove the file",
+    errno.EISDIR: "a folder stands where a file must be: choose another name, or remove the folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 _WEIGHTS, _STATE, _MANIFEST = "weights.safetensors", "state.pt", "manifest.json"
 
 
@@ -54,7 +65,7 @@ def write_file(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise _explained(error, path) from error
+        raise explained(error, path) from error
 
 
 def save(
@@ -99,7 +110,7 @@ def save(
         _sync(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise _explained(error, folder) from error
+        raise explained(error, folder) from error
     for old in _numbered(folder):
         if old not in (target, keep):
             # First out of sight: a removal that is cut short must not leave half a checkpoint behind.
@@ -273,11 +284,13 @@ def _sync(folder: Path) -> None:
             os.close(handle)
 
 
-def _explained(error: OSError, path: Path) -> OSError:
-    """The same error with the path, the free space and what to do."""
-    place = next((parent for parent in [path, *path.parents] if parent.exists()), None)
-    free = f" ({shutil.disk_usage(place).free / 2**20:,.0f} MiB free)" if place else ""
+def explained(error: OSError, path: Path) -> OSError:
+    """The same error with the path and what to do, which depends on what is wrong."""
     reason = error.strerror or str(error)
-    return OSError(
-        error.errno, f"cannot write {path}: {reason}{free}; make room or choose another place, then run again"
-    )
+    cure = _CURES.get(error.errno or 0, "choose another place")
+    if error.errno in _FULL:
+        place = next((parent for parent in path.parents if parent.exists()), None)
+        reason += f" ({shutil.disk_usage(place).free / 2**20:,.0f} MiB free)" if place else ""
+    told = type(error)(f"cannot write {path}: {reason}; {cure}, then run again")
+    told.errno = error.errno  # set here, so that the message does not begin with it
+    return told

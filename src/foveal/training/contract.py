@@ -45,6 +45,11 @@ class Metric:
         """Its title with its unit, for a column: "mIoU, %"."""
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
+    @property
+    def step(self) -> str:
+        """What a difference is counted in."""
+        return "points" if self.unit == "%" else self.unit or self.title
+
     def text(self, value: float | None, digits: int = 2) -> str:
         """A value with its unit; None is not defined."""
         if value is None:
@@ -89,8 +94,11 @@ class Task(Protocol):
         device: str | torch.device,
         workers: int,
         start_batch: int = 0,
+        drop_last: bool = False,
     ) -> Iterable[tuple[Any, Any]]:
         """One epoch of (inputs, targets), a pure function of seed and epoch; `start_batch` goes on in its middle.
+
+        `drop_last`, which leaves out a smaller batch, is passed where a recipe's `data.drop_last` says so.
 
         ``len(inputs)`` is the number of images; ``inputs[0]`` is the first of them.
         """
@@ -119,6 +127,17 @@ def augmentation(data: Data, takes: Sequence[str]) -> dict[str, Any]:
         if key not in takes and said[key] != field.default:
             raise ValueError(f"data.augment.{key} is not for this task, which takes {', '.join(takes)}; leave it out")
     return {key: said[key] for key in takes}
+
+
+def refuse_unused(data: Data, *keys: str) -> None:
+    """No key of a recipe's `data` is passed over without a word.
+
+    Raises:
+        ValueError: one of the keys is set, which this task does not take.
+    """
+    for key in keys:
+        if getattr(data, key) != type(data).model_fields[key].default:
+            raise ValueError(f"data.{key} is not for this task; leave it out")
 
 
 def kept_images(data: Data, count: int) -> list[int] | None:

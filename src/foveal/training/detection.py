@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from foveal.data.box_batches import box_batches
 from foveal.data.coco import DetectionSet, read_coco, read_voc, shape_scenes
+from foveal.data.layouts import root_is_missing
 from foveal.training.average_precision import average_precision, coco_results
-from foveal.training.contract import Metric, kept_images
+from foveal.training.contract import Metric, kept_images, refuse_unused
 
 if TYPE_CHECKING:
     from foveal.training.recipe import Data
@@ -82,6 +83,7 @@ class Detection:
 
     def load(self, data: Data, split: str, root: str | None) -> tuple[DetectionSet, bool]:
         """One split; images without an object are left out of training. The preparation is whether images are mirrored."""
+        refuse_unused(data, "binary_masks", "test_fraction")
         dataset = self._open(data, split, root)
         if split == "train":
             dataset = dataset.with_objects()
@@ -98,7 +100,7 @@ class Detection:
         if data.name not in SETS:
             raise ValueError(f"data.name must be one of {', '.join(SETS)} for detection; got {data.name!r}")
         if root is None:
-            raise ValueError(f"data.root must name the folder of {data.name}: --set data.root=FOLDER")
+            raise ValueError(root_is_missing(data.name, "detection"))
         part = "train" if split == "train" else "val"
         if data.name == "voc":
             return read_voc(root, part)
@@ -118,6 +120,7 @@ class Detection:
         device: str | torch.device,
         workers: int,
         start_batch: int = 0,
+        drop_last: bool = False,
     ) -> Iterable[tuple[list[Tensor], Any]]:
         """Images, and their targets while training, else which they are."""
         stream = box_batches(
@@ -130,6 +133,7 @@ class Detection:
             device=device,
             workers=workers,
             start_batch=start_batch,
+            drop_last=drop_last,
         )
         for images, targets in stream:
             if train:

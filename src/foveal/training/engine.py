@@ -20,17 +20,33 @@ import torch
 from torch import Tensor, nn
 
 from foveal.analysis import cost, evaluating
-from foveal.data import Expected, ImageSet, check_files
+from foveal.data import Expected, ImageSet, check_files, for_network
 from foveal.models import create_model
 from foveal.surgery import convert
 from foveal.training import checkpoint
 from foveal.training.captured import CapturedStep
 from foveal.training.contract import Metric, Task
 from foveal.training.environment import environment, pick_device, version
-from foveal.training.optimisation import average, learning_rate, optimizer, parameter_groups, set_rate, take_up
+from foveal.training.optimisation import (
+    Plateau,
+    average,
+    learning_rate,
+    optimizer,
+    parameter_groups,
+    set_rate,
+    take_up,
+)
 from foveal.training.recipe import Recipe
 from foveal.training.recipe_files import load_recipe
-from foveal.training.run_folder import read_json, refuse_other_checkpoint, refuse_other_recipe, to_json
+from foveal.training.run_folder import (
+    held,
+    read_json,
+    refuse_other_checkpoint,
+    refuse_other_data,
+    refuse_other_recipe,
+    refuse_several_processes,
+    to_json,
+)
 from foveal.training.stopping import Interrupted, Signals
 from foveal.training.tasks import Classification
 
@@ -116,8 +132,24 @@ def fit(
         FloatingPointError: the loss is not finite any more.
         OSError: the folder cannot be written.
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
+        BlockingIOError: another process trains into the run's folder.
     """
+    refuse_several_processes()
     run = Path(out) / recipe.name / f"seed{seed}"
+    with held(run):
+        return _fit(recipe, Path(out), run, seed, device, progress, save_every)
+
+
+def _fit(
+    recipe: Recipe,
+    out: Path,
+    run: Path,
+    seed: int,
+    device: str | torch.device,
+    progress: Callable[[Progress], None] | None,
+    save_every: float,
+) -> dict[str, Any]:
+    """What `fit` does, once the run's folder is held."""
     refuse_other_recipe(run, recipe)
     result = run / "result.json"
     finished = result.exists()
@@ -132,9 +164,9 @@ def fit(
             training.run_to_the_end()
             with signals.at_once():
                 content = training.result()
-    shown = recipe.model_dump(include={"name", "title", "note", "row", "statistic", "differs"})
+    shown = recipe.model_dump(include={"name", "title", "note", "row", "statistic"}) | {"differs": recipe.differences}
     shown["published"] = recipe.comparable.model_dump() if recipe.comparable else None
-    content = {**shown, "table": Path(out).resolve().name, **content, **shown}
+    content = {**shown, "table": out.resolve().name, **content, **shown}
     checkpoint.write_file(result, to_json(content))
     return content
 
@@ -165,7 +197,16 @@ def load_classes(run: str | Path) -> tuple[str, ...]:
     Raises:
         CheckpointError: nothing good was saved there.
     """
-    return tuple(_newest(Path(run)).manifest["classes"])
+    return tuple(trained_on(run)["classes"])
+
+
+def trained_on(run: str | Path) -> dict[str, Any]:
+    """What is noted with a run's weights: ``classes``, ``in_channels``, how many ``images``, their ``size`` and more.
+
+    Raises:
+        CheckpointError: nothing good was saved there.
+    """
+    return _newest(Path(run)).manifest
 
 
 def _newest(run: Path) -> checkpoint.Checkpoint:
@@ -175,13 +216,19 @@ def _newest(run: Path) -> checkpoint.Checkpoint:
     return saved
 
 
-def load_data(recipe: Recipe, split: str) -> tuple[Any, Any]:
+def load_data(recipe: Recipe, split: str, run: str | Path | None = None) -> tuple[Any, Any]:
     """One split of a recipe's data set, and how its images are prepared, as the recipe's task opens them.
 
     A `data.root` may begin with an environment variable, ``$FOVEAL_DATA/cifar10``.
 
+    Args:
+        recipe: names the data and the task.
+        split: "train" or "test".
+        run: the folder of a run, for whose network the data is: labels then index the classes that it was trained on.
+
     Raises:
-        ValueError: no such data set, a file is not what it must be, or the variable is not set.
+        ValueError: no such data set, a file is not what it must be, the variable is not set, or the network of the run
+            was trained on other classes.
         FileNotFoundError: it is not there; the message says how to get it.
     """
     data = recipe.data
@@ -195,7 +242,22 @@ def load_data(recipe: Recipe, split: str) -> tuple[Any, Any]:
     files = {name: Expected(file.bytes, sha256=file.sha256) for name, file in data.files.items()}
     cure = "put the file there that the recipe was made for, or change data.files in it"
     check_files(root or ".", files, missing=cure, damaged=cure)
-    return recipe.make_task().load(data, split, root)
+    dataset, preparation = recipe.make_task().load(data, split, root)
+    if run is not None:
+        about = trained_on(run)
+        dataset = for_network(dataset, about["classes"], about["in_channels"], whose=f"the network of {run}")
+    return dataset, preparation
+
+
+def open_data(recipe: Recipe) -> tuple[Any, Any, Any]:
+    """Both splits of a recipe's data set, as one network sees them, and how their images are prepared.
+
+    Raises:
+        ValueError: as `load_data`; or the test images have classes or channels that the training images have not.
+    """
+    train_set, preparation = load_data(recipe, "train")
+    test_set, _ = load_data(recipe, "test")
+    return train_set, for_network(test_set, train_set.classes, train_set[0][0].shape[0]), preparation
 
 
 def evaluate(
@@ -227,6 +289,10 @@ def evaluate(
     Returns:
         the task's summary, for classification ``loss``, ``accuracy`` (0 to 1), ``correct`` and ``n``; and
         ``ms_per_image`` (median over the batches).
+
+    Raises:
+        ValueError: for classification, the network has not one score for each class of the set.
+        FloatingPointError: it gives NaN.
     """
     task = task or Classification()
     device = next(model.parameters()).device
@@ -241,6 +307,7 @@ def evaluate(
             with _autocast(device, amp):
                 outputs = task.forward(model, inputs, targets)
             times.append((_now(device) - start) / len(inputs))
+            _check_outputs(outputs, task, dataset)
             counted = task.count(outputs, targets, train=False)
             totals = counted if totals is None else totals + counted
     if totals_to is not None:
@@ -248,6 +315,21 @@ def evaluate(
     # The first batch warms up and the last one may be smaller: both are left out where there are more.
     middle = times[1:-1] or times[1:] or times
     return {**task.summary(totals), "ms_per_image": 1000 * statistics.median(middle)}
+
+
+def _check_outputs(outputs: Any, task: Task, dataset: Any) -> None:
+    """Numbers that nothing may be counted from: of another set's classes, or none."""
+    expected = task.outputs(dataset.classes)
+    if isinstance(task, Classification) and outputs.shape[1:] != (expected,):
+        raise ValueError(
+            f"the network must give {expected} scores for each image, one for each class of the data; its outputs are "
+            f"{list(outputs.shape)}"
+        )
+    if any(part.isnan().any() for part in torch.utils._pytree.tree_leaves(outputs) if isinstance(part, Tensor)):
+        raise FloatingPointError(
+            "the network's outputs are NaN for some of the images, so nothing is measured; its weights, or the images, "
+            "hold numbers that are too large or none"
+        )
 
 
 class _Training:
@@ -266,8 +348,7 @@ class _Training:
         self.recipe, self.run, self.seed, self.device = recipe, run, seed, device
         self.progress, self.save_every, self.signals = progress, save_every, signals
         train = recipe.train
-        self.train_set, self.preset = load_data(recipe, "train")
-        self.test_set, _ = load_data(recipe, "test")
+        self.train_set, self.test_set, self.preset = open_data(recipe)
         if isinstance(self.train_set, ImageSet) and isinstance(self.test_set, ImageSet):
             self.train_set, self.test_set = self.train_set.to(device), self.test_set.to(device)
         self.task = recipe.make_task()
@@ -285,7 +366,10 @@ class _Training:
         self.optimizer = optimizer(train, groups)
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.amp == "float16")
         self.update = CapturedStep(self._update) if train.cuda_graph and device.type == "cuda" else self._update
-        self.steps_per_epoch = math.ceil(len(self.train_set) / train.batch_size)
+        self.plateau = Plateau() if train.schedule == "plateau" else None
+        part = len(self.train_set) / train.batch_size
+        self.steps_per_epoch = math.floor(part) if recipe.data.drop_last else math.ceil(part)
+        self._refuse_small_batches()
         self.epoch = self.batch = self.step = 0
         self.totals: Tensor | None = None
         """The task's sums since the epoch began."""
@@ -304,6 +388,31 @@ class _Training:
         """The network that is measured and whose weights are for use."""
         return self.model if self.averaged is None else self.averaged
 
+    def _refuse_small_batches(self) -> None:
+        """Batch normalisation has no variance of one value, which would show at the end of the first epoch."""
+        size, n = self.recipe.train.batch_size, len(self.train_set)
+        if not self.steps_per_epoch:
+            raise ValueError(
+                f"train.batch_size must be at most {n}, the number of training images, with data.drop_last; got {size}"
+            )
+        alone = size == 1 or (n % size == 1 and not self.recipe.data.drop_last)
+        if not alone or not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in self.model.modules()):
+            return
+        how: dict[str, Any] = {"train": True, "device": self.device, "workers": 0}
+        stream = self.task.batches(self.train_set, self.preset, batch_size=1, seed=self.seed, epoch=0, **how)
+        inputs, targets = next(iter(stream))
+        try:
+            with torch.no_grad():
+                self.task.forward(copy.deepcopy(self.model).train(), inputs, targets)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            cure = "take a larger one" if size == 1 else "set data.drop_last: true, or another batch size"
+            raise ValueError(
+                f"train.batch_size {size} leaves a batch of one of the {n} training images, and batch normalisation needs more "
+                f"than one value for each channel; {cure}"
+            ) from error
+
     # ---- saving and going on ----
 
     def _resume(self) -> None:
@@ -311,12 +420,15 @@ class _Training:
         if saved is None:
             return
         refuse_other_checkpoint(saved, self.recipe, self.seed)
+        refuse_other_data(saved, self._about_data())
         state = saved.state
         checkpoint.put_weights(saved.weights, self.outcome, saved.folder)
         if self.averaged is not None:
             checkpoint.put_weights(state["model"], self.model, saved.folder)
         take_up(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state.get("scaler", {}))
+        if self.plateau is not None:
+            self.plateau.load_state_dict(state["plateau"])
         self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
         self.totals = None if state["totals"] is None else state["totals"].to(self.device)
         self.history, self.seconds, self.timed = state["history"], state["seconds"], state["timed"]
@@ -338,18 +450,24 @@ class _Training:
         }
         if self.averaged is not None:
             state["model"] = self.model.state_dict()
+        if self.plateau is not None:
+            state["plateau"] = self.plateau.state_dict()
         about = {
             "foveal": version("foveal"),
             "torch": torch.__version__,
             "world_size": 1,
             "seed": self.seed,
-            "in_channels": self.in_channels,
-            "classes": list(self.train_set.classes),
+            **self._about_data(),
             "recipe": self.recipe.model_dump(),
         }
         weights = self.outcome.state_dict()
         self.last_good = checkpoint.save(self.run / "checkpoint", weights, state, about, keep=self.last_good)
         self.saved_at = time.perf_counter()
+
+    def _about_data(self) -> dict[str, Any]:
+        images = [len(self.train_set), len(self.test_set)]
+        about = {"in_channels": self.in_channels, "classes": list(self.train_set.classes), "images": images}
+        return about | ({"size": list(self.train_set.images.shape[2:])} if isinstance(self.train_set, ImageSet) else {})
 
     def _stop(self, signum: int) -> NoReturn:
         """End the run because a signal came, with all that was trained saved."""
@@ -362,8 +480,9 @@ class _Training:
 
     def run_to_the_end(self) -> None:
         self._write_metrics()
-        while self.epoch < self.recipe.train.epochs:
+        while not self._is_over():
             self._train_epoch()
+            self._end_epoch()
             try:
                 with self.signals.at_once():
                     row = self._measure_epoch()
@@ -388,6 +507,7 @@ class _Training:
             device=self.device,
             workers=self.recipe.data.workers,
             start_batch=self.batch,
+            **({"drop_last": True} if self.recipe.data.drop_last else {}),
         )
         self.model.train()
         if train.alternate:
@@ -416,6 +536,20 @@ class _Training:
         self.timed[0] += _now(self.device) - since
         self._refuse_nan()
 
+    def _is_over(self, epochs: int = 0) -> bool:
+        """Whether the training ends where it is, or after some more epochs."""
+        epochs += self.epoch
+        stopped = self.plateau is not None and self.plateau.stopped and self.plateau.epochs == epochs
+        return stopped or epochs == self.recipe.train.epochs
+
+    def _end_epoch(self) -> None:
+        """Where the mean training loss stalls, go back to the best weights; training ends with them, too."""
+        if self.plateau is not None:
+            loss = self.task.summary(self.totals)["loss"]
+            self.plateau.epoch_ends(self.recipe.train, self.epoch, loss, self.model)
+            if self._is_over(1):
+                self.model.load_state_dict(self.plateau.weights)
+
     def _train_step(self, inputs: Any, targets: Any) -> None:
         train = self.recipe.train
         # Dropout is a function of the seed and the step, so that a stopped run needs no random state to go on.
@@ -424,7 +558,10 @@ class _Training:
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
-        set_rate(self.optimizer, learning_rate(train, self.step, self.steps_per_epoch), self.factors)
+        rate = learning_rate(train, self.step, self.steps_per_epoch)
+        if self.plateau is not None:
+            rate *= self.plateau.factor
+        set_rate(self.optimizer, rate, self.factors)
         counted = self.update(inputs, targets)
         self.totals = counted if self.totals is None else self.totals + counted
         if self.averaged is not None and train.ema is not None:
@@ -451,12 +588,13 @@ class _Training:
         row: dict[str, Any] = {
             "epoch": self.epoch + 1,
             "step": self.step,
-            "lr": learning_rate(train, self.step - 1, self.steps_per_epoch),
+            "lr": learning_rate(train, self.step - 1, self.steps_per_epoch)
+            * (1.0 if self.plateau is None else self.plateau.former),
             "train_loss": trained["loss"],
             **{f"train_{metric.name}": trained[metric.name] for metric in self.task.metrics if metric.in_training},
             "images_per_s": self.timed[1] / self.timed[0] if self.timed[1] else None,
         }
-        if (self.epoch + 1) % train.eval_every == 0 or self.epoch + 1 == train.epochs:
+        if (self.epoch + 1) % train.eval_every == 0 or self._is_over(1):
             measured = evaluate(
                 self.network if self.averaged is None else self.averaged,
                 self.test_set,
@@ -527,7 +665,7 @@ class _Training:
         how: dict[str, Any] = {"train": False, "device": self.device, "workers": 0}
         inputs, _ = next(iter(self.task.batches(self.test_set, self.preset, batch_size=1, seed=0, epoch=0, **how)))
         spent = cost(self.outcome, tuple(inputs[0].shape), latency=False)
-        last, train, headline = self.history[-1], self.recipe.train, self.task.metrics[0]
+        last, headline = self.history[-1], self.task.metrics[0]
         measured = [row for row in self.history if "ms_per_image" in row]
         values = [value for row in measured if (value := row[f"test_{headline.name}"]) is not None]
         paces = [row["images_per_s"] for row in self.history if row["images_per_s"]]
@@ -542,7 +680,7 @@ class _Training:
             "conv_macs": spent.conv_macs,
             "train_images_per_s": statistics.median(paces) if paces else None,
             "ms_per_image": statistics.median(row["ms_per_image"] for row in measured),
-            "epochs": train.epochs,
+            "epochs": self.epoch,
             "seconds": self._elapsed(),
             "quick": self.recipe.is_quick,
             "device": str(self.device),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from foveal.analysis import (
     heat,
     localisation_error,
 )
-from foveal.data import BoxedSet, FolderSet, ImageSet, Preset, batches, preset, read_boxed, seen_part
+from foveal.data import BoxedSet, FolderSet, ImageSet, Preset, batches, for_network, preset, read_boxed, seen_part
 from foveal.data.images import decode
 from foveal.models import create_model
 from foveal.surgery import convert
@@ -191,11 +192,9 @@ def measure_table(
             if run["state"] == "finished":
                 folder = Path(out) / run["folder"]
                 recipe, model = load_run(folder)
-                if load_classes(folder) != boxed.images.classes:
-                    raise ValueError(
-                        f"{root} has other classes than those that {folder} was trained for, or another order"
-                    )
-                run["localisation"] = measure_localisation(model.to(device), boxed, preset_of(recipe))
+                images = for_network(boxed.images, load_classes(folder), whose=f"the network of {folder}")
+                seen = dataclasses.replace(boxed, images=images)
+                run["localisation"] = measure_localisation(model.to(device), seen, preset_of(recipe))
                 if progress:
                     progress(run["folder"], run["localisation"])
         row["localisation"] = _over_seeds([run["localisation"] for run in row["runs"] if "localisation" in run])
@@ -286,8 +285,11 @@ def open_networks(name: str, plan: str | None = None) -> Networks:
     presets = {preset_of(recipe) for recipe, _ in loaded}
     if len(presets) > 1:
         raise ValueError(f"the rows of {name} prepare their images differently: look at them one by one")
+    classes = {load_classes(run) for run in first.values()}
+    if len(classes) > 1:
+        raise ValueError(f"the rows of {name} were trained on different classes: look at them one by one")
     by_name = {recipe.name: model for recipe, model in loaded}
-    return Networks(by_name, presets.pop(), load_classes(runs[0]), loaded[0][0])
+    return Networks(by_name, presets.pop(), classes.pop(), loaded[0][0])
 
 
 def draw_networks(
@@ -324,9 +326,8 @@ def draw_networks(
     names = [str(file) for file in files]
     opened = [_picture(networks, name) for name in names]
     pictures = [picture for picture, _ in opened]
-    parts = [seen_part(networks.prepared, (picture.shape[1], picture.shape[2])) for picture in pictures]
-    corners = [[round(v) for v in (x, y, x + width, y + height)] for x, y, width, height in parts]
-    crops = [picture[:, y:b, x:r] for picture, (x, y, r, b) in zip(pictures, corners, strict=True)]
+    seen = [_seen(networks.prepared, picture) for picture in pictures]
+    corners, crops = [place for place, _ in seen], [crop for _, crop in seen]
     known = (
         {}
         if boxed is None
@@ -341,11 +342,8 @@ def draw_networks(
     boxes: dict[str, list[Tensor]] = {}
     notes: dict[str, list[str]] = {}
     for name, model in networks.by_name.items():
-        first = next(p for p in model.parameters() if p.ndim > 2)
         for file, picture, crop, (x, y, _, _) in zip(names, pictures, crops, corners, strict=True):
-            alone = ImageSet("alone", "test", picture[None], torch.zeros(1, dtype=torch.long), ("",))
-            ((image, _),) = _stream(alone, networks.prepared, 1, first.device)
-            shown = image.mean(1, keepdim=True) if first.shape[1] == 1 else image
+            shown = _shown(networks.prepared, picture, model)
             wanted = None if label is None else torch.tensor([[label]])
             if layer is None:
                 maps, scores = class_activation_map(model, shown, wanted)
@@ -365,6 +363,31 @@ def draw_networks(
         crops, heats, boxes, truths=truths if boxed is not None else None, notes=notes, title=title
     )
     return figure, found
+
+
+def seen_image(networks: Networks, file: str, model: nn.Module) -> tuple[Tensor, Tensor]:
+    """The part of an image file that networks see, uint8 Tensor[3, h, w], and what one of them gets, Tensor[1, C, H, W].
+
+    Raises:
+        ValueError: the file is no image, or the number is not one of the test split.
+    """
+    picture, _ = _picture(networks, file)
+    return _seen(networks.prepared, picture)[1], _shown(networks.prepared, picture, model)
+
+
+def _seen(prepared: Preset, picture: Tensor) -> tuple[list[int], Tensor]:
+    """Corners (left, top, right, bottom) of the part of a picture that networks see, and that part."""
+    x, y, width, height = seen_part(prepared, (picture.shape[1], picture.shape[2]))
+    left, top, right, bottom = (round(v) for v in (x, y, x + width, y + height))
+    return [left, top, right, bottom], picture[:, top:bottom, left:right]
+
+
+def _shown(prepared: Preset, picture: Tensor, model: nn.Module) -> Tensor:
+    """A picture as a network gets it, where its weights are."""
+    first = next(p for p in model.parameters() if p.ndim > 2)
+    alone = ImageSet("alone", "test", picture[None], torch.zeros(1, dtype=torch.long), ("",))
+    ((image, _),) = _stream(alone, prepared, 1, first.device)
+    return image.mean(1, keepdim=True) if first.shape[1] == 1 else image
 
 
 def _picture(networks: Networks, name: str) -> tuple[Tensor, Path]:

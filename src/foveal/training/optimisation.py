@@ -34,6 +34,61 @@ def learning_rate(train: Train, step: int, steps_per_epoch: int) -> float:
     return train.lr * factor
 
 
+class Plateau:
+    """`schedule: plateau`, as CE-Net is trained: the weights of the lowest mean training loss are kept, and where it stalls
+    each epoch goes back to them and lowers the rate.
+
+    Example:
+        >>> model = nn.Linear(1, 1)
+        >>> train = Train(epochs=9, batch_size=1, lr=1.0, schedule="plateau", patience=1, early_stop=2, gamma=0.5)
+        >>> plateau = Plateau()
+        >>> for epoch, loss in enumerate([2.0, 1.0, 1.0, 1.5, 1.2]):
+        ...     plateau.epoch_ends(train, epoch, loss, model)
+        ...     print(plateau.factor, plateau.stopped)
+        1.0 False
+        1.0 False
+        1.0 False
+        0.5 False
+        0.5 True
+    """
+
+    def __init__(self) -> None:
+        self.factor = self.former = 1.0
+        """What the rate is multiplied by, and was in the last epoch that was taken in."""
+        self.epochs = 0
+        self.lowest = math.inf
+        self.waited = 0
+        self.stopped = False
+        """Whether the training ends with the last epoch that was taken in."""
+        self.weights: dict[str, Tensor] = {}
+        """Those after the epoch of the lowest loss."""
+
+    def epoch_ends(self, train: Train, epoch: int, loss: float, model: nn.Module) -> None:
+        """Take in an epoch's mean training loss, once, and put the best weights back where it is time."""
+        if epoch < self.epochs:  # a run that was stopped right after
+            return
+        self.epochs, self.former = epoch + 1, self.factor
+        if loss < self.lowest:
+            self.lowest, self.waited = loss, 0
+            self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+            return
+        self.waited += 1
+        late = self.waited > train.patience
+        self.stopped = self.waited > train.early_stop or (late and train.lr * self.factor < train.min_lr)
+        if late or self.stopped:
+            model.load_state_dict(self.weights)
+        if late and not self.stopped:
+            self.factor *= train.gamma
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        vars(self).update(state)
+
+
 def parameter_groups(model: nn.Module, train: Train) -> list[tuple[float, list[nn.Parameter]]]:
     """The parameters that are trained, by the factor of their learning rate: `train.lr_factors`, first match wins.
 

@@ -69,7 +69,7 @@ def _load(out: Path, row: Mapping[str, Any]) -> dict[str, Any]:
                 recipe, found["model"] = engine.load_run(out / run["folder"])
             if found["model"] is not None:
                 with _noted(found["problems"], "sampling points and receptive fields on test images"):
-                    dataset, preset = engine.load_data(recipe, "test")
+                    dataset, preset = engine.load_data(recipe, "test", out / run["folder"])
                     found["task"], found["data"] = recipe.make_task(), (dataset, preset)
                     images, labels = next(iter(_tested(found, 4 * _SAMPLES)))
                     if not isinstance(images, Tensor):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -18,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from foveal.training.contract import Task
-from foveal.training.reading import Dumper, shown
+from foveal.training.reading import Dumper, dotted, shown
 from foveal.training.tasks import create_task
 
 
@@ -90,6 +91,7 @@ class Augment(_Section):
     flip_vertical: bool = False
     quarter_turns: bool = False
     affine: float = Field(default=0.0, ge=0, lt=1)
+    aspect: float = Field(default=0.0, ge=0, lt=1)
     colour: float = Field(default=0.0, ge=0, le=1)
 
 
@@ -111,6 +113,14 @@ class Data(_Section):
     resize: Resize | None = None
     """What images are scaled to before `size` is cut out: the shorter side, or [height, width]."""
     augment: Augment = Augment()
+    drop_last: bool = False
+    """Leave out the last training batch of an epoch where it would be smaller than the others."""
+    binary_masks: bool = False
+    """Masks are pictures in black and white, and stand for two classes: for segmentation in name: masks."""
+    test_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """Of name: folder whose class folders are not parted into train and test: this share of each class is for tests."""
+    test_seed: int = Field(default=0, ge=0)
+    """Of the drawing of `test_fraction`, the same for all seeds and rows."""
     limit: int | None = Field(default=None, ge=1)
     """At most this many images of each split, drawn once for all seeds: for a quick try."""
     fraction: float | None = Field(default=None, gt=0, lt=1)
@@ -119,6 +129,13 @@ class Data(_Section):
     """Files under `root` that are compared with their size and sum before anything is trained."""
     workers: int = Field(default=0, ge=0)
     """Processes that decode image files; the number changes no bit."""
+
+    @field_validator("test_seed")
+    @classmethod
+    def _draws_something(cls, seed: int, info: ValidationInfo) -> int:
+        if seed and info.data.get("test_fraction") is None:
+            raise PydanticCustomError("rule", "is of the drawing of test_fraction, which is not set")
+        return seed
 
     @field_validator("fraction")
     @classmethod
@@ -141,14 +158,21 @@ class Train(_Section):
     """`momentum` and `nesterov` are SGD's; Adam has PyTorch's betas."""
     lr_factors: dict[str, Annotated[float, Field(ge=0)]] = {}
     """What the rate is multiplied by for parameters whose name a pattern matches (fnmatch; the first match wins)."""
-    schedule: Literal["constant", "step", "cosine", "poly"] = "constant"
+    schedule: Literal["constant", "step", "cosine", "poly", "plateau"] = "constant"
     power: float = Field(default=0.9, gt=0)
     """Of `schedule: poly`: the rate times (1 - share of the steps that are done) to this power."""
     restarts: int = Field(default=0, ge=0)
     """Of `schedule: cosine`: how often the rate jumps back to `lr`, at equal distances."""
-    milestones: list[Annotated[int, Field(ge=1)]] = Field(default=[], validate_default=True)
-    """Epochs (counted from 0) at whose start `schedule: step` multiplies the rate by `gamma`."""
+    milestones: list[Annotated[float, Field(gt=0)]] = Field(default=[], validate_default=True)
+    """Epochs (counted from 0, 5.333 is a third into the sixth) from where `schedule: step` multiplies the rate by `gamma`."""
     gamma: float = Field(default=0.1, gt=0)
+    patience: int = Field(default=10, ge=0)
+    """Of `schedule: plateau`, with CE-Net's numbers: after more epochs than this without a lower mean training loss, each
+    epoch goes back to the weights of the lowest one and multiplies the rate by `gamma`."""
+    early_stop: int = Field(default=20, ge=0)
+    """Likewise, after more than this the training ends; it ends with the weights of the lowest loss in any case."""
+    min_lr: float = Field(default=5e-7, ge=0)
+    """Likewise, it ends in place of a further drop once the rate is below this."""
     warmup_epochs: float = Field(default=0.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     amp: Literal["float16", "bfloat16"] | None = None
@@ -181,11 +205,11 @@ class Train(_Section):
 
     @field_validator("milestones")
     @classmethod
-    def _fits_schedule(cls, milestones: list[int], info: ValidationInfo) -> list[int]:
+    def _fits_schedule(cls, milestones: list[float], info: ValidationInfo) -> list[float]:
         schedule, epochs = info.data.get("schedule"), info.data.get("epochs")
         if schedule == "step" and not milestones:
             raise PydanticCustomError("rule", "is needed by schedule: step, a list of epochs such as [81, 122]")
-        if milestones and schedule in ("constant", "cosine", "poly"):
+        if milestones and schedule is not None and schedule != "step":
             raise PydanticCustomError(
                 "rule", "is for schedule: step only, here it is {schedule}", {"schedule": schedule}
             )
@@ -193,7 +217,23 @@ class Train(_Section):
             raise PydanticCustomError("rule", "must rise from one to the next")
         if milestones and epochs and milestones[-1] >= epochs:
             raise PydanticCustomError("rule", "must lie below epochs ({epochs})", {"epochs": epochs})
-        return milestones
+        return [int(milestone) if milestone == int(milestone) else milestone for milestone in milestones]
+
+    @field_validator("patience", "early_stop", "min_lr")
+    @classmethod
+    def _is_of_plateau(cls, value: float, info: ValidationInfo) -> float:
+        schedule = info.data.get("schedule")
+        if schedule not in (None, "plateau") and value != cls.model_fields[str(info.field_name)].default:
+            rule = "is for schedule: plateau only, here it is {schedule}"
+            raise PydanticCustomError("rule", rule, {"schedule": schedule})
+        return value
+
+    @field_validator("ema")
+    @classmethod
+    def _has_one_outcome(cls, ema: float | None, info: ValidationInfo) -> float | None:
+        if ema is not None and info.data.get("schedule") == "plateau":
+            raise PydanticCustomError("rule", "averages weights, and schedule: plateau takes the best ones; keep one")
+        return ema
 
     @field_validator("warmup_epochs")
     @classmethod
@@ -215,7 +255,18 @@ class Published(_Section):
     error: float | None = Field(default=None, ge=0, le=100)
     std: float | None = Field(default=None, ge=0)
     n: int | None = Field(default=None, ge=1)
+    ms_per_batch: float | list[float] | None = None
+    """Time of inference in milliseconds a batch, or [mean, standard deviation], on the authors' machine."""
     source: str = ""
+
+    @field_validator("ms_per_batch", mode="before")
+    @classmethod
+    def _is_a_time(cls, value: Any) -> Any:
+        numbers = value if isinstance(value, list) and len(value) == 2 else [value]
+        if value is not None and not all(type(number) in (int, float) and number > 0 for number in numbers):
+            rule = "must be milliseconds or [mean, standard deviation] (got {got})"
+            raise PydanticCustomError("rule", rule, {"got": shown(value)})
+        return value
 
     @model_validator(mode="after")
     def _is_one_number(self) -> Published:
@@ -241,6 +292,33 @@ class Published(_Section):
         for name, value in (self.model_extra or {}).items():
             found[name] = (value[0], value[1]) if isinstance(value, list) else (value, None)
         return found
+
+
+class Claim(_Section):
+    """An ordering that a paper states: this row beside another of the table. The report says whether it was seen."""
+
+    above: str | None = None
+    """The row whose headline is worse."""
+    by: float = Field(default=0.0, ge=0)
+    """By how much, in the headline's unit (points)."""
+    sooner: str | None = None
+    """The row that takes longer to come below `target_loss`, or without one near the end of its headline."""
+    costlier: str | None = None
+    """The row with fewer parameters and fewer multiply-adds."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Claim:
+        if sum(other is not None for other in (self.above, self.sooner, self.costlier)) != 1 or (
+            self.by and self.above is None
+        ):
+            rule = "must be one of {above: ROW}, {above: ROW, by: 2.0}, {sooner: ROW} and {costlier: ROW}"
+            raise PydanticCustomError("rule", rule)
+        return self
+
+    @property
+    def other(self) -> str:
+        """The row that it is about."""
+        return self.above or self.sooner or self.costlier or ""
 
 
 def _of_the_task(published: Published, task: Task) -> Published:
@@ -324,13 +402,18 @@ class Recipe(_Row):
     """The report says after how many epochs and seconds the training loss stays below it."""
     baseline: str | None = None
     """Name of the row of the table that this one is compared with."""
+    claims: list[Claim] = []
+    """What the paper says of this row beside others of the table."""
     published: Published | None = None
     """None where the paper's number is not known."""
     quick: Quick | None = None
     form: Literal["full", "quick"] = "full"
     """`--quick` makes it quick; a row that is quick from the start says so itself."""
+    experiment: dict[str, Any] = {}
+    """Settings of the table's own experiment by dotted key, where the row has another value or where the value (such as a
+    `data.limit`) would else not be taken for it; `--quick` and `--set` note here what they changed."""
     differs: list[str] = []
-    """In what this is not the published experiment, such as other data; `--quick` and `--set` add to it."""
+    """In words, in what this is not the published experiment where no setting says it; see `differences`."""
 
     @field_validator("statistic")
     @classmethod
@@ -361,15 +444,44 @@ class Recipe(_Row):
             _of_the_task(published, create_task(**info.data["task"].model_dump()))
         return published
 
+    @field_validator("experiment")
+    @classmethod
+    def _is_of_settings(cls, experiment: dict[str, Any]) -> dict[str, Any]:
+        for key in experiment:
+            section, _, rest = key.partition(".")
+            known: Any = {"task": [rest], "model": [rest], "data": Data.model_fields, "train": Train.model_fields}
+            if key != "convert" and (not rest or rest.partition(".")[0] not in known.get(section, ())):
+                rule = (
+                    "holds {key}, which is no setting; a key is one of a row's with its section, such as train.epochs"
+                )
+                raise PydanticCustomError("rule", rule, {"key": shown(key)})
+        return experiment
+
     @property
     def is_quick(self) -> bool:
         """Whether it is trained on a part of the data or otherwise at a fraction of the row's size."""
-        return self.form == "quick" or self.data.limit is not None or self.data.fraction is not None
+        parts = {"data.limit": self.data.limit, "data.fraction": self.data.fraction}
+        return self.form == "quick" or any(
+            part is not None and part != self.experiment.get(key) for key, part in parts.items()
+        )
+
+    @property
+    def differences(self) -> list[str]:
+        """In what the row as it will run is not the table's own experiment: its settings beside `experiment`."""
+        mine = flat(self.identity())
+        return [
+            *self.differs,
+            *(
+                f"{key} {shown(mine.get(key))} instead of {shown(theirs)}"
+                for key, theirs in self.experiment.items()
+                if mine.get(key) != theirs and key not in _HOW
+            ),
+        ]
 
     @property
     def comparable(self) -> Published | None:
         """The published number if it may stand beside this row's own: not where this is another experiment."""
-        return None if self.is_quick or self.differs else self.published
+        return None if self.is_quick or self.differences else self.published
 
     def make_task(self) -> Task:
         """The task, as the recipe states it."""
@@ -384,3 +496,25 @@ class Recipe(_Row):
         for key in ("root", "download", "files", "workers"):
             del kept["data"][key]
         return {**kept, "convert": [[pattern, spec] for pattern, spec in self.convert.items()]}
+
+
+_HOW = {
+    "train.amp",
+    "train.channels_last",
+    "train.compile",
+    "train.cuda_graph",
+    "train.eval_every",
+}  # changes no experiment
+
+
+def flat(values: Mapping[str, Any], *path: str) -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys.
+
+    Example:
+        >>> flat({"train": {"lr": 0.1}, "name": "row"})
+        {'train.lr': 0.1, 'name': 'row'}
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, *path, key) if isinstance(value, dict) else {dotted((*path, key)): value}
+    return found

@@ -6,7 +6,7 @@ import copy
 import difflib
 import importlib.resources
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,19 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from foveal.training.reading import KeyPath, Reading, RecipeError, dotted, shown
-from foveal.training.recipe import Augment, Data, File, Published, Quick, Quoted, Recipe, TaskSection, Train
+from foveal.training.recipe import (
+    Augment,
+    Claim,
+    Data,
+    File,
+    Published,
+    Quick,
+    Quoted,
+    Recipe,
+    TaskSection,
+    Train,
+    flat,
+)
 
 # ---- mistakes in the words of a recipe's author ----------------------------------------------------------------------
 
@@ -67,7 +79,8 @@ def _explain(finding: ErrorDetails) -> str:
         key = str(path[-1])
         outer = path[:1] if path[0] == "quick" else ()
         homes = [dotted((*outer, *where, key)) for where, model in _SECTIONS.items() if key in model.model_fields]
-        cure = f"it belongs at {homes[0]}" if homes else _nearest(key, _SECTIONS.get(path[:-1], File).model_fields)
+        here = Claim if path[0] == "claims" else _SECTIONS.get(path[:-1], File)
+        cure = f"it belongs at {homes[0]}" if homes else _nearest(key, here.model_fields)
         return f"unknown key; {cure}"
     got = finding["input"]
     if kind == "literal_error":
@@ -92,7 +105,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, quick: bool 
 
     Returns:
         The recipe, complete: every key has its value or its default. What `quick` and the overrides changed in the
-        experiment stands in ``differs``; a published row that was changed has a name that ends in ``-changed``.
+        experiment stands in ``differences``; a published row that was changed has a name that ends in ``-changed``.
 
     Raises:
         FileNotFoundError: no such file.
@@ -193,41 +206,26 @@ def _merged(values: Any, changes: Any) -> Any:
     return {**copy.deepcopy(values), **{key: _merged(values.get(key), change) for key, change in changes.items()}}
 
 
-_HOW = {
-    "train.amp",
-    "train.channels_last",
-    "train.compile",
-    "train.cuda_graph",
-    "train.eval_every",
-}  # changes no experiment
-
-
 def _labelled(recipe: Recipe, given: dict[str, Any]) -> Recipe:
-    """A changed recipe with its changes named in it; `given` are the values that its file holds."""
+    """A changed recipe that holds what its file (`given`) has where it was changed."""
     try:
         file = Recipe.model_validate(given)
     except ValidationError:  # only the overrides make it whole
         return recipe
-    original, mine = _flat(file.identity()), _flat(recipe.identity())
-    differs = [
-        f"{key} {shown(mine.get(key))} instead of {shown(original.get(key))}"
-        for key in dict.fromkeys([*original, *mine])
-        if mine.get(key) != original.get(key) and key not in _HOW
-    ]
+    original, mine = flat(file.identity()), flat(recipe.identity())
+    changed = {key: original.get(key) for key in {**original, **mine} if mine.get(key) != original.get(key)}
+    recipe = recipe.model_copy(update={"experiment": changed | recipe.experiment})
     ending = ""
     if recipe.is_quick and not file.is_quick:
         ending = "-quick"
-    elif differs and recipe.published and not recipe.is_quick and not recipe.name.endswith("-changed"):
+    elif (
+        {*recipe.differences} - {*file.differences}
+        and recipe.published
+        and not recipe.is_quick
+        and not recipe.name.endswith("-changed")
+    ):
         ending = "-changed"
-    return recipe.model_copy(update={"name": recipe.name + ending, "differs": [*recipe.differs, *differs]})
-
-
-def _flat(values: Mapping[str, Any], *path: str) -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _flat(value, *path, key) if isinstance(value, dict) else {dotted((*path, key)): value}
-    return found
+    return recipe.model_copy(update={"name": recipe.name + ending})
 
 
 def load_plan(plan: str) -> dict[str, dict[str, Any] | None]:

@@ -16,6 +16,7 @@ from foveal.training.checkpoint import write_file
 from foveal.training.contract import Metric
 from foveal.training.pictures import pictures
 from foveal.training.results import recipe_of, results, table
+from foveal.training.speeds import milliseconds, per_second
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -133,9 +134,15 @@ def _results_table(rows: Sequence[Mapping[str, Any]], *, titles: bool = False) -
     columns |= {
         "params": [_number(row["params"]) for row in rows],
         "MACs": [_number(row["macs"]) for row in rows],
-        "img/s": [_plain(row["train_images_per_s"], 0) for row in rows],
-        "ms/img": [_plain(row["ms_per_image"], 3) for row in rows],
+        "img/s": [per_second(row["train_images_per_s"]) for row in rows],
+        "time/img": [milliseconds(row["ms_per_image"]) for row in rows],
     }
+    printed = [(row["published"] or {}).get("ms_per_batch") for row in rows]
+    if any(printed):
+        columns |= {
+            "time/batch": [milliseconds(row.get("ms_per_batch")) for row in rows],
+            "paper, ms/batch": [_ms(time) for time in printed],
+        }
     kept = {
         head: cells
         for head, cells in columns.items()
@@ -204,7 +211,7 @@ def _scale(metric: Mapping[str, Any]) -> float:
 def _value(found: Mapping[str, Any] | None, metric: Mapping[str, Any]) -> str:
     """97.40 (95.6–98.5), or 97.40 ± 0.12 over several seeds or over the epochs of one."""
     if not found or found["mean"] is None:
-        return "–"
+        return "undefined" if found and found["undefined"] else "–"
     scale = _scale(metric)
     text = f"{scale * found['mean']:.2f}"
     spread = found["std"] if found["std"] is not None else found["std_of_epochs"]
@@ -255,8 +262,11 @@ def _number(value: float | None) -> str:
     return f"{value:.0f}"
 
 
-def _plain(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}"
+def _ms(printed: float | Sequence[float] | None) -> str:
+    """A published time of a batch, with its deviation where there is one."""
+    if printed is None:
+        return "–"
+    return " ± ".join(f"{value:g}" for value in (printed if isinstance(printed, list) else [printed]))
 
 
 def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -293,6 +303,7 @@ def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         below = "the training loss stays below the value, and until " if any(r["pace"]["loss"] for r in rows) else ""
         near = f"the test {title} is within one point of its last value"
         notes.append(f"After: epochs and seconds of the run until {below}{near}; the median over seeds.")
+    notes += _of_speed(rows)
     partial: dict[str, list[str]] = {}
     for row in rows:
         done = _found(row)["n"]
@@ -304,8 +315,34 @@ def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         if row["against"]:
             notes.append(f"{row['name']}: {_verdict(row)}.")
+        if _found(row)["undefined"]:
+            notes.append(f"{row['name']}: undefined in {_found(row)['undefined']} of its runs, which are left out.")
+        for claim in row["claims"]:
+            notes.append(f"The paper has {row['name']} {claim['claim']}. Here: {claim['seen']}: {claim['verdict']}.")
         notes += [f"{run['folder']} is {run['state']}: {run['problem']}" for run in row["runs"] if run["problem"]]
     return notes
+
+
+def _of_speed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """When the columns of speed were measured."""
+    timed = [row for row in rows if row["ms_per_image"] is not None]
+    notes = []
+    turns = [row for row in timed if row["in_turns"]]
+    if turns:
+        sizes = sorted({row["batch"] for row in turns})
+        notes.append(
+            "img/s (training steps) and ms/img (inference): the networks of all rows in turns after the last one was trained, "
+            f"median of {min(row['turns'] for row in turns)} turns, batches of {' or '.join(map(str, sizes))}."
+        )
+    if len(turns) < len(timed):
+        names = f" ({', '.join(row['name'] for row in timed if not row['in_turns'])})" if turns else ""
+        notes.append(
+            f"img/s and ms/img are of each row's own run{names}, one after the other: where the machine was busy for a while "
+            "they are no comparison."
+        )
+    if any((row["published"] or {}).get("ms_per_batch") for row in rows):
+        notes.append("Published time of a batch: on the authors' machine, with the pooled map written out.")
+    return notes + [f"{row['name']} was not timed: {row['not_timed']}" for row in rows if row.get("not_timed")]
 
 
 def _verdict(row: Mapping[str, Any]) -> str:
@@ -320,8 +357,7 @@ def _verdict(row: Mapping[str, Any]) -> str:
 
 
 def _step(metric: Mapping[str, Any]) -> str:
-    """What a difference is counted in."""
-    return "points" if metric["unit"] == "%" else metric["unit"] or metric["title"]
+    return Metric(**metric).step
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------
@@ -334,7 +370,9 @@ def _html(out: Path, rows: list[dict[str, Any]]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=_number, plain=_plain, value=_value, published=_published)
+    environment.filters.update(
+        number=_number, per_second=per_second, milliseconds=milliseconds, value=_value, published=_published, ms=_ms
+    )
     environment.filters.update(about=_about_published, head=_head, scale=_scale)
     drawn = pictures(out, rows)
     intervals = _intervals(rows)
@@ -433,7 +471,7 @@ def _intervals(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | None]
         {
             "low": place(low),
             "high": place(high),
-            "points": [place(run[row["headline"]]) for run in row["runs"] if run["state"] == "finished"],
+            "points": [place(run[row["headline"]]) for run in row["runs"] if run.get(row["headline"]) is not None],
             "published": place(published),
             "axis": f"{scale * start:.1f} to {scale * end:.1f} {units_shown}".strip(),
         }

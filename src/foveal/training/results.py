@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import math
 import re
 import statistics
 import sys
@@ -31,13 +32,17 @@ def table(out: str | Path) -> list[dict[str, Any]]:
     - ``published``: in percent, as papers print it (``accuracy`` is 100 - ``error`` where that was printed); None where
       it is not known or the row is not the published experiment; ``quoted`` is true where there is nothing else;
     - ``test_<name>`` of each metric, such as ``test_accuracy``: ``mean``, ``std`` (None with one seed), ``min``, ``max``
-      and ``n`` over the seeds of the number that ``statistic`` names, shares from 0 to 1; with one seed ``interval``
+      and ``n`` over the seeds of the number that ``statistic`` names, shares from 0 to 1, and ``undefined``, the number of
+      finished runs where there is none, as an area of one class; with one seed ``interval``
       (Wilson, 95 %, of what was counted), or, where the number is a mean of epochs, ``std_of_epochs``;
     - ``against``: the ``baseline``, by how many ``points`` the headline's mean lies above the baseline's, and, with
       several seeds of each, whether the ``worst_beats`` that mean; None where there is nothing to compare;
+    - ``claims``: what the paper states of this row beside ``other`` rows that are there, with its ``verdict``: "holds", "open"
+      or "not seen"; see `judged`;
     - ``pace``: ``epochs`` and ``seconds`` (medians over seeds) until the training loss stays below ``target_loss``, and
       until the headline is within a point of its last value, and in how many ``runs`` it came to that;
-    - ``params``, ``macs``, ``conv_macs``, ``train_images_per_s`` and ``ms_per_image`` (median over seeds);
+    - ``params``, ``macs``, ``conv_macs``; ``train_images_per_s`` and ``ms_per_image``, with ``in_turns`` true medians over the
+      turns of ``speed.json`` (then with ``batch`` and ``ms_per_batch``), else those of the runs, which are not the same moment;
     - ``runs``, each with ``folder``, ``seed``, ``state`` ("finished", "unfinished" or "damaged"), ``problem``,
       ``environment``, a value of each metric such as ``accuracy``, ``interval`` and what its result.json holds.
 
@@ -59,9 +64,42 @@ def table(out: str | Path) -> list[dict[str, Any]]:
     names = sorted({path.parent.name for path in folders})
     rows = [_row(name, [path for path in folders if path.parent.name == name]) for name in names]
     rows += [row for path in out.glob("*/recipe.yaml") if path.parent.name not in names and (row := _quoted(path))]
+    speed = _speed(out)
     for row in rows:
         row["against"] = _against(row, rows)
+        row |= speed.get(row["name"], {"in_turns": False})
+        row["claims"] = judged(row, rows)
     return sorted(rows, key=lambda row: (row["row"], row["name"]))
+
+
+def _speed(out: Path) -> dict[str, dict[str, Any]]:
+    """What was measured in turns, by row."""
+    found: dict[str, dict[str, Any]] = {}
+    content = read_speed(out)
+    for name, row in content["rows"].items() if content else ():
+        found[name] = {"in_turns": True, "train_images_per_s": None, "ms_per_image": None}
+        if "problem" in row:
+            found[name]["not_timed"] = row["problem"]
+            continue
+        step, batch_ms = (statistics.median(row[key]) for key in ("train_ms", "inference_ms"))
+        found[name] |= {
+            "train_images_per_s": 1000 * row["train_batch"] / step,
+            "ms_per_image": batch_ms / row["batch"],
+            "ms_per_batch": batch_ms,
+            "batch": row["batch"],
+            "turns": len(row["train_ms"]),
+        }
+    return found
+
+
+def read_speed(out: Path) -> dict[str, Any] | None:
+    """What `time_in_turns` wrote in a table's folder, or None where it did not."""
+    try:
+        content = _object(out / "speed.json")
+        whole = all("problem" in row or (row["train_ms"] and row["inference_ms"]) for row in content["rows"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return content if whole else None
 
 
 def results(out: str | Path) -> dict[str, Any]:
@@ -106,7 +144,7 @@ def _row(name: str, folders: Sequence[Path]) -> dict[str, Any]:
     runs = sorted((_run(path) for path in folders), key=lambda run: (run["seed"] is None, run["seed"], run["folder"]))
     recipe = next((found for found in map(recipe_of, sorted(folders)) if found), None)
     finished = [run for run in runs if run["state"] == "finished"]
-    metrics = recipe.make_task().metrics if recipe else Classification.metrics
+    metrics = recipe.make_task().metrics if recipe else Classification().metrics
     headline = metrics[0].name
     alone = finished[0] if len(finished) == 1 else {}
     quick = any(run.get("quick") for run in finished) or bool(recipe and recipe.is_quick)
@@ -119,10 +157,11 @@ def _row(name: str, folders: Sequence[Path]) -> dict[str, Any]:
         "seeds": recipe.seeds if recipe else None,
         "statistic": recipe.statistic if recipe else None,
         "baseline": recipe.baseline if recipe else None,
+        "claims": [claim.model_dump() for claim in recipe.claims] if recipe else [],
         "published": _printed(published) if published else None,
         "quoted": False,
         "quick": quick,
-        "differs": recipe.differs if recipe else [],
+        "differs": recipe.differences if recipe else [],
         "headline": headline,
         "metrics": [_about_metric(metric) for metric in metrics],
         **{f"test_{metric.name}": _over_seeds([run.get(metric.name) for run in finished]) for metric in metrics},
@@ -157,14 +196,17 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
-    """One metric of a row; seeds where it is not defined are left out."""
-    return {**spread([value for value in values if value is not None]), "interval": None, "std_of_epochs": None}
+    """One metric of a row; seeds where it is not defined are left out, and counted."""
+    defined = [value for value in values if value is not None]
+    return {**spread(defined), "undefined": len(values) - len(defined), "interval": None, "std_of_epochs": None}
 
 
 def _printed(published: Published) -> dict[str, Any]:
     """Published numbers by metric; `stds` holds deviations where a task has several metrics."""
     numbers = published.numbers()
     found = {**published.model_dump(), **{name: value for name, (value, _) in numbers.items()}}
+    if found["ms_per_batch"] is None:
+        del found["ms_per_batch"]
     if published.model_extra:
         for key in ("accuracy", "error", "std"):
             if key not in numbers:
@@ -193,10 +235,8 @@ def _quoted(path: Path) -> dict[str, Any] | None:
 
 def _against(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """How a row stands to its baseline: the row of that name, or of that name in the same form (such as -quick)."""
-    named = row["baseline"]
-    forms = [f"{named}-{row['name'].rpartition('-')[2]}", named]
-    baseline = next((other for form in forms for other in rows if other["name"] == form), None)
-    if named is None or baseline is None or baseline is row:
+    baseline = _beside(row, row["baseline"], rows)
+    if baseline is None:
         return None
     headline = row["metrics"][0]
     if baseline["headline"] != headline["name"]:
@@ -211,6 +251,83 @@ def _against(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[
         "points": Metric(**headline).scale * (mine["mean"] - theirs["mean"]),
         "worst_beats": beats if several else None,
     }
+
+
+def _beside(row: Mapping[str, Any], named: str | None, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The row of a name, or of that name in the same form (such as -quick) as a row."""
+    forms = [f"{named}-{row['name'].rpartition('-')[2]}", named]
+    found = next((other for form in forms for other in rows if other["name"] == form), None)
+    return None if found is row else found
+
+
+def judged(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What a paper states of a row, beside the rows of a table that it is about.
+
+    Rows are compared seed by seed. An ordering holds where it is seen with each of several seeds, on average by as much as
+    stated; it is not seen where the mean lies on the other side; all between is open, as is everything from one seed.
+
+    Args:
+        row: one of `table`'s, its ``claims`` as recipes state them.
+        rows: all of them.
+
+    Returns:
+        for each claim whose other row is there: the ``claim`` and what was ``seen`` in words, ``differences`` by seed,
+        ``verdict``.
+    """
+    found = []
+    for claim in row["claims"]:
+        kind = next(kind for kind in ("above", "sooner", "costlier") if claim[kind])
+        other = _beside(row, claim[kind], rows)
+        if other is None or other["headline"] != row["headline"]:
+            continue
+        differences = _differences(kind, row, other)
+        if differences:
+            unit = {"sooner": "epochs", "costlier": "%"}.get(kind) or Metric(**row["metrics"][0]).step
+            words = f"{kind} {'' if kind == 'above' else 'than '}{other['name']}"
+            words += (
+                f" by {claim['by']:g} {unit.removesuffix('s') if claim['by'] == 1 else unit}" if claim["by"] else ""
+            )
+            verdict, seen = _weighed(kind, differences, claim["by"], unit)
+            found.append({"claim": words, "seen": seen, "differences": differences, "verdict": verdict})
+    return found
+
+
+def _differences(kind: str, row: Mapping[str, Any], other: Mapping[str, Any]) -> list[float]:
+    """By how much a row is better (or comes sooner, or costs more) than another, seed by seed."""
+    if kind == "costlier":
+        pairs = [(row[key], other[key]) for key in ("params", "macs")]
+        return [100 * (a / b - 1) for a, b in pairs if a and b]
+    headline = Metric(**row["metrics"][0])
+
+    def of(run: Mapping[str, Any]) -> float | None:
+        if kind == "above":
+            return run.get(headline.name)
+        moment = run["pace"]["loss"] if row["pace"]["target_loss"] is not None else run["pace"][headline.name]
+        return moment["epochs"] if moment else None
+
+    theirs = {run["seed"]: of(run) for run in other["runs"] if run["state"] == "finished"}
+    scale = (headline.scale if headline.higher_is_better else -headline.scale) if kind == "above" else -1.0
+    pairs = [(of(run), theirs.get(run["seed"])) for run in row["runs"] if run["state"] == "finished"]
+    return [scale * (a - b) for a, b in pairs if a is not None and b is not None]
+
+
+def _weighed(kind: str, differences: Sequence[float], by: float, unit: str) -> tuple[str, str]:
+    """The verdict on differences that a paper has above a number, and the words for both."""
+    if kind == "costlier":
+        seen = f"{' and '.join(f'{difference:+.2f} %' for difference in differences)} parameters and multiply-adds"
+        return "holds" if min(differences) > 0 else "not seen", seen
+    mean, n = statistics.fmean(differences), len(differences)
+    ahead = sum(difference > 0 for difference in differences)
+    spread = f" ± {statistics.stdev(differences):.2f}" if n > 1 else ""
+    enough = mean >= by - 1e-9  # differences of percents are rounded
+    verdict = "holds" if ahead == n and enough else "not seen" if mean <= 0 else "open"
+    if n == 1:
+        verdict = "open"
+    less = f", less than {by:g}" if mean > 0 and not enough else ""
+    return (
+        verdict,
+        f"{mean:+.2f}{spread} {unit}{less}, {'ahead' if kind == 'above' else 'sooner'} in {ahead} of {n} seeds",
+    )
 
 
 def _median(reached: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
@@ -250,7 +367,7 @@ def _run(folder: Path) -> dict[str, Any]:
             return run | {"state": "unfinished", "problem": f"{done}; run the same command to go on"}
         result = _object(folder / "result.json")
         metrics = recipe.make_task().metrics
-        _check_number(metrics[0], result)
+        _check_number(metrics[0], json.loads((folder / "result.json").read_bytes()))
         run |= _by_statistic(recipe.statistic, metrics, result, lines)
         near = _is_near_its_end(lines, metrics[0]) if metrics[0].unit == "%" else None
         run["pace"] = {"loss": _stays_below(lines, recipe.target_loss), metrics[0].name: near}
@@ -260,10 +377,14 @@ def _run(folder: Path) -> dict[str, Any]:
 
 
 def _check_number(headline: Metric, result: Mapping[str, Any]) -> None:
-    """Refuse a result without its number."""
-    value = result.get(f"test_{headline.name}")
+    """Refuse a result without its number; null is one that is not defined, as an area of one class."""
+    if f"test_{headline.name}" not in result:
+        raise ValueError(f"result.json: test_{headline.name} is missing")
+    value = result[f"test_{headline.name}"]
+    if value is None:
+        return
     is_share = headline.unit == "%"
-    if not isinstance(value, int | float) or (is_share and not 0 <= value <= 1):
+    if not isinstance(value, int | float) or not math.isfinite(value) or (is_share and not 0 <= value <= 1):
         rule = "must be a number from 0 to 1" if is_share else "must be a number"
         raise ValueError(f"result.json: test_{headline.name} {rule}, got {value!r}")
 
@@ -279,7 +400,7 @@ def _by_statistic(
     key = f"test_{headline.name}"
     measured = [line for line in lines if line.get(key) is not None]
     if isinstance(statistic, Mapping):
-        last = measured[-statistic["mean_of_last"] :]
+        last = lines[-statistic["mean_of_last"] :]
         if len(last) < statistic["mean_of_last"]:
             raise ValueError(f"metrics.csv has {len(last)} measured epochs; its number is the mean of {statistic}")
         columns = {
@@ -292,9 +413,9 @@ def _by_statistic(
         return {**means, "std_of_epochs": around}
     chosen: Mapping[str, Any] = result
     if statistic == "best":
-        candidates = [result, *measured]
-        best = headline.best(line[key] for line in candidates)
-        chosen = next(line for line in candidates if line[key] == best)
+        candidates = [line for line in (result, *measured) if line[key] is not None]
+        best = headline.best(line[key] for line in candidates) if candidates else None
+        chosen = next((line for line in candidates if line[key] == best), result)
     found = {metric.name: chosen.get(f"test_{metric.name}") for metric in metrics}
     correct, n = result.get("test_correct"), result.get("test_n")
     if not isinstance(correct, int) or not isinstance(n, int):

@@ -2,13 +2,73 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import json
+import os
+import platform
+import shlex
+import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 from foveal.training import checkpoint
 from foveal.training.recipe import Recipe
 from foveal.training.recipe_files import load_recipe
+
+
+def refuse_several_processes() -> None:
+    """Training runs in one process; several that torchrun starts would each do all of it, into one folder.
+
+    Raises:
+        ValueError: this is one of several processes.
+    """
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count != "1":
+        raise ValueError(
+            f"training takes place in one process, and WORLD_SIZE says that this is one of {count}: each would train all of "
+            "it into one folder; start it without torchrun, or with --nproc-per-node 1"
+        )
+
+
+@contextlib.contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Keep other processes from training into a run's folder; the system lets go of it when the process ends.
+
+    Raises:
+        BlockingIOError: another process holds it; the message says which.
+        OSError: the folder cannot be written.
+    """
+    owner, lock = run / ".owner", filelock.FileLock(run / ".lock")
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    since = datetime.datetime.now(datetime.UTC).isoformat(" ", "seconds")
+    me = f"process {os.getpid()} on {platform.node()} since {since} ({command})"
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        try:
+            holder = owner.read_text(encoding="utf-8")
+        except OSError:
+            holder = "another process"
+        raise BlockingIOError(
+            f"{run} is being trained by {holder}; wait for it, stop it, or choose another --out"
+        ) from None
+    except NotImplementedError:
+        warnings.warn(f"the disk of {run} has no locks: nothing keeps a second training out of it", stacklevel=3)
+    except OSError as error:
+        raise checkpoint.explained(error, run) from error
+    try:
+        checkpoint.write_file(owner, me.encode())
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            owner.unlink(missing_ok=True)
+        lock.release()
 
 
 def refuse_other_recipe(run: Path, recipe: Recipe) -> None:
@@ -51,6 +111,28 @@ def refuse_other_checkpoint(saved: checkpoint.Checkpoint, recipe: Recipe, seed: 
     if other:
         cure = f"put back what was here, or delete {saved.folder.parent} to start again"
         raise checkpoint.CheckpointError(f"{saved.folder} is of another run (different: {', '.join(other)}); {cure}")
+
+
+def refuse_other_data(saved: checkpoint.Checkpoint, here: dict[str, Any]) -> None:
+    """Training that goes on with other images or classes would be of neither.
+
+    Args:
+        saved: the checkpoint.
+        here: what the data is like now: ``classes``, ``in_channels``, and ``images``, how many train and test.
+
+    Raises:
+        CheckpointError: it was another data set when the run began; the message has both.
+    """
+    changed = [
+        f"{key} were {saved.manifest[key]}, and are {now}"
+        for key, now in here.items()
+        if saved.manifest.get(key, now) != now
+    ]
+    if changed:
+        cure = f"put the data back as it was, choose another --out, or delete {saved.folder.parent} to start again"
+        raise checkpoint.CheckpointError(
+            f"the data is not what {saved.folder} was trained on ({'; '.join(changed)}); {cure}"
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:

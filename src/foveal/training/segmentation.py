@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from foveal.data import IGNORE, JointPreset, MaskSet, Truth, create_mask_dataset, joint_batches
 from foveal.training.areas import confusion, roc_area, shares
-from foveal.training.contract import Metric, augmentation, kept_images
+from foveal.training.contract import Metric, augmentation, kept_images, refuse_unused
 from foveal.training.prediction import all_views, by_windows
 
 if TYPE_CHECKING:
     from foveal.training.recipe import Data
 
-_AUGMENTATIONS = ("crop", "scale", "flip", "flip_vertical", "quarter_turns", "affine", "colour")
+_AUGMENTATIONS = ("crop", "scale", "flip", "flip_vertical", "quarter_turns", "affine", "aspect", "colour")
 _IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _NORMALISED: dict[str, dict[str, Any]] = {
     "voc": _IMAGENET,
@@ -34,7 +34,8 @@ def _load(data: Data, split: str, root: str | None, *, binary: bool, whole: bool
         raise ValueError(
             f"data.download must be false for {data.name!r}, which is not fetched; put the data in data.root"
         )
-    dataset = create_mask_dataset(data.name, split, root, binary=binary)
+    refuse_unused(data, "test_fraction")
+    dataset = create_mask_dataset(data.name, split, root, binary=binary or data.binary_masks)
     kept = kept_images(data, len(dataset))
     return dataset if kept is None else dataset.subset(kept), _preparation(data, whole)
 
@@ -58,9 +59,11 @@ def _batches(
     device: str | torch.device,
     workers: int,
     start_batch: int = 0,
+    drop_last: bool = False,
 ) -> Iterable[tuple[Tensor, list[Truth]]]:
     how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "epoch": epoch, "train": train}
-    return joint_batches(dataset, preparation, **how, device=device, workers=workers, start_batch=start_batch)
+    how |= {"device": device, "workers": workers, "start_batch": start_batch, "drop_last": drop_last}
+    return joint_batches(dataset, preparation, **how)
 
 
 def _check_prediction(views: int, window: int | None) -> None:

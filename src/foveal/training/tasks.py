@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveal.data import FolderSet, ImageSet, Preset, batches, create_dataset, preset
-from foveal.training.contract import Metric, Task, augmentation, kept_images
+from foveal.training.contract import Metric, Task, augmentation, kept_images, refuse_unused
 from foveal.training.detection import Detection
 from foveal.training.segmentation import Segmentation, Vessels
 
@@ -28,6 +28,7 @@ class Classification:
 
     Args:
         label_smoothing: share of the target that is spread evenly over all classes while training.
+        top5: whether the top-5 error is counted, too: of images whose label is not among the five highest scores.
 
     Example:
         >>> task = Classification()
@@ -37,8 +38,17 @@ class Classification:
     """
 
     label_smoothing: float = 0.0
+    top5: bool = False
 
-    metrics = (Metric("accuracy", "accuracy"),)
+    def __post_init__(self) -> None:
+        if not isinstance(self.top5, bool):
+            raise ValueError(f"top5 must be true or false; got {self.top5!r}")
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Accuracy; and the top-5 error."""
+        some = (Metric("top5_error", "top-5 error", higher_is_better=False),) if self.top5 else ()
+        return (Metric("accuracy", "accuracy"), *some)
 
     def outputs(self, classes: Sequence[str]) -> int:
         """One score for each class."""
@@ -46,7 +56,11 @@ class Classification:
 
     def load(self, data: Data, split: str, root: str | None) -> tuple[ImageSet | FolderSet, Preset]:
         """One split of a set of labelled images, or of the part of it that `limit` or `fraction` leaves."""
-        dataset = create_dataset(data.name, split, root=root, download=data.download)
+        refuse_unused(data, "binary_masks")
+        how: dict[str, Any] = {"test_fraction": data.test_fraction, "test_seed": data.test_seed}
+        dataset = create_dataset(data.name, split, root=root, download=data.download, **how)
+        if split == "train":
+            _refuse_classes_without_images(dataset)
         kept = kept_images(data, len(dataset))
         if kept is not None:
             dataset = _subset(dataset, kept)
@@ -69,6 +83,7 @@ class Classification:
         device: str | torch.device,
         workers: int,
         start_batch: int = 0,
+        drop_last: bool = False,
     ) -> Iterable[tuple[Tensor, Tensor]]:
         """One epoch of images float32 Tensor[B, C, H, W] and labels int64 Tensor[B]."""
         return batches(
@@ -81,6 +96,7 @@ class Classification:
             device=device,
             workers=workers,
             start_batch=start_batch,
+            drop_last=drop_last,
         )
 
     def forward(self, network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -92,16 +108,23 @@ class Classification:
         return F.cross_entropy(outputs.float(), targets, label_smoothing=self.label_smoothing)
 
     def count(self, outputs: Tensor, targets: Tensor, *, train: bool = False) -> Tensor:
-        """Sums over a batch, to be added up over batches: float64 (loss without smoothing, correct, images)."""
+        """Sums over a batch, to be added up over batches: float64 (loss without smoothing, correct, images, right
+        within five where that is counted)."""
         outputs = outputs.detach().float()
         loss = F.cross_entropy(outputs, targets, reduction="sum")
         correct = (outputs.argmax(1) == targets).sum()
-        return torch.stack([loss.double(), correct.double(), torch.full_like(loss, len(targets)).double()])
+        sums = [loss, correct, torch.full_like(loss, len(targets))]
+        if self.top5:
+            sums.append((outputs.topk(min(5, outputs.shape[1])).indices == targets[:, None]).sum())
+        return torch.stack([total.double() for total in sums])
 
     def summary(self, totals: Tensor) -> dict[str, float]:
-        """The metrics of summed counts: ``loss``, ``accuracy`` (0 to 1), ``correct`` and ``n``."""
-        loss, correct, n = totals.tolist()
-        return {"loss": loss / max(n, 1), "accuracy": correct / max(n, 1), "correct": int(correct), "n": int(n)}
+        """The metrics of summed counts: ``loss``, ``accuracy`` (0 to 1), ``correct`` and ``n``; and ``top5_error``."""
+        loss, correct, n, *five = totals.tolist()
+        found = {"loss": loss / max(n, 1), "accuracy": correct / max(n, 1)}
+        if five:
+            found["top5_error"] = 1 - five[0] / max(n, 1)
+        return {**found, "correct": int(correct), "n": int(n)}
 
 
 TASKS: dict[str, Callable[..., Task]] = {
@@ -125,7 +148,7 @@ def create_task(name: str, **keywords: Any) -> Task:
 
     Example:
         >>> create_task("classification", label_smoothing=0.1)
-        Classification(label_smoothing=0.1)
+        Classification(label_smoothing=0.1, top5=False)
     """
     if name not in TASKS:
         near = difflib.get_close_matches(str(name), TASKS, n=1)
@@ -135,6 +158,22 @@ def create_task(name: str, **keywords: Any) -> Task:
     for keyword in keywords.keys() - set(takes):
         raise ValueError(f"the task {name} has no key {keyword!r}; it has {', '.join(takes)}")
     return TASKS[name](**keywords)
+
+
+def _refuse_classes_without_images(dataset: ImageSet | FolderSet) -> None:
+    """Nothing is learned of one class alone, and nothing of a class without an image."""
+    if len(dataset.classes) < 2:
+        raise ValueError(
+            f"the train split of {dataset.name} must have two classes or more; got {', '.join(dataset.classes)} alone"
+        )
+    there = set(dataset.labels.unique().tolist())
+    without = [name for label, name in enumerate(dataset.classes) if label not in there]
+    if without:
+        more = f" and {len(without) - 12} more" if len(without) > 12 else ""
+        raise ValueError(
+            f"the train split of {dataset.name} has no image of {', '.join(without[:12])}{more}; add images, or take these "
+            "classes out"
+        )
 
 
 def _subset(dataset: ImageSet | FolderSet, kept: list[int]) -> ImageSet | FolderSet:
