@@ -21,9 +21,9 @@ def cost(
     input_size: Annotated[str, typer.Option(help="Channels, height and width of the images.")] = "3,32,32",
     num_classes: Annotated[int, typer.Option(min=1, help="Classes.")] = 10,
 ) -> None:
-    """Measure what a network costs, as it is and converted, and list what a plan changes.
+    """Measure what a network costs, as it is and converted.
 
-    Counts parameters and multiply-adds, measures time and memory of one image.
+    Counts parameters and multiply-adds, measures time and memory of one image; with a plan it lists what that changes.
     Example: foveal cost cifar_resnet20 --plan '{conv1: {layer: log_polar, kernel_size: 9}}'
     """
     from rich.table import Table
@@ -117,9 +117,9 @@ def draw(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File, .png or .svg.  [default: bins.png and so on]")] = None,
 ) -> None:
-    """Draw a layer: its bins, its learned kernels, its pooled map; or what networks make of an image.
+    """Draw a layer, or what networks make of an image.
 
-    The caption says what the layer's arguments are.
+    Of a layer: its bins, its learned kernels, its pooled map. The caption says what the layer's arguments are.
     Example: foveal draw bins small_cnn --plan '{conv1: {layer: log_polar, kernel_size: 11, rotation: 0.5}}'
     Example: foveal draw points runs/quickstart --image cat.jpg --at 120,90
     """
@@ -227,9 +227,9 @@ def field(
     ] = "identity",
     out: Annotated[Path, typer.Option(help="File for the picture, .png or .svg.")] = Path("field.png"),
 ) -> None:
-    """Measure the effective receptive fields of networks, convolutional or transformers.
+    """Measure the effective receptive fields of networks.
 
-    Sizes, stride and offset in pixels of the input, from gradients; with --plan as they are and converted.
+    Convolutional ones and transformers: sizes, stride and offset in pixels of the input, from gradients; with --plan as they are and converted.
     Example: foveal field simple_vgg --layer features.8 --layer features.13
     """
     from rich.table import Column, Table
