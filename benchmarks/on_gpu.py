@@ -338,17 +338,22 @@ def compile_case(chosen: argparse.Namespace) -> None:
 
     from foveal.bench import gpu
 
+    class CompiledError(Exception):
+        pass
+
     class Once(gpu.GpuWatch):
         def medians(self, sides: Any) -> Any:
             for way in sides["ours"]:
                 way()
             torch.cuda.synchronize()
-            raise StopIteration
+            raise CompiledError
 
     for name in chosen.names.split(","):
         try:
             for _ in gpu.CASES[name].measure(Once(True)):
                 pass
+        except CompiledError:
+            pass
         except Exception as error:
             print(f"{name}: {type(error).__name__}: {str(error)[:300]}", flush=True)
         torch.cuda.empty_cache()
@@ -483,7 +488,7 @@ def _collect(path: Path, work: Path, runs: list[dict[str, Any]], left: dict[str,
     for table in sorted(path for path in work.iterdir() if path.is_dir() and not path.name.startswith("mps")):
         try:
             with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / "quick.json"  # the name that tables of quick rows must have
+                file = Path(folder) / "quick_changed.json"  # the name that tables of quick or changed rows must have
                 write_json(table, file)
                 found["tables"][table.name] = json.loads(file.read_text())
         except Exception as error:  # nothing has ended there yet

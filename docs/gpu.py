@@ -4,8 +4,11 @@ A card is a folder of what benchmarks/on_gpu.sh wrote (smoke, tests, bench, tile
 `foveal bench --device cuda --json`. What is not there was not measured.
 """
 
+import csv
+import io
 import json
 import re
+import statistics
 from pathlib import Path
 
 from foveal.bench import gpu
@@ -100,7 +103,38 @@ def runs(found):
     return lines
 
 
-MAKERS = {"smoke": smoke, "tests": tests, "bench": bench, "tiles": tiles, "speed": runs, "train": runs}
+def unfinished(found):
+    """Runs that were cut off: accuracies at the last epoch that all of them reached."""
+    curves = {name: list(csv.DictReader(io.StringIO(text))) for name, text in found["curves"].items()}
+    curves = {name: rows for name, rows in curves.items() if rows and "test_accuracy" in rows[0]}
+    if not curves or any(isinstance(table, dict) and "lpsc" in name for name, table in found["tables"].items()):
+        return []
+    last = min(map(len, curves.values()))
+    groups = {}
+    for name, rows in sorted(curves.items()):
+        recent = [float(row["test_accuracy"]) for row in rows[last - 8 : last]]
+        pace = float(rows[last - 1]["images_per_s"])
+        groups.setdefault(name.split("/")[1].removesuffix("-changed"), []).append((statistics.mean(recent), pace))
+    lines = [
+        f"Cut off before their end: {len(curves)} runs side by side, each as it stood after {last} epochs. The mean test accuracy "
+        f"of epochs {last - 7} to {last}, its mean and deviation over seeds:",
+        "",
+        "| row | seeds | accuracy, % | images/s of each |",
+        "|---|---|---|---|",
+    ]
+    for name, seen in groups.items():
+        values = [100 * value for value, _ in seen]
+        spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        pace = statistics.median(pace for _, pace in seen)
+        lines.append(f"| `{name}` | {len(seen)} | {statistics.mean(values):.2f}{spread} | {pace:,.0f} |")
+    return lines
+
+
+def trained(found):
+    return [*runs(found), "", *unfinished(found)]
+
+
+MAKERS = {"smoke": smoke, "tests": tests, "bench": bench, "tiles": tiles, "speed": runs, "train": trained}
 
 
 def table():

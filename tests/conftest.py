@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the deterministic mode asks for it on a GPU
 
 import socket
+import tempfile
 
 import hypothesis
 import pytest
@@ -18,6 +19,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("repeatable")
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported: its kernels then run on CPU tensors
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()  # no profile of the user's machine decides in tests
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)  # also fills torch.empty with NaN
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -165,3 +166,26 @@ def test_tiles_that_cannot_run_are_named_and_the_next_to_the_rule_come_first():
     sides = [row["tile"] and tuple(row["tile"].values()) for row in rows if row.get("refused") == "out of resources"]
     assert sides == [None, (64, 16, 16, 4), (32, 16, 16, 4), (128, 16, 16, 4)]
     assert [tuple(row["tile"].values()) for row in rows if "ms" in row] == [(64, 16, 16, 8)]
+
+
+def test_parts_on_a_gpu_end_in_time_and_are_summed_up(tmp_path, monkeypatch):
+    """A part whose time is up is ended with all that it started, and the table says what each one found by then."""
+    on_gpu = script("on_gpu")
+    sleeper = tmp_path / "sleeper.py"
+    sleeper.write_text("import subprocess, sys, time\nprint('begun', flush=True)\nsubprocess.run(['sleep', '60'])\n")
+    monkeypatch.setattr(on_gpu, "__file__", str(sleeper))
+    start = time.monotonic()
+    ended = on_gpu.run_part("tests", 1.5, [], tmp_path / "log.txt")
+    assert ended["code"] == "time was up"
+    assert time.monotonic() - start < 10
+    assert "begun" in (tmp_path / "log.txt").read_text()
+    checks = {"binned, float32, 64 channels": {"right": True}, "sampled, float32, 64 channels": {"right": False}}
+    on_gpu.write(tmp_path / "smoke.json", {"checks": checks, "figures": {}})
+    told = "E   AssertionError: 3\n"
+    on_gpu.write(tmp_path / "tests.json", {"passed": ["a"], "failed": {"x/test_gpu.py::b": told}, "skipped": []})
+    lines = on_gpu.summary(tmp_path, {"tests": ended}).splitlines()
+    assert lines[0].startswith("tests  code time was up, ")
+    assert lines[1] == "smoke: 2 checks, wrong: ['sampled, float32, 64 channels']; {}"
+    assert lines[2:] == ["tests: 1 passed, 1 failed, 0 skipped", "  FAILED test_gpu.py::b: E   AssertionError: 3"]
+    with pytest.raises(SystemExit, match="--parts must name some of smoke, tests"):
+        on_gpu.main(["--parts", "nothing", "--out", str(tmp_path / "out")])

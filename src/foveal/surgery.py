@@ -151,6 +151,8 @@ def convert(model: Any, plan: Plan, *, dry_run: bool = False, input_size: Sequen
     A converted network is traced by torch.export. A symbolic tracer (torch.fx, torchvision's ``create_feature_extractor``) must
     take foveal's layers as they are: ``tracer_kwargs={"leaf_modules": [foveal.LogPolarConv2d, ...]}``.
 
+    The padding of timm's Conv2dSame, which depends on the size of the input, is kept by a hook in front of the new layer.
+
     Device, dtype, requires_grad, train/eval mode and hooks are kept; a shared module stays shared, and so does a shared
     parameter, or the plan is refused. A network with a method
     ``init_layer`` initialises fresh layers by its own rule.
@@ -186,7 +188,8 @@ def convert(model: Any, plan: Plan, *, dry_run: bool = False, input_size: Sequen
     changes = []
     for names, old, new in replacements:
         given = inputs.get(names[0])
-        macs = _macs(old, given), _macs(new, given)
+        padded = shaped.SamePadding(old) if shaped.pads_by_size(old) else None  # type: ignore[arg-type]
+        macs = _macs(old, given), _macs(new, given, padded)
         changes.append(Change(names[0], _said(old), _said(new), _size(old), _size(new), *macs))
     return changes
 
@@ -212,7 +215,7 @@ def _replacements(model: nn.Module, plan: Plan) -> list[Replacement]:
         maker = makers[pattern]
         if maker is not None:
             try:
-                replacements.append((names, conv, maker(conv)))
+                replacements.append((names, conv, maker(shaped.without_same_padding(conv))))
             except ValueError as error:
                 raise ValueError(f"{names[0] or 'the model'}, matched by {pattern!r}: {error}") from error
             _settle(model, replacements[-1][2], (plan[pattern] or {}).get("init", "fresh") == "fresh")
@@ -263,6 +266,8 @@ def _put(model: Model, replacements: Sequence[Replacement]) -> Model:
     for names, old, new in replacements:
         for hooks in _HOOKS:  # the same ones, so that the handles that remove them still do
             setattr(new, hooks, getattr(old, hooks))
+        if shaped.pads_by_size(old):
+            new.register_forward_pre_hook(shaped.SamePadding(old))  # type: ignore[arg-type]
         for name in names:
             if not name:
                 return new  # type: ignore[return-value]
@@ -393,14 +398,14 @@ def _inputs(model: nn.Module, names: Iterable[str], size: Sequence[int]) -> dict
     return found
 
 
-def _macs(module: nn.Module, inputs: Sequence[Tensor] | None) -> int | None:
+def _macs(module: nn.Module, inputs: Sequence[Tensor] | None, padding: shaped.SamePadding | None = None) -> int | None:
     """Multiply-adds of a module on what it gets; None where that is not known."""
     if inputs is None:
         return None
     bare = copy.deepcopy(module).to("meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         for input in inputs:
-            bare.forward(input)  # and not what hangs on it
+            bare.forward(input if padding is None else padding(None, (input,))[0])  # and not what hangs on it
     return counter.get_total_flops() // 2
 
 

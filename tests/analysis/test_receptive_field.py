@@ -317,3 +317,81 @@ def test_the_generator_is_left_alone():
 def test_arguments_of_the_growth_are_checked(arguments, message):
     with pytest.raises(ValueError, match=message):
         field_growth(conventional, **arguments)
+
+
+def test_strides_of_maps_finer_than_the_image():
+    up = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ConvTranspose2d(4, 4, 4, stride=2, padding=1))
+    assert effective_receptive_field(up, (3, 32, 48), activations="identity").stride == (0.5, 0.5)
+    again = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2), nn.Upsample(scale_factor=2))
+    assert effective_receptive_field(again, (3, 32, 32), activations="identity").stride == (1.0, 1.0)
+    for levels in (2, 3):
+        down = [layer for _ in range(levels) for layer in (nn.Conv2d(3, 3, 3, padding=1), nn.AvgPool2d(2))]
+        there_and_back = nn.Sequential(*down, nn.Upsample(scale_factor=2**levels))
+        assert effective_receptive_field(there_and_back, (3, 96, 96), activations="identity").stride == (1.0, 1.0)
+
+
+def test_the_stride_of_a_field_that_sees_everything_is_that_of_sizes():
+    class Everything(nn.Module):
+        def forward(self, x):
+            return F.avg_pool2d(x, 4) + x.mean((2, 3), keepdim=True)
+
+    assert effective_receptive_field(Everything(), (3, 32, 24)).stride == (4.0, 4.0)
+
+
+def test_a_map_of_two_positions_is_measured():
+    assert effective_receptive_field(nn.Conv2d(3, 4, 3, stride=2), (3, 5, 7)).stride == (2.0, 2.0)
+    assert effective_receptive_field(nn.Conv2d(3, 4, 3, stride=2), (3, 3, 5)).stride == (None, 2.0)
+
+
+class Laid(nn.Module):
+    """A convolution whose output is laid out otherwise, with numbers in front that stand for no place."""
+
+    def __init__(self, layout, extra=0):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 4, stride=4)
+        self.layout, self.extra = layout, extra
+
+    def forward(self, x):
+        x = self.conv(x).permute(0, 2, 3, 1)
+        if self.layout == "channels_last":
+            return x
+        tokens = x.flatten(1, 2)
+        return torch.cat([tokens.new_zeros(len(tokens), self.extra, 5), tokens], 1)
+
+
+@pytest.mark.parametrize("size", [(3, 32, 32), (3, 24, 48)])
+@pytest.mark.parametrize(("layout", "extra"), [("channels_last", 0), ("tokens", 0), ("tokens", 1), ("tokens", 5)])
+def test_other_layouts_are_the_same_field(layout, extra, size):
+    network = Laid(layout, extra)
+    expected = effective_receptive_field(network.conv, size, position=(1, 2))
+    for told in ({}, {"layout": layout}):
+        found = effective_receptive_field(network, size, position=(1, 2), **told)
+        assert torch.equal(found.map, expected.map)
+        assert (found.stride, found.offset) == (expected.stride, expected.offset)
+    assert map_layers(nn.Sequential(network), size) == ["0.conv", "0"]
+
+
+def test_a_grid_may_be_given():
+    network = Laid("tokens", 2)
+    found = effective_receptive_field(network, (3, 24, 32), grid=(6, 8))
+    assert found.stride == (4.0, 4.0)
+    with pytest.raises(ValueError, match=r"grid must be rows and columns of at most 50 tokens; got \(7, 8\)"):
+        effective_receptive_field(network, (3, 24, 32), grid=(7, 8))
+    with pytest.raises(ValueError, match="50 tokens are no grid of the proportions of an image of 26 x 34"):
+        effective_receptive_field(network, (3, 26, 34))
+    with pytest.raises(ValueError, match=r"layout must be one of 'infer', .* got 'last'"):
+        effective_receptive_field(network, (3, 24, 32), layout="last")
+    with pytest.raises(ValueError, match=r"a map \[N, C, H, W\].* got shape \(4, 50, 5\)"):
+        effective_receptive_field(network, (3, 24, 32), layout="channels_last")
+
+
+def test_transformers_and_hybrids_stand_beside_convolutional_networks(timm):
+    for name, layer, stride in (
+        ("vit_tiny_patch16_224", "blocks.0", 16.0),
+        ("swin_tiny_patch4_window7_224", "layers.0", 4.0),
+        ("resnet18", "layer1", 4.0),
+    ):
+        network = timm.create_model(name, pretrained=False)
+        found = effective_receptive_field(network, torch.randn(1, 3, 224, 224), layer=layer)
+        assert found.stride == (stride, stride), name
+        assert layer in map_layers(network, (3, 224, 224))

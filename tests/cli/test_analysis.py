@@ -256,3 +256,24 @@ def test_cost(run: Run, tmp_path: Path) -> None:
     assert code == 0
     assert "converted" not in out
     assert "section 3.4" not in out
+
+
+def test_field_of_several_networks(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "field.png"
+    code, text, err = run("field", "small_cnn", "simple_vgg", "--input-size", "3,28,28", "--out", out)
+    assert (code, err) == (0, "")
+    assert [line.split()[:2] for line in text.splitlines()[1:3]] == [
+        ["small_cnn", "conv3"],
+        ["simple_vgg", "features.10"],
+    ]
+    plan = "{type:Conv2d: {layer: dilated}}"
+    code, text, err = run("field", "small_cnn", "simple_vgg", "--plan", plan, "--input-size", "3,28,28", "--out", out)
+    assert (code, err) == (0, "")
+    assert text.count("converted") == 2
+
+
+def test_field_of_a_transformer_is_that_of_its_last_tokens(run: Run, tmp_path: Path, timm: object) -> None:
+    vit = ("vit_tiny_patch16_224", "--input-size", "3,224,224", "--out", tmp_path / "field.png")
+    code, text, err = run("field", *vit)
+    assert (code, err) == (0, "")
+    assert "blocks.11." in text

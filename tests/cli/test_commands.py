@@ -20,7 +20,7 @@ from foveal import cli
 from foveal.training import engine
 
 Run = Callable[..., tuple[int, str, str]]
-COMMANDS = ["train", "evaluate", "predict", "report", "list", "cost", "draw", "field", "cam", "bench", "doctor"]
+COMMANDS = ["train", "evaluate", "predict", "report", "list", "cost", "draw", "field", "cam", "bench", "tune", "doctor"]
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])

@@ -121,3 +121,35 @@ def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 def test_doctor_is_content_with_what_it_needs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_PACKAGES", {"torch": "foveal", "yaml": "foveal"})
     assert "\nNothing is missing.\n" in run("doctor")[1]
+
+
+def test_tune(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from foveal.ops import profile
+    from foveal.ops.binned import cpu
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    plan = "{conv3: {layer: log_polar, kernel_size: 5}}"
+    arguments = ("tune", "small_cnn", "--plan", plan, "--input-size", "1,8,8", "--batch", "2", "--device", "cpu")
+    if not cpu.takes(torch.zeros(1)):
+        assert "has no layer that cpu has kernels for" in run(*arguments)[2]
+        return
+    code, out, err = run(*arguments)
+    assert code == 0
+    assert err.startswith("1/2 forward float32 ")
+    path = profile.place(torch.device("cpu"))
+    assert out.endswith(f"profile: {path}\n")
+    assert path.is_file()
+    assert f"cpu: 2 shapes, {path}" in run("doctor")[1]
+    assert run("tune", "--clear", "--device", "cpu")[1] == f"removed {path}\n"
+    assert run("tune", "--clear", "--device", "cpu")[1] == f"there is none: {path}\n"
+    assert "cpu: none (foveal tune makes one)" in run("doctor")[1]
+    profile.forget()
+    for words, message in (
+        (("--input-size", "3,2"), "--input-size must be three whole numbers from 1, as in 3,224,224; got '3,2'"),
+        (("--dtype", "int8"), "--dtype must be float32, float16 or bfloat16; got 'int8'"),
+        (("--plan", plan), "--plan is for a network"),
+    ):
+        code, _, err = run("tune", "--device", "cpu", *words)
+        assert code == 2
+        assert message in err
+    assert "small_cnn has no layer that cpu has kernels for" in run("tune", "small_cnn", "--input-size", "1,8,8")[2]

@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from torch.autograd import forward_ad
 from torch.func import functional_call
 
-from foveal import layers
+from foveal import layers, reparameterize
 from foveal.layers import AnisotropicConv2d, LogPolarConv2d, LogPolarPool2d, cross
 from foveal.ops.binned import op as binned
 from foveal.ops.sampled import op as sampled
@@ -393,3 +393,41 @@ def test_every_convolution_refuses_the_same_sizes(kind, name):
     ):
         with pytest.raises(ValueError, match=f"^{name} must be "):
             kind(4, 4, **{"kernel_size": 3, name: wrong})
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+@pytest.mark.parametrize("form", FORMS)
+def test_scripting_says_what_to_do_instead(form):
+    model = nn.Sequential(nn.Identity(), build(form)[0])
+    with pytest.raises(NotImplementedError, match=r"cannot be scripted: trace the model .* export it"):
+        torch.jit.script(model)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(
+    "form", ["log_polar", "log_polar_max", "cross", "anisotropic", "one_scale", "log_polar_3d", "pool_mean"]
+)
+def test_eager_quantization_says_what_to_do_instead(form):
+    quantization = torch.ao.quantization
+    layer, input = build(form)
+    model = nn.Sequential(quantization.QuantStub(), layer, quantization.DeQuantStub()).eval()
+    model.qconfig = quantization.default_qconfig
+    prepared = quantization.prepare(model)
+    prepared(input)
+    with pytest.raises(
+        ValueError, match=r"got torch.quint8: quantize a model that foveal.reparameterize\(model\) made"
+    ):
+        quantization.convert(prepared)(input)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("form", ["log_polar", "cross", "one_scale"])
+def test_the_cures_of_quantization_cure(form):
+    quantization = torch.ao.quantization
+    layer, input = build(form)
+    expected = layer(input)
+    folded = nn.Sequential(quantization.QuantStub(), reparameterize(layer), quantization.DeQuantStub()).eval()
+    folded.qconfig = quantization.default_qconfig
+    folded = quantization.prepare(folded)
+    folded(input)
+    assert (quantization.convert(folded)(input) - expected).abs().max() < 0.1 * expected.abs().max()

@@ -134,11 +134,11 @@ def test_the_columns_say_when_they_were_measured(out: Path) -> None:
     row = table(out)[0]
     assert (row["train_images_per_s"], row["ms_per_batch"], row["ms_per_image"]) == (1000, 6, 1)
     text = markdown(out)
-    assert "| 1,000 | 1.000 | 6.0 | 25 ± 5.3 |" in text
+    assert "| 1,000 | 1.00 ms | 6.00 ms | 25 ± 5.3 |" in text
     assert "in turns after the last one was trained, median of 3 turns, batches of 6." in text
     assert "Published time of a batch: on the authors' machine, with the pooled map written out." in text
     assert "one after the other" not in text
-    assert "6.0 ms a batch, published 25 ± 5.3" in report(out).read_text()
+    assert "6.00 ms a batch, published 25 ± 5.3 ms" in report(out).read_text()
 
 
 def test_a_published_time_is_checked() -> None:

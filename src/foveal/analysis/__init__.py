@@ -1,5 +1,6 @@
 """Analyses: what a network costs, what it sees, and pictures of what its layers are."""
 
+from foveal.analysis import counters
 from foveal.analysis.boxes import draw_boxes
 from foveal.analysis.cam import RULES, cam_box, class_activation_map, grad_cam, heat
 from foveal.analysis.card import save, to_data_uri
@@ -61,6 +62,7 @@ __all__ = [
     "choose_threshold",
     "class_activation_map",
     "cost",
+    "counters",
     "draw_activation_maps",
     "draw_bins",
     "draw_bins_on_image",

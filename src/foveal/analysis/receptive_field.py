@@ -1,5 +1,6 @@
 """Which input pixels an output position really sees: effective receptive fields from gradients."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from foveal.analysis.evaluating import evaluating
 
 ACTIVATIONS = ("as_is", "identity")
+LAYOUTS = ("infer", "channels_first", "channels_last", "tokens")
 _IDENTITY = {
     *(F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6, F.hardtanh, F.threshold, F.rrelu),
     *(F.leaky_relu, F.prelu, torch.prelu, F.elu, F.elu_, F.selu, torch.selu, F.celu, torch.celu),
@@ -33,8 +35,10 @@ class ReceptiveField:
         side: side of the smallest square, wherever it lies, that holds ``share`` of the map's sum.
         corner: (row, column) of its upper left pixel.
         share: that share.
-        stride: input pixels between neighbouring output positions, (vertical, horizontal); None along an axis with one
-            position. Exact as long as no field is cut by the border.
+        stride: input pixels between neighbouring output positions, (vertical, horizontal), below 1 where a map is finer than
+            the image; None along an axis with one position. It is how far the field moves with a position, measured at
+            distances that agree; where none do, since fields are cut by the border or see everything, it is the input's
+            size over the map's.
         offset: where the field of output position (0, 0) has its centre, in pixels from the input's upper left corner,
             extrapolated from ``position``.
         position: (row, column) in the output map.
@@ -143,6 +147,8 @@ def effective_receptive_field(
     position: tuple[int, int] | None = None,
     activations: str = "as_is",
     share: float = 0.95,
+    layout: str = "infer",
+    grid: tuple[int, int] | None = None,
 ) -> ReceptiveField:
     """Estimate the effective receptive field from the gradient of one output position with respect to the input.
 
@@ -161,13 +167,16 @@ def effective_receptive_field(
         position: (row, column) in that output map; its centre by default (the upper left one of four).
         activations: "as_is" or "identity".
         share: part of the map's sum that ``ReceptiveField.side`` holds, above 0 and at most 1.
+        layout: of the output looked at: "channels_first" [N, C, H, W], "channels_last" [N, H, W, C], "tokens" [N, L, C] of a
+            transformer, row by row behind those that stand for no place; "infer" takes three dimensions for tokens and four
+            for channels last if, and only if, the height and width are like the image's that way alone.
+        grid: rows and columns of the tokens; by default that of the image's proportions with the fewest left over.
 
     Returns:
         The field.
 
     Raises:
-        ValueError: an argument breaks its rule, the output looked at is no map [N, C, H, W], or the gradient is zero or
-            not finite.
+        ValueError: an argument breaks its rule, the output looked at is no map, or the gradient is zero or not finite.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3))
@@ -184,12 +193,14 @@ def effective_receptive_field(
         close = get_close_matches(layer, modules, n=3, cutoff=0.3)
         raise ValueError(f"layer must name a submodule; got {layer!r}. Near it: {', '.join(close) or 'none'}")
 
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(map(repr, LAYOUTS))}; got {layout!r}")
     parameter = next(model.parameters(), torch.empty(0))
     images = _images(input, zeros=activations == "identity").to(parameter.device, parameter.dtype)
     linear = _Linear() if activations == "identity" else nullcontext()
     with torch.inference_mode(False), torch.enable_grad(), evaluating(model), linear:
         images = images.clone().requires_grad_()
-        output = _output(model, modules[layer or ""], images)
+        output = _as_map(_output(model, modules[layer or ""], images), images.shape[2:], layout, grid)
         rows, columns = output.shape[2:]
         row, column = _position(position, rows, columns)
 
@@ -203,11 +214,8 @@ def effective_receptive_field(
             raise ValueError("model must have finite gradients at this input; got NaN or infinity")
         if not heat.any():
             raise ValueError(f"model must pass a gradient from output {row, column} to the input; got zero")
-        steps = [1 if i + 1 < n else -1 if i else 0 for i, n in ((row, rows), (column, columns))]
-        moved = gradient(row + steps[0], column + steps[1]) if any(steps) else heat
-
-    here, there = _centre(heat), _centre(moved)
-    down, right = ((b - a) / s if s else None for a, b, s in zip(here, there, steps, strict=True))
+        here = _centre(heat)
+        down, right = _strides(here, gradient, (row, column), (rows, columns), images.shape[2:])
     heat = heat / heat.max()
     side, corner = _square(heat, share)
     return ReceptiveField(
@@ -225,7 +233,9 @@ def effective_receptive_field(
 
 
 def map_layers(model: nn.Module, input_size: Sequence[int]) -> list[str]:
-    """Name the modules whose output is a map [N, C, H, W] of more than one position, in the order of the forward pass.
+    """Name the modules whose output is a map of more than one position, in the order of the forward pass.
+
+    Maps are those that ``effective_receptive_field`` infers, channels first or last or a grid of tokens.
 
     Args:
         model: any network that takes one tensor. Where it does not fit the size, the part that does is told.
@@ -246,8 +256,9 @@ def map_layers(model: nn.Module, input_size: Sequence[int]) -> list[str]:
     found: dict[str, None] = {}
 
     def note(name: str, output: Any) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4 and output[0, 0].numel() > 1:
-            found[name] = None
+        with suppress(ValueError):
+            if isinstance(output, Tensor) and _as_map(output, image.shape[2:], "infer", None)[0, 0].numel() > 1:
+                found[name] = None
 
     hooks = [
         module.register_forward_hook(lambda _, __, output, name=name: note(name, output))
@@ -287,10 +298,81 @@ def _output(model: nn.Module, module: nn.Module, images: Tensor) -> Tensor:
     output = caught[0]
     while isinstance(output, dict | list | tuple) and output:
         output = next(iter(output.values() if isinstance(output, dict) else output))
-    if not isinstance(output, Tensor) or output.ndim != 4:
-        what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"layer must be one whose output is a map [N, C, H, W]; got {what}. Name an earlier one")
+    if not isinstance(output, Tensor):
+        raise ValueError(f"layer must be one whose output is a map; got {type(output).__name__}. Name an earlier one")
     return output
+
+
+def _as_map(output: Tensor, size: Sequence[int], layout: str, grid: tuple[int, int] | None) -> Tensor:
+    """An output as [N, C, H', W'], of images of a size."""
+    shape = tuple(output.shape)
+    if layout == "infer":
+        layout = "tokens" if output.ndim == 3 else "channels_first"
+        if output.ndim == 4:
+            off = [abs(math.log(high / wide * size[1] / size[0])) for high, wide in (shape[2:], shape[1:3])]
+            layout = "channels_last" if off[1] < 0.1 < off[0] else layout
+    if output.ndim != (3 if layout == "tokens" else 4):
+        maps = "[N, C, H, W], [N, H, W, C] or, of tokens, [N, L, C]"
+        raise ValueError(f"layer must be one whose output is a map {maps}; got shape {shape}. Name an earlier one")
+    if layout == "channels_first":
+        return output
+    if layout == "channels_last":
+        return output.permute(0, 3, 1, 2)
+    if grid is None:
+        grid = _grid(shape[1], size)
+    if len(grid) != 2 or min(grid) < 1 or grid[0] * grid[1] > shape[1]:
+        raise ValueError(f"grid must be rows and columns of at most {shape[1]} tokens; got {grid!r}")
+    return output[:, shape[1] - grid[0] * grid[1] :].unflatten(1, grid).permute(0, 3, 1, 2)
+
+
+def _grid(tokens: int, size: Sequence[int]) -> tuple[int, int]:
+    """The grid of an image's proportions that leaves the fewest tokens over, up to 16: a class's and registers'."""
+    for rest in range(min(17, tokens)):
+        rows = math.isqrt((tokens - rest) * size[0] // size[1])
+        for high in (rows, rows + 1):
+            wide, left = divmod(tokens - rest, high) if high else (0, 1)
+            if not left and wide and high * size[1] == wide * size[0]:
+                return high, wide
+    raise ValueError(
+        f"layer must be one whose output is a map; its {tokens} tokens are no grid of the proportions of an image of "
+        f"{size[0]} x {size[1]}, with up to 16 left over. Give grid, or name another layer"
+    )
+
+
+def _strides(
+    here: Sequence[float],
+    gradient: Callable[[int, int], Tensor],
+    position: tuple[int, int],
+    places: tuple[int, int],
+    size: Sequence[int],
+) -> list[float | None]:
+    """Input pixels that the field moves with a position: on which distances 1 and 2 agree, or where it moves by jumps three
+    in a row; else what sizes say."""
+    found: list[float | None] = [None if n == 1 else side / n for n, side in zip(places, size, strict=True)]
+    undecided = {axis for axis in (0, 1) if places[axis] > 1}
+    before: tuple[list[float], list[float]] = ([], [])
+    distance = 1
+    while undecided:
+        steps = [
+            distance if at + distance < n else -distance if at >= distance else 0
+            for at, n in zip(position, places, strict=True)
+        ]
+        for axis in [axis for axis in undecided if not steps[axis]]:
+            undecided.discard(axis)
+            if distance == 2 and before[axis][0]:  # a map too small for a second distance
+                found[axis] = before[axis][0]
+        heat = gradient(position[0] + steps[0], position[1] + steps[1])
+        if not undecided or not heat.any():
+            break
+        there = _centre(heat)
+        for axis in sorted(undecided):
+            moved = (there[axis] - here[axis]) / steps[axis]
+            before[axis].append(moved)
+            if moved and distance > 1 and set(before[axis][-3:]) == {moved}:
+                found[axis] = moved
+                undecided.discard(axis)
+        distance *= 2
+    return found
 
 
 class _Linear(TorchFunctionMode):

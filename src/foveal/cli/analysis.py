@@ -21,9 +21,9 @@ def cost(
     input_size: Annotated[str, typer.Option(help="Channels, height and width of the images.")] = "3,32,32",
     num_classes: Annotated[int, typer.Option(min=1, help="Classes.")] = 10,
 ) -> None:
-    """Measure what a network costs, as it is and converted, and list what a plan changes.
+    """Measure what a network costs, as it is and converted.
 
-    Counts parameters and multiply-adds, measures time and memory of one image.
+    Counts parameters and multiply-adds, measures time and memory of one image; with a plan it lists what that changes.
     Example: foveal cost cifar_resnet20 --plan '{conv1: {layer: log_polar, kernel_size: 9}}'
     """
     from rich.table import Table
@@ -117,9 +117,9 @@ def draw(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File, .png or .svg.  [default: bins.png and so on]")] = None,
 ) -> None:
-    """Draw a layer: its bins, its learned kernels, its pooled map; or what networks make of an image.
+    """Draw a layer, or what networks make of an image.
 
-    The caption says what the layer's arguments are.
+    Of a layer: its bins, its learned kernels, its pooled map. The caption says what the layer's arguments are.
     Example: foveal draw bins small_cnn --plan '{conv1: {layer: log_polar, kernel_size: 11, rotation: 0.5}}'
     Example: foveal draw points runs/quickstart --image cat.jpg --at 120,90
     """
@@ -210,7 +210,10 @@ def _draw_what_networks_do(
 
 
 def field(
-    model: Annotated[str, typer.Argument(help="A model, or the folder of a run: runs/quickstart/conv/seed0.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="Models, or folders of runs: runs/quickstart/conv/seed0."),
+    ],
     plan: Annotated[
         str | None, typer.Option(help="What to convert: a YAML file (a plan or a recipe), or YAML itself.")
     ] = None,
@@ -224,28 +227,34 @@ def field(
     ] = "identity",
     out: Annotated[Path, typer.Option(help="File for the picture, .png or .svg.")] = Path("field.png"),
 ) -> None:
-    """Measure the effective receptive field of a network.
+    """Measure the effective receptive fields of networks.
 
-    Sizes, stride and offset in pixels of the input, from gradients; with --plan as it is and converted.
+    Convolutional ones and transformers: sizes, stride and offset in pixels of the input, from gradients; with --plan as they are and converted.
     Example: foveal field simple_vgg --layer features.8 --layer features.13
     """
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from foveal import analysis
 
     size = _size(input_size)
-    networks = {model: _network(model, None, size[0], 10)}
-    if plan is not None:
-        networks["converted"] = _network(model, plan, size[0], 10)
-    maps = [name for name in analysis.map_layers(networks[model], size) if _convolves(networks[model], name)]
-    if not layer and not maps:
-        raise ValueError(
-            f"{model} has no map of more than one position at --input-size {input_size}; take a larger one, or its channels"
-        )
-    table = Table("network", "layer", "size", "pixels", "95 % within", "width", "stride", "offset", box=None)
+    networks, looked_at = {}, {}
+    for model in models:
+        networks[model] = _network(model, None, size[0], 10)
+        maps = [name for name in analysis.map_layers(networks[model], size) if _weighs(networks[model], name)]
+        if not layer and not maps:
+            raise ValueError(
+                f"{model} has no map of more than one position at --input-size {input_size}; take a larger one, or its channels"
+            )
+        looked_at[model] = layer or maps[-1:]
+        if plan is not None:
+            converted = "converted" if len(models) == 1 else f"{model}, converted"
+            networks[converted] = _network(model, plan, size[0], 10)
+            looked_at[converted] = looked_at[model]
+    names = (Column(name, overflow="fold") for name in ("network", "layer"))
+    table = Table(*names, "size", "pixels", "95 % within", "width", "stride", "offset", box=None)
     fields, labels = [], []
     for name, network in networks.items():
-        for at in layer or maps[-1:]:
+        for at in looked_at[name]:
             found = analysis.effective_receptive_field(network, size, layer=at, activations=activations)
             stride, offset = (
                 ", ".join("-" if v is None else f"{v:g}" for v in two) for two in (found.stride, found.offset)
@@ -334,10 +343,12 @@ def _size(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def _convolves(network: Any, name: str) -> bool:
-    """Whether a layer is a convolution: what a pooling behind the last one sees is another field."""
+def _weighs(network: Any, name: str) -> bool:
+    """Whether a layer weighs a map, a convolution or that of a transformer: what a pooling behind it sees is another field."""
     layer = network.get_submodule(name)
-    return all(hasattr(layer, of_all) for of_all in ("in_channels", "out_channels", "kernel_size"))
+    return hasattr(layer, "in_features") or all(
+        hasattr(layer, of_all) for of_all in ("in_channels", "out_channels", "kernel_size")
+    )
 
 
 def _network(name: str, plan: str | None, channels: int, num_classes: int) -> Any:

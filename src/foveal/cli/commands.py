@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from foveal.cli.analysis import cam, cost, draw, field
-from foveal.cli.machine import bench, doctor, list_names
+from foveal.cli.machine import bench, doctor, list_names, tune
 from foveal.cli.terminal import say, tell
 from foveal.cli.training import evaluate, predict, report, train
 
@@ -90,6 +90,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "field": field,
     "cam": cam,
     "bench": bench,
+    "tune": tune,
     "doctor": doctor,
 }
 for _name, _command in _COMMANDS.items():

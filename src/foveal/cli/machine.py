@@ -125,6 +125,63 @@ def bench(
         raise typer.Exit(1)
 
 
+def tune(
+    model: Annotated[str | None, typer.Argument(help="A network by name.  [default: layers of many sizes]")] = None,
+    plan: Annotated[
+        str | None, typer.Option(help="What to convert: a YAML file (a plan or a recipe), or YAML itself.")
+    ] = None,
+    input_size: Annotated[
+        str, typer.Option(metavar="C,H,W", help="Channels, height and width of an image.")
+    ] = "3,224,224",
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 32,
+    dtype: Annotated[str, typer.Option(help="float32, or float16 or bfloat16 by autocast.")] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    clear: Annotated[bool, typer.Option("--clear", help="Remove the profile of the device.")] = False,
+) -> None:
+    """Measure how log-polar layers are fastest on this machine.
+
+    Each shape by its kernels and by the dense convolution, forward and gradients. The profile lies in the user's cache
+    directory; it is read by later programs on this device with these versions. Example: foveal tune cifar_resnet20 --plan
+    '{conv1: {layer: log_polar, kernel_size: 9}}' --input-size 3,32,32
+    """
+    import torch
+
+    import foveal
+    from foveal.bench import tune as measured
+    from foveal.models import create_model
+    from foveal.ops import profile
+    from foveal.training.engine import pick_device
+    from foveal.training.recipe_files import load_plan
+
+    chosen = pick_device(device)
+    path = profile.place(chosen)
+    if clear:
+        tell(f"removed {path}" if path.exists() else f"there is none: {path}")
+        path.unlink(missing_ok=True)
+        return
+    if dtype not in ("float32", "float16", "bfloat16"):
+        raise ValueError(f"--dtype must be float32, float16 or bfloat16; got {dtype!r}")
+    sides = [int(word) if word.strip().isdigit() else 0 for word in input_size.split(",")]
+    if len(sides) != 3 or min(sides) < 1:
+        raise ValueError(f"--input-size must be three whole numbers from 1, as in 3,224,224; got {input_size!r}")
+    if model is None and plan is not None:
+        raise ValueError("--plan is for a network: name one, as in foveal tune resnet18 --plan PLAN")
+    networks = measured.standard(batch)
+    if model is not None:
+        network = foveal.convert(create_model(model, in_channels=sides[0]), load_plan(plan) if plan else {})
+        networks = iter([(network, torch.randn(batch, *sides))])
+    calls = measured.calls_of(networks, chosen, getattr(torch, dtype))
+    if not calls:
+        raise ValueError(
+            f"{model} has no layer that {chosen.type} has kernels for; --plan makes some, see foveal list layers"
+        )
+    content = measured.tune(calls, chosen, lambda index, number, name: say(f"{index + 1}/{number} {name}"))
+    for name, times in content["times"].items():
+        told = ", ".join(f"{way} {time:.4g} ms" for way, time in times.items())
+        tell(f"{content['ways'][name]:<7}{told}  {name}")
+    tell(f"profile: {path}")
+
+
 def doctor() -> None:
     """Show what is installed, what is missing, and the cure.
 
@@ -152,6 +209,12 @@ def doctor() -> None:
             f"{'CPU kernels':<14}{f'compiled for {compiled}' if compiled else 'plain PyTorch (a C compiler is needed)'}"
         )
         tell(f"{'GPU kernels':<14}{'plain PyTorch' if _imports('foveal.ops.binned.gpu') else 'Triton'}")
+        from foveal.ops import profile
+
+        for device in [torch.device("cpu"), *(torch.device("cuda", index) for index in range(len(names)))]:
+            ways = profile.in_force(device)
+            told = f"{len(ways)} shapes, {profile.place(device)}" if ways else "none (foveal tune makes one)"
+            tell(f"{'profile':<14}{device}: {told}")
         from foveal.data import create_dataset, list_datasets
 
         for name in [name for name in list_datasets() if name not in ("npz", "folder", "webdataset")]:

@@ -219,7 +219,7 @@ def _moved(image: Tensor, mask: Tensor, affine: float, aspect: float) -> tuple[T
     width, height = size * ratio, size / ratio
     shift = (2 * affine * across, 2 * affine * down)  # the axes of a grid go from -1 to 1
     from_here = torch.tensor([[1 / width, 0.0, -shift[0] / width], [0.0, 1 / height, -shift[1] / height]], device="cpu")
-    grid = F.affine_grid(from_here[None], [1, 1, *mask.shape], align_corners=False)
+    grid = F.affine_grid(from_here[None], [1, 1, *mask.shape], align_corners=False).to(image.device)
     pixels = F.grid_sample(image[None].float(), grid, mode="bilinear", align_corners=False)[0]
     seen = F.grid_sample((IGNORE - mask[None, None].float()), grid, mode="nearest", align_corners=False)[0, 0]
     return pixels.round().to(image.dtype), (IGNORE - seen).to(mask.dtype)

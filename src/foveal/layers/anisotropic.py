@@ -166,6 +166,7 @@ class AnisotropicConv2d(shaped.ShapedConv):
             raise ValueError(
                 f"input must be [N, {self.in_channels}, H, W] or [{self.in_channels}, H, W]; got shape {tuple(input.shape)}"
             )
+        arguments.check_floating(input)
         offsets = self.offsets(input)
         size = self._output_size(input)
         out = sampled_conv2d(

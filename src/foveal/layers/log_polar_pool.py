@@ -108,11 +108,9 @@ class LogPolarPool2d(shaped.Windowed):
 
     def forward(self, input: Tensor) -> Tensor:
         """Pool."""
-        if input.ndim not in (3, 4) or 0 in input.shape[-3:] or input.dtype not in arguments.FLOATING:
-            raise ValueError(
-                "input must be [N, C, H, W] or [C, H, W], float64, float32, float16 or bfloat16, and not empty; "
-                f"got {input.dtype} of shape {tuple(input.shape)}"
-            )
+        arguments.check_floating(input)
+        if input.ndim not in (3, 4) or 0 in input.shape[-3:]:
+            raise ValueError(f"input must be [N, C, H, W] or [C, H, W], and not empty; got shape {tuple(input.shape)}")
         if input.ndim == 3:
             return self.forward(input[None])[0]
         padded = shaped.pad(input, self.before, self.after, self.padding_mode)

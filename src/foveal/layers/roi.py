@@ -87,7 +87,7 @@ def deform_roi_pool(
     return pooled.reshape(len(boxes), rows, columns, channels).permute(0, 3, 1, 2).to(input.dtype)
 
 
-class DeformableRoIPool(nn.Module):
+class DeformableRoIPool(shaped.Mapped):
     """RoI pooling whose parts move by offsets that a fully connected layer predicts from what they hold at rest.
 
     Source: Deformable Convolutional Networks (ICCV 2017), section 2.2. ``offset_fc`` starts at zero.

@@ -1,5 +1,6 @@
 """What the layers share: nn.Conv2d's arguments and padding modes, maps that no cast can harm, the way from a convolution."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -59,6 +60,13 @@ class Mapped(nn.Module):
         device = next((map.device for map in placed.values() if map is not None), torch.device("cpu"))
         self._place_maps(fn(torch.empty(0, device="cpu" if device.type == "meta" else device)).device)
         return self
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What torch.jit.script asks first; it knows too little Python for this layer, and says so in many words."""
+        raise NotImplementedError(
+            f"{type(self).__name__} cannot be scripted: trace the model (torch.jit.trace) or export it (torch.export.export), or "
+            "let foveal.reparameterize(model) turn what is exactly a convolution into one before"
+        )
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -239,8 +247,7 @@ def check_input(input: Tensor, channels: int, dims: int) -> None:
         raise ValueError(f"input must have {channels} channels; got shape {tuple(input.shape)}")
     if 0 in input.shape[1:]:
         raise ValueError(f"input must have no empty dimension but the batch; got shape {tuple(input.shape)}")
-    if input.dtype not in arguments.FLOATING:
-        raise ValueError(f"input must be float64, float32, float16 or bfloat16; got {input.dtype}")
+    arguments.check_floating(input)
 
 
 def check_plain(conv: nn.Module, dims: int = 2) -> Any:
@@ -264,6 +271,38 @@ def check_plain(conv: nn.Module, dims: int = 2) -> Any:
             "make it plain first, with torch.nn.utils.parametrize.remove_parametrizations or its like"
         )
     return conv
+
+
+class SamePadding:
+    """The padding of timm's Conv2dSame (TensorFlow's "same"), which depends on the size of what comes, as a hook in front of
+    what stands for it: a layer that keeps the size of a convolution keeps that of a padded one, too."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        self.stride = conv.stride
+        self.taps = tuple(d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
+
+    def __call__(self, module: nn.Module | None, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Pad the input."""
+        before, after = [], []
+        for size, step, taps in zip(given[0].shape[-2:], self.stride, self.taps, strict=True):
+            total = max((-(-size // step) - 1) * step + taps - size, 0)
+            before.append(total // 2)
+            after.append(total - total // 2)
+        return pad(given[0], before, after, "zeros"), *given[1:]
+
+
+def pads_by_size(module: nn.Module) -> bool:
+    """Whether a module is timm's Conv2dSame, known by name: it is not imported here."""
+    return type(module).__name__ == "Conv2dSame" and type(module).__mro__[1] is nn.Conv2d
+
+
+def without_same_padding(conv: nn.Module) -> nn.Module:
+    """The plain convolution that one with such a padding is behind it, with the same parameters."""
+    if not pads_by_size(conv):
+        return conv
+    plain_conv = copy.copy(conv)
+    plain_conv.__class__ = nn.Conv2d
+    return plain_conv
 
 
 def window_of(taken: Mapping[str, Any], dims: int) -> tuple[int, ...]:

@@ -72,10 +72,20 @@ def check_input(input: Tensor, channels: int, weight: Tensor) -> None:
         raise ValueError(f"input must have {channels} channels (groups * weight's); got shape {tuple(input.shape)}")
     if input.shape[1] == 0 or input.shape[2] == 0 or input.shape[3] == 0:
         raise ValueError(f"input must have no empty dimension but the batch; got shape {tuple(input.shape)}")
-    if input.dtype not in FLOATING:
-        raise ValueError(f"input must be float64, float32, float16 or bfloat16; got {input.dtype}")
+    check_floating(input)
     if weight.dtype != input.dtype:
         raise ValueError(f"weight must have the dtype of input, {input.dtype}; got {weight.dtype}")
+
+
+def check_floating(input: Tensor) -> None:
+    """An input is of real numbers."""
+    if input.dtype not in FLOATING:
+        cure = (
+            ": quantize a model that foveal.reparameterize(model) made plain convolutions of, or leave foveal's layers in float, "
+            "by layer.qconfig = None and stubs around them"
+        )
+        rule = f"input must be float64, float32, float16 or bfloat16; got {input.dtype}"
+        raise ValueError(rule + (cure if input.is_quantized else ""))
 
 
 def check_weight(weight: Tensor, dims: tuple[str, ...], groups: int) -> None:

@@ -1,8 +1,10 @@
 """The Triton kernels of binned convolution: interpreted on CPU tensors, compiled for sm_90, and, where there is one, on a GPU."""
 
 import gc
+import json
 import subprocess
 import sys
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -309,31 +311,46 @@ def test_the_op_sends_each_gradient_where_it_is_faster(kernels, wanted, faster):
     assert not wanted[0] or found[0].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_the_rule_follows_the_counts(kernels):
-    def rule(channels, side, columns, dtype=torch.bfloat16, **more):
-        bins = torch.zeros(side, side, dtype=torch.int64)
-        weight = torch.empty(channels, channels, columns, dtype=dtype)
-        return kernels.is_faster(torch.empty(1, channels, 8, 8, dtype=dtype), weight, bins, 1, **more)
+def test_the_rule_decides_as_an_h100_measured(kernels):
+    """The cases of the benchmark, batch, channels, side of the map, of the window, and what was faster."""
 
-    assert rule(64, 9, 13)
-    assert rule(256, 13, 25)
-    assert rule(128, 31, 25)
-    assert not rule(64, 3, 9), "a plain 3x3 convolution"
-    assert not rule(8, 9, 13), "narrow"
-    assert not rule(64, 9, 13, torch.float64), "the kernels do not know float64"
-    assert rule(64, 9, 13, turned=True)
-    assert not rule(64, 9, 13, turned=True, repeats=4), "a strided gradient visits every pixel"
+    def rule(batch, channels, size, side, levels, dtype=torch.bfloat16, **more):
+        bins = log_polar_bins(side, *levels, 2.0)
+        weight = torch.empty(channels, channels, int(bins.max()) + 1)
+        input = torch.empty(batch, channels, size, size, dtype=dtype, device="meta")
+        return kernels.is_faster(input, weight, bins, 1, **more)
 
-    def depthwise(side, **more):
-        bins = torch.zeros(side, side, dtype=torch.int64)
-        return kernels.is_faster(torch.empty(1, 64, 8, 8), torch.empty(64, 1, 9), bins, 64, **more)
-
-    assert depthwise(5)
-    assert not depthwise(3)
-    assert depthwise(7, turned=True, repeats=4)
-    assert not depthwise(5, turned=True, repeats=4)
+    results = Path(__file__).parents[3] / "benchmarks" / "results" / "gpu" / "h100" / "bench.json"
+    rows = json.loads(results.read_text())["rows"]
+    measured = {row["case"]: row["figure"] for row in rows if row["what"].startswith("dense convolution")}
+    cases = {
+        "lpsc-k9": (32, 64, 56, 9, (2, 6)),
+        "lpsc-k13": (32, 256, 28, 13, (3, 8)),
+        "lpsc-k31": (8, 128, 128, 31, (3, 8)),
+        "rule-k9-64-14": (32, 64, 14, 9, (2, 6)),
+        "rule-k9-16-56": (32, 16, 56, 9, (2, 6)),
+        "rule-k5-64-56": (32, 64, 56, 5, (2, 6)),
+        "rule-k9-256-14": (32, 256, 14, 9, (2, 6)),
+    }
+    for name, case in cases.items():
+        assert rule(*case) == (measured[name] > 1), name
+    assert not rule(32, 64, 56, 3, (1, 8)), "a plain 3x3 convolution"
+    assert not rule(32, 8, 56, 9, (2, 6)), "narrow"
+    assert not rule(32, 64, 56, 9, (2, 6), torch.float64), "the kernels do not know float64"
+    assert rule(32, 64, 56, 9, (2, 6), turned=True)
+    assert not rule(32, 64, 56, 9, (2, 6), turned=True, repeats=4), "a strided gradient visits every pixel"
     with mock.patch.object(kernels.tiles, "precision", return_value="ieee"):
-        assert rule(32, 5, 13, torch.float32), "without matrix units products are dear"
+        assert rule(32, 32, 56, 5, (2, 6), torch.float32), "without matrix units products are dear"
+
+    def depthwise(side, columns, **more):
+        bins = torch.zeros(side, side, dtype=torch.int64)
+        input = torch.empty(32, 64, 56, 56, device="meta")
+        return kernels.is_faster(input, torch.empty(64, 1, columns), bins, 64, **more)
+
+    assert depthwise(31, 25)
+    assert not depthwise(7, 13)
+    assert not depthwise(31, 961), "free weights share no sums"
+    assert not depthwise(31, 25, turned=True, repeats=4)
 
 
 def test_products_are_rounded_as_those_of_cudnn(kernels):

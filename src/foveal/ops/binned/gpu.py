@@ -3,11 +3,11 @@
 Maps are read with channels last (others are copied). Indices are 32 bits wide unless a map has more elements. The host
 reads a map of bins once, to plan its sums, and keeps the plan as long as the map; nothing else waits for the device, memory
 comes from PyTorch's allocator, and nothing depends on timing: calls may be captured in a CUDA graph, and the same arguments
-give the same bits. No tile size was tuned on hardware.
+give the same bits. Tiles of half types were tuned on an H100.
 """
 
 from collections.abc import MutableMapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from foveal.ops.binned.plan import Plan, plan
 
 _MANY_TAPS = 361  # beyond, bins share tables of sums; an estimate: each costs a map to be written, and reads
 _TABLES = 4
+_FULL = 25344  # pixels whose programs fill a card: 64 a program, three of them on each of 132 multiprocessors
+_COUNT = "taps"  # under which the number of taps of a map is kept beside its terms
 
 
 @triton.jit
@@ -170,6 +172,7 @@ def _weight_gradient(
     low = tl.load(first + r)
     high = tl.load(first + r + 1)
     total = tl.zeros((BK, BN), tl.float32)
+    part = tl.zeros((BK, BN), tl.float32)
     for from_pixel in range(begin, end, BM):
         pixel = from_pixel + tl.arange(0, BM)
         real = pixel < end
@@ -186,10 +189,15 @@ def _weight_gradient(
         g = tl.load(grad + at, mask=real[:, None] & (out < outs)[None, :], other=0.0)
         turned = tl.trans(tiles.operand(s.to(g.dtype), KIND, PRECISION))
         factor = tiles.operand(g, KIND, PRECISION)
-        if PRECISION == "ieee":  # a chain as long as the pixels would err more than cuDNN
-            total += tl.dot(turned, factor, input_precision=PRECISION)
+        if PRECISION == "ieee":  # one chain of sums as long as the pixels would err more than cuDNN
+            part = tl.dot(turned, factor, part, input_precision=PRECISION)
+            if (from_pixel - begin) // BM % 16 == 15:
+                total += part
+                part = tl.zeros((BK, BN), tl.float32)
         else:
             total = tl.dot(turned, factor, total, input_precision=PRECISION)
+    if PRECISION == "ieee":
+        total += part
     if SCALED:
         total /= tl.load(scale + r)
     at = (((split * groups + group).to(tl.int64) * columns + r) * ins + inner[:, None]) * outs + out[None, :]
@@ -278,28 +286,47 @@ def _spread_gradient(
 def is_faster(
     input: Tensor, weight: Tensor, bins: Tensor, groups: int, *, turned: bool = False, repeats: int = 1
 ) -> bool:
-    """Whether the kernels should be faster than cuDNN with the dense kernel: an estimate from counts, not measured.
+    """Whether the kernels should be faster than cuDNN with the dense kernel: counts, with seconds fitted to an H100.
 
-    For each output pixel the dense kernel costs a multiply-add for each tap and pair of channels. Ours cost one for each
-    column and pair, after an addition for each tap and input channel, again for every 128 output channels. Seconds are
-    those expected of an H200: 70 % of 790 (half types), 395 (TF32) or 67 TFLOP/s (plain float32), and 1e-13 s for an
-    addition. Narrow groups waste matrix units and never go to the kernels, but those of one channel in and out have kernels
-    of their own, which read each tap once from near memory: for windows of more than 3x3 taps. ``turned``: the gradient of the input, whose
-    kernel visits ``repeats`` (the product of the strides) times as many pixels as the dense one.
+    For each output pixel the dense kernel costs a multiply-add for each tap of the window and pair of channels. Ours cost one
+    for each column and pair, after an addition for each tap with a weight and input channel, again for every 256 output
+    channels. Both reach half of a card's rate of products (790, 395 with TF32, 67 TFLOP/s in plain float32); an
+    addition takes 3.5e-13 s, and those of fewer than 25,344 pixels as long as these, which fill the card. It decides as measured in
+    the seven cases of benchmarks/results/gpu/h100. Narrow groups waste matrix units and never go to the kernels; those of one
+    channel in and out, which have kernels of their own, only where bins share tables of sums: at 7x7 PyTorch's is
+    faster. ``turned``: the gradient of the input, whose kernel visits ``repeats`` (the product of the strides) times as many
+    pixels as the dense one.
     """
     rows, inner, columns = weight.shape
     ins, outs = (rows // groups, inner) if turned else (inner, rows // groups)
-    taps = bins.shape[0] * bins.shape[1]
     if not tiles.takes(input):
         return False
+    window = bins.numel()
     if ins == outs == 1 and groups > 1:
-        return taps > 9 * repeats
+        return window > _MANY_TAPS and 4 * columns <= window and repeats == 1
     if min(ins, outs) < 16:
         return False
     speed = 67e12 if tiles.precision(input) == "ieee" else 395e12 if input.dtype == torch.float32 else 790e12
-    product = 2 / (0.7 * speed) * tiles.up(ins, 16) * tiles.up(outs, 16)
-    sums = 1e-13 * tiles.up(ins, 16) * -(-outs // 128)
-    return (taps * sums + columns * product) * repeats < taps * product
+    product = 2 / (0.5 * speed) * tiles.up(ins, 16) * tiles.up(outs, 16)
+    terms = window // 4 if window > _MANY_TAPS and repeats == 1 else _taps(bins)
+    sums = 3.5e-13 * tiles.up(ins, 32) * -(-outs // 256)
+    pixels = input.shape[0] * input.shape[2] * input.shape[3]
+    ours = terms * sums * max(pixels, _FULL) + columns * product * pixels
+    return ours * repeats < window * product * pixels
+
+
+def _taps(bins: Tensor) -> int:
+    """How many taps have a weight; all of the window where the host cannot know it without waiting in a graph's capture."""
+    if bins.is_inference() or bins.device.type == "meta":
+        return bins.numel()
+    version, made = _made.get(bins, (-1, {}))
+    if version == bins._version and _COUNT in made:
+        return made[_COUNT]
+    if bins.is_cuda and torch.cuda.is_current_stream_capturing():
+        return bins.numel()
+    count = int((bins >= 0).sum())
+    _made[bins] = bins._version, {**(made if version == bins._version else {}), _COUNT: count}
+    return count
 
 
 def convolve(
@@ -493,7 +520,7 @@ class _Terms(NamedTuple):
 
 
 # by the map of bins: the version of its content, and what was made of that
-_made: MutableMapping[Tensor, tuple[int, dict[object, _Terms]]] = WeakTensorKeyDictionary()
+_made: MutableMapping[Tensor, tuple[int, dict[object, Any]]] = WeakTensorKeyDictionary()
 
 
 def _terms(

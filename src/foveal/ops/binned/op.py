@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from foveal.ops import arguments
+from foveal.ops import arguments, profile
 from foveal.ops.binned import cpu, reference
 from foveal.ops.binned.plan import plan
 from foveal.ops.native import library
@@ -134,6 +134,7 @@ def _key(
             cpu.is_faster,
             library.function,
             *library._chosen,
+            profile.edition,
         ),  # tests and benchmarks replace what decides
     )
 
@@ -143,7 +144,7 @@ def _at_once(input: Tensor, weight: Tensor, bins: Tensor, plain: tuple[Any, ...]
     how = plan(bins, weight.shape[2], plain[2], strided=max(plain[0]) > 1)  # checks the values of bins, too
     keep = arguments.layout(input)
     kernel = None
-    if cpu.is_faster(input, weight, bins, plain[3]):
+    if _on_cpu("forward", input, weight, bins, plain):
         like = _forward_shape(input, weight, bins, None, *plain)
         kernel = cpu.at_once(input, weight, like, how, plain[0], plain[1], plain[3])
 
@@ -201,6 +202,12 @@ def _forward(
     return out.contiguous(memory_format=arguments.layout(input))
 
 
+def _on_cpu(part: str, input: Tensor, weight: Tensor, bins: Tensor, plain: tuple[Any, ...]) -> bool:
+    """Whether the compiled kernels take a call."""
+    rule = cpu.is_faster(input, weight, bins, plain[3])
+    return cpu.takes(input) and profile.takes(part, rule, input, weight, bins, plain)
+
+
 @_forward.register_kernel("cpu")
 def _forward_on_cpu(
     input: Tensor,
@@ -213,7 +220,7 @@ def _forward_on_cpu(
     groups: int,
 ) -> Tensor:
     how = plan(bins, weight.shape[2], dilation, strided=max(stride) > 1)  # checks the values of bins, too
-    if not cpu.is_faster(input, weight, bins, groups):
+    if not _on_cpu("forward", input, weight, bins, (stride, padding, dilation, groups)):
         return _forward._init_fn(input, weight, bins, bias, stride, padding, dilation, groups)
     out = _forward_shape(input, weight, bins, bias, stride, padding, dilation, groups)
     return cpu.convolve(input, weight, bias, out, how, stride, padding, groups)
@@ -229,6 +236,13 @@ def _gpu() -> ModuleType | None:
     return gpu
 
 
+def _on_gpu(gpu: Any, part: str, input: Tensor, weight: Tensor, bins: Tensor, plain: tuple[Any, ...]) -> bool:
+    """Whether the Triton kernels take a call."""
+    how = {"turned": True, "repeats": plain[0][0] * plain[0][1]} if part == "input" else {}
+    rule = gpu.is_faster(input, weight, bins, plain[3], **how)
+    return gpu.tiles.takes(input) and profile.takes(part, rule, input, weight, bins, plain)
+
+
 @_forward.register_kernel("cuda")
 def _forward_on_gpu(
     input: Tensor,
@@ -241,7 +255,7 @@ def _forward_on_gpu(
     groups: int,
 ) -> Tensor:
     gpu = _gpu()
-    if gpu is None or not gpu.is_faster(input, weight, bins, groups):
+    if gpu is None or not _on_gpu(gpu, "forward", input, weight, bins, (stride, padding, dilation, groups)):
         return _forward._init_fn(input, weight, bins, bias, stride, padding, dilation, groups)
     out = _forward_shape(input, weight, bins, bias, stride, padding, dilation, groups)
     return gpu.convolve(input, weight, bins, bias, out, stride, padding, dilation, groups)
@@ -284,7 +298,7 @@ def _backward_on_cpu(
         return _backward._init_fn(grad, input, weight, bins, *plain, wanted)
     grad_input, grad_weight = _backward_shape(grad, input, weight, bins, *plain, wanted)
     if wanted[0]:
-        if cpu.is_faster(input, weight, bins, groups) and tuple(stride) == (1, 1):
+        if tuple(stride) == (1, 1) and _on_cpu("input", input, weight, bins, plain):
             cpu.input_gradient(grad, weight, bins, grad_input, padding, dilation, groups)
         else:
             grad_input = _backward._init_fn(grad, input, weight, bins, *plain, [True, False])[0]
@@ -311,8 +325,8 @@ def _backward_on_gpu(
     gpu = _gpu()
     if gpu is None:
         return _backward._init_fn(grad, input, weight, bins, *plain, wanted)
-    turned = gpu.is_faster(input, weight, bins, groups, turned=True, repeats=stride[0] * stride[1])
-    mine = [wanted[0] and turned, wanted[1] and gpu.is_faster(input, weight, bins, groups)]
+    parts = zip(wanted, ("input", "weight"), strict=True)
+    mine = [want and _on_gpu(gpu, part, input, weight, bins, plain) for want, part in parts]
     others = [want and not take for want, take in zip(wanted, mine, strict=True)]
     grad_input, grad_weight = _backward_shape(grad, input, weight, bins, *plain, mine)
     if mine[0]:

@@ -3,7 +3,7 @@
 Maps are read with channels last (others are copied), coordinates are float32. Nothing is read back to the host and memory comes
 from PyTorch's allocator, so calls may be captured in a CUDA graph. Output, winners, and the gradients of weight and offset
 have the same bits in every run; the gradient of the input adds up atomically, which has them only under
-``torch.use_deterministic_algorithms(True)``. No tile size was tuned on hardware.
+``torch.use_deterministic_algorithms(True)``. Tiles of half types were tuned on an H100.
 """
 
 from collections.abc import Sequence
@@ -246,6 +246,7 @@ def _weight_gradient(
     kept = out < outs
     area = out_height * out_width
     total = tl.zeros((BK, BN), tl.float32)
+    part = tl.zeros((BK, BN), tl.float32)
     for from_pixel in range(begin, end, BM):
         pixel = from_pixel + tl.arange(0, BM)
         real = pixel < end
@@ -258,10 +259,15 @@ def _weight_gradient(
         g = _won(grad, winner, s, pixel, real, group * outs + out, kept, grad_channels, shift, CONTESTED)
         turned = tl.trans(tiles.operand(v.to(g.dtype), KIND, PRECISION))
         factor = tiles.operand(g, KIND, PRECISION)
-        if PRECISION == "ieee":  # a chain as long as the pixels would err more than cuDNN
-            total += tl.dot(turned, factor, input_precision=PRECISION)
+        if PRECISION == "ieee":  # one chain of sums as long as the pixels would err more than cuDNN
+            part = tl.dot(turned, factor, part, input_precision=PRECISION)
+            if (from_pixel - begin) // BM % 16 == 15:
+                total += part
+                part = tl.zeros((BK, BN), tl.float32)
         else:
             total = tl.dot(turned, factor, total, input_precision=PRECISION)
+    if PRECISION == "ieee":
+        total += part
     at = (((split * groups + group).to(tl.int64) * points + t) * ins + inner[:, None]) * outs + out[None, :]
     tl.store(partial + at, total, mask=known[:, None] & kept[None, :])
 
