@@ -204,6 +204,11 @@ def _forward(
 
 def _on_cpu(part: str, input: Tensor, weight: Tensor, bins: Tensor, plain: tuple[Any, ...]) -> bool:
     """Whether the compiled kernels take a call."""
+    if input.dtype == torch.bfloat16 and max(plain[0]) > 1:
+        # Of a strided kernel wider than the map, whose output is one pixel wide, torch 2.14 gives garbage on matrix tiles (AMX).
+        windows = [space * (side - 1) + 1 for space, side in zip(plain[2], bins.shape, strict=True)]
+        if any(window > side for window, side in zip(windows, input.shape[2:], strict=True)):
+            return cpu.takes(input)
     rule = cpu.is_faster(input, weight, bins, plain[3])
     return cpu.takes(input) and profile.takes(part, rule, input, weight, bins, plain)
 
