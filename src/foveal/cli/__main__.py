@@ -1,9 +1,6 @@
-"""The command line as `python -m foveal.cli`."""
+"""The command line as `python -m foveal.cli`, the name that came first."""
 
-import sys
-
-from foveal.cli import main
+import runpy
 
 if __name__ == "__main__":
-    sys.argv[0] = "foveal"  # so that results record the command as anyone can type it
-    main()
+    runpy.run_module("foveal", run_name="__main__", alter_sys=True)
