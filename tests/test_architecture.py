@@ -20,6 +20,7 @@ MAY_USE = {
     "training": {"surgery", "models", "data", "analysis"},
     "bench": {"surgery", "layers", "models", "ops"},
     "cli": {"bench", "training", "surgery", "layers", "geometry", "ops", "models", "data", "analysis"},
+    "__main__": {"cli"},
 }
 ON_PURPOSE_NOT_THERE = {"utils", "config", "types", "registry", "backends"}
 FILES = sorted(SOURCE.rglob("*.py"))
