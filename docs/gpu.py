@@ -105,7 +105,7 @@ def runs(found):
 
 def unfinished(found):
     """Runs that were cut off: accuracies at the last epoch that all of them reached."""
-    curves = {name: list(csv.DictReader(io.StringIO(text))) for name, text in found["curves"].items()}
+    curves = {name: list(csv.DictReader(io.StringIO(text))) for name, text in found.get("curves", {}).items()}
     curves = {name: rows for name, rows in curves.items() if rows and "test_accuracy" in rows[0]}
     if not curves or any(isinstance(table, dict) and "lpsc" in name for name, table in found["tables"].items()):
         return []

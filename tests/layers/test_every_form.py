@@ -219,6 +219,7 @@ def first_mapped(layer, input):
 
 
 def first_compiled(layer, input):
+    torch._dynamo.reset()  # one forward is compiled for so many layers only, in this test and in those after it
     return torch.compile(layer, backend="aot_eager")(input)
 
 

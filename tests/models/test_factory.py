@@ -11,7 +11,7 @@ from foveal.models import create_model, factory, list_models
 
 def test_list_models():
     ours, everything = list_models(), list_models(all=True)
-    assert len(ours) == 42
+    assert len(ours) == 43
     assert ours == sorted(ours)
     assert set(ours) < set(everything)
     assert {"resnet18", "deeplabv3_resnet50", "resnet10t"} < set(everything)

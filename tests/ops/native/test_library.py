@@ -341,7 +341,9 @@ for number in range(60):
     weight, bias = torch.randn(groups * outs, per, 13).bfloat16(), torch.randn(groups * outs).bfloat16()
     how = dict(stride=stride, padding=dilation * (side // 2), dilation=dilation, groups=groups)
     results = []
-    for kind in (torch.double, torch.bfloat16, None):
+    # plain PyTorch in float32, rounded: torch 2.14's own product of bfloat16 on matrix tiles is garbage for strided kernels
+    # wider than the map
+    for kind in (torch.double, torch.float32, None):
         x, w, b = (t.to(kind or t.dtype).detach().requires_grad_() for t in (input, weight, bias))
         out = binned_conv2d(x, w, bins, b, **how) if kind is None else F.conv2d(x, F.pad(w, (0, 1))[:, :, bins], b, **how)
         grad = torch.ones_like(out) if not results else results[0][0].detach().to(out.dtype)
@@ -349,7 +351,7 @@ for number in range(60):
     truth = F.conv2d(x := input.double().requires_grad_(), F.pad(weight.double(), (0, 1))[:, :, bins], bias.double(), **how)
     true = (truth, torch.autograd.grad(truth, x, truth.detach().bfloat16().double())[0])
     for mine, plain, exact in zip(results[2], results[1], true):
-        errors = [float((t.double() - exact).norm() / exact.norm().clamp(min=1e-30)) for t in (mine, plain)]
+        errors = [float((t.bfloat16().double() - exact).norm() / exact.norm().clamp(min=1e-30)) for t in (mine, plain)]
         assert errors[0] <= 2 * errors[1] + 1e-4, (number, errors, groups, per, outs, side, size, how)
 assert taken.count("binned_forward_base") >= 60
 print("same")
