@@ -97,9 +97,9 @@ def test_nearest_are_the_smallest_of_all_distances(kind, sets, count, dims, k, r
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(near.PAIRS_AT_ONCE, "cpu", at_once)
         if by_tree:
-            assert near.tree is not None
+            assert near._tree() is not None
         else:
-            patch.setattr(near, "tree", None)
+            patch.setattr(near, "_tree", lambda: None)
         found = listed(near.nearest(points, valid, queries, chosen, k, reach, own))
     _, square = all_within(points, valid, queries, kept, math.inf)
     limit = math.inf if reach is None else reach * reach

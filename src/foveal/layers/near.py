@@ -3,15 +3,10 @@
 import itertools
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-
-try:
-    from scipy.spatial import cKDTree as tree
-except ImportError:  # the cells find the same
-    tree = None
 
 PAIRS_AT_ONCE = {"cpu": 1 << 17}  # pairs compared at one time: what a core's cache holds; elsewhere as many as below
 _MANY = 1 << 22
@@ -115,8 +110,8 @@ def nearest(
         for pairs in Cells(points, valid, reach).within(queries, chosen, reach):
             yield _first(pairs, count, own)[0]
         return
-    if tree is not None and points.device.type == "cpu":
-        yield from _nearest_by_tree(points, valid, queries, chosen, count, own)
+    if points.device.type == "cpu" and (tree := _tree()) is not None:
+        yield from _nearest_by_tree(tree, points, valid, queries, chosen, count, own)
         return
     places = torch.cat([points[valid], queries.flatten(0, 1)[chosen]]).double()
     extent = places.amax(0) - places.amin(0)
@@ -135,8 +130,17 @@ def nearest(
         reach *= 2
 
 
+def _tree() -> Any:
+    """scipy's k-d tree, or None where it is not installed; the cells find the same."""
+    try:
+        from scipy.spatial import cKDTree
+    except ImportError:
+        return None
+    return cKDTree
+
+
 def _nearest_by_tree(
-    points: Tensor, valid: Tensor, queries: Tensor, chosen: Tensor, count: int, own: float
+    tree: Any, points: Tensor, valid: Tensor, queries: Tensor, chosen: Tensor, count: int, own: float
 ) -> Iterator[Pairs]:
     """The search of :func:`nearest` at any distance by a k-d tree, set by set."""
     several = PAIRS_AT_ONCE["cpu"]

@@ -1,6 +1,8 @@
 """Log-polar convolution of points that lie anywhere: bins of log distance and direction, found as the points come."""
 
+import contextlib
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -26,13 +28,15 @@ class Neighbors(NamedTuple):
         """``point`` and ``slot`` in pieces of whole queries, so that what is made of them stays small."""
         query, start = self.slot // columns, 0
         stops = (query.diff().nonzero()[:, 0] + 1).cpu()
-        while start < len(query):
+        while True:  # once without pairs, too: gradients of nothing are zeros
             stop = len(query)
             if stop - start > _PAIRS_AT_ONCE:
                 at = int(torch.searchsorted(stops, start + _PAIRS_AT_ONCE))
                 stop = int(stops[at]) if at < len(stops) else stop
             yield self.point[start:stop], self.slot[start:stop]
             start = stop
+            if start == len(query):
+                return
 
 
 class PointLogPolarConv(shaped.Mapped):
@@ -170,6 +174,10 @@ class PointLogPolarConv(shaped.Mapped):
     @torch.no_grad()
     def neighbors(self, points: Tensor, mask: Tensor | None = None, queries: Tensor | None = None) -> Neighbors:
         """The search of :meth:`forward`: a neighbour's place among the points, and its bin."""
+        with _apart(points, mask, queries):
+            return self._search(points, mask, queries)
+
+    def _search(self, points: Tensor, mask: Tensor | None, queries: Tensor | None) -> Neighbors:
         points, valid = self._check_points("points", points, mask)
         if queries is None:
             queries, kept = points, valid
@@ -265,3 +273,16 @@ class PointLogPolarConv(shaped.Mapped):
         text = f"{self.in_channels}, {self.out_channels}, radius={self.radius}, nearest={self.nearest}"
         text += "" if self.bias is not None else ", bias=False"
         return text + "".join(f", {k}={v!r}" for k, v in self.map.items()) + f", reduce={self.reduce!r}"
+
+
+@contextlib.contextmanager
+def _apart(*tensors: Tensor | None) -> Iterator[None]:
+    """Leave a graph that is being traced (make_fx, torch.func.linearize) where none of the tensors is part of it: what depends
+    on their values is a constant there."""
+    tracing = sys.modules.get("torch.fx.experimental.proxy_tensor")
+    mode = None if tracing is None else tracing.get_proxy_mode()
+    if mode is None or any(t is not None and tracing.has_proxy_slot(t, mode.tracer) for t in tensors):
+        yield
+        return
+    with tracing.disable_proxy_modes_tracing():
+        yield

@@ -246,7 +246,7 @@ for isa in library.instruction_sets():
             grad = lay(torch.randn(output.shape).to(dtype))
             found = torch.autograd.grad(output, (input, weight, bias), grad)
             wide = [t.detach().double().requires_grad_() for t in (input, weight, bias)]
-            true = binned.binned_conv2d(wide[0], wide[1], bins, wide[2], *rest)
+            true = binned.binned_conv(wide[0], wide[1], bins, wide[2], *rest)
             for mine, other in zip((output, *found), (true, *torch.autograd.grad(true, wide, grad.double()))):
                 close(mine.detach(), other.detach(), dtype)
             count += 1

@@ -29,7 +29,8 @@ class Plan:
         volume = bins.reshape(-1, *bins.shape[-2:])
         depths = np.flatnonzero((volume >= 0).any((1, 2))).tolist() or [0]
         groups = [
-            {(depths.index(z), int(y), int(x)) for z, y, x in np.argwhere(volume == column)} for column in range(columns)
+            {(depths.index(z), int(y), int(x)) for z, y, x in np.argwhere(volume == column)}
+            for column in range(columns)
         ]
         keys = share(groups, tables, len(depths))
         self.plane = np.array(depths, dtype=np.int32) * np.int32(dilation[0] if bins.ndim == 3 else 1)
