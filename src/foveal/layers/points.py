@@ -279,7 +279,7 @@ class PointLogPolarConv(shaped.Mapped):
 def _apart(*tensors: Tensor | None) -> Iterator[None]:
     """Leave a graph that is being traced (make_fx, torch.func.linearize) where none of the tensors is part of it: what depends
     on their values is a constant there."""
-    tracing = sys.modules.get("torch.fx.experimental.proxy_tensor")
+    tracing: Any = sys.modules.get("torch.fx.experimental.proxy_tensor")
     mode = None if tracing is None else tracing.get_proxy_mode()
     if mode is None or any(t is not None and tracing.has_proxy_slot(t, mode.tracer) for t in tensors):
         yield
