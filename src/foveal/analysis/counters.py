@@ -90,7 +90,7 @@ def _macs(module: nn.Module, input: Tensor) -> int:
 def _columns(kernel: Any) -> list[int] | None:
     """The weight [O, C / groups, columns] of which a traced kernel was read by bins, or None for any other kernel."""
     read = kernel.node()
-    if read.kind() != "aten::index" or len(kernel.type().sizes()) != 4:
+    if read.kind() != "aten::index" or len(kernel.type().sizes()) not in (4, 5):
         return None
     padded = next(iter(read.inputs())).type().sizes()  # one column of zeros behind the weight's
     return [*padded[:2], padded[2] - 1] if len(padded) == 3 else None
