@@ -243,8 +243,9 @@ def evaluate(
     from foveal.training.saved import load_data, load_run
 
     recipe, model = load_run(run)
-    if results is not None and recipe.task.name != "detection":
-        raise ValueError(f"--results is for detection, and {run} is a run of {recipe.task.name}")
+    task = recipe.make_task()
+    if results is not None and task.result_format is None:
+        raise ValueError(f"--results is not for {recipe.task.name}, which {run} is a run of")
     totals: list[Any] = []
     if data_root is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": str(data_root)})})
@@ -255,7 +256,7 @@ def evaluate(
         dataset,
         preset,
         batch_size=settings.batch_size,
-        task=recipe.make_task(),
+        task=task,
         amp=settings.amp,
         channels_last=settings.channels_last,
         workers=recipe.data.workers,

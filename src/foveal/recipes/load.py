@@ -6,7 +6,7 @@ import copy
 import difflib
 import importlib.resources
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -172,12 +172,7 @@ def _validated(kind: type[_Kind], values: dict[str, Any], reading: Reading, *, q
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        for finding in error.errors(include_url=False):
-            where: KeyPath = finding["loc"]
-            if kind is Quoted and finding["type"] == "extra_forbidden" and where[0] in Recipe.model_fields:
-                problem = "is for a row with a network; here model is null"
-            else:
-                problem = _explain(finding)
+        for where, problem in _findings(kind, error):
             overridden = reading.places.get(where, "").startswith("--set ")
             if quick and not overridden and ("quick", *where[:1]) in reading.places:
                 where = ("quick", *where)
@@ -186,6 +181,18 @@ def _validated(kind: type[_Kind], values: dict[str, Any], reading: Reading, *, q
                 place = next(reading.places[prefix] for prefix in prefixes if prefix in reading.places)
                 reading.wrong(place, where, problem)
     return None
+
+
+def _findings(kind: type[BaseModel], error: ValidationError) -> Iterator[tuple[KeyPath, str]]:
+    """Each mistake with the key that it is of."""
+    for finding in error.errors(include_url=False):
+        where: KeyPath = finding["loc"]
+        if finding["type"] == "not_taken":
+            yield from ((tuple(key.split(".")), problem) for key, problem in finding["ctx"]["problems"].items())
+        elif kind is Quoted and finding["type"] == "extra_forbidden" and where[0] in Recipe.model_fields:
+            yield where, "is for a row with a network; here model is null"
+        else:
+            yield where, _explain(finding)
 
 
 def _quick_values(values: dict[str, Any]) -> dict[str, Any]:

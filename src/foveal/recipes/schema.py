@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -17,9 +18,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from foveal.data.section import Data, Section, shown
+from foveal.data.section import OF_TASKS, Data, Section, shown
 from foveal.recipes.yaml_source import Dumper, dotted
-from foveal.tasks.create import create_task
+from foveal.tasks.create import create_task, keys_of_train
 from foveal.tasks.task import Task
 
 
@@ -42,6 +43,9 @@ class TaskSection(Section):
     @model_validator(mode="after")
     def _is_a_task(self) -> TaskSection:
         try:
+            for key in keys_of_train(self.name):
+                if key in (self.model_extra or {}):
+                    raise ValueError(f"{key} is train.{key}; state it there")
             create_task(**self.model_dump())
         except (TypeError, ValueError) as error:
             raise PydanticCustomError("rule", "{problem}", {"problem": str(error)}) from None
@@ -336,15 +340,34 @@ class Recipe(_Row):
                 raise PydanticCustomError("rule", "needs every epoch measured: eval_every: 1")
         return statistic
 
+    @field_validator("data", "train")
+    @classmethod
+    def _is_taken(cls, section: Data | Train, info: ValidationInfo) -> Data | Train:
+        """No key is passed over without a word: of those that tasks differ in, the task must take what is set."""
+        if "task" not in info.data:
+            return section
+        name = info.data["task"].name
+        takes = create_task(**info.data["task"].model_dump()).takes
+        given, plain = (
+            flat(values, str(info.field_name)) for values in (section.model_dump(), _defaults(type(section)))
+        )
+        problems = {}
+        for key in OF_TASKS:
+            if key not in takes and given.get(key) != plain.get(key):
+                part = key.rpartition(".")[0]
+                known = [other.rpartition(".")[2] for other in takes if other.rpartition(".")[0] == part]
+                which = f"of {part} it takes {', '.join(known)}" if known else f"it takes no such key of {part}"
+                problems[key] = f"is not for the task {name}; {which}"
+        if problems:
+            told = "; ".join(f"{key} {problem}" for key, problem in problems.items())
+            raise PydanticCustomError("not_taken", "{told}", {"told": told, "problems": problems})
+        return section
+
     @field_validator("train")
     @classmethod
-    def _can_be_recorded(cls, train: Train, info: ValidationInfo) -> Train:
-        task = info.data["task"].name if "task" in info.data else "classification"
-        if train.cuda_graph and (task != "classification" or train.alternate):
-            what = "with alternate" if train.alternate else f"of task {task}"
-            raise PydanticCustomError(
-                "rule", "cuda_graph records the step of classification; one {what} changes", {"what": what}
-            )
+    def _can_be_recorded(cls, train: Train) -> Train:
+        if train.cuda_graph and train.alternate:
+            raise PydanticCustomError("rule", "cuda_graph records one step; one with alternate changes")
         return train
 
     @field_validator("published")
@@ -395,10 +418,8 @@ class Recipe(_Row):
 
     def make_task(self) -> Task:
         """The task, as the recipe states it."""
-        keys = self.task.model_dump()
-        if self.task.name == "classification":
-            keys["label_smoothing"] = self.train.label_smoothing
-        return create_task(**keys)
+        of_train = {key: getattr(self.train, key) for key in keys_of_train(self.task.name)}
+        return create_task(**self.task.model_dump(), **of_train)
 
     def identity(self) -> dict[str, Any]:
         """What decides the weights: not the titles, not the published number, not the place of the data."""
@@ -428,3 +449,9 @@ def flat(values: Mapping[str, Any], *path: str) -> dict[str, Any]:
     for key, value in values.items():
         found |= flat(value, *path, key) if isinstance(value, dict) else {dotted((*path, key)): value}
     return found
+
+
+def _defaults(section: type[BaseModel]) -> dict[str, Any]:
+    """The values of keys that are not set."""
+    values = {key: field.get_default(call_default_factory=True) for key, field in section.model_fields.items()}
+    return {key: value.model_dump() if isinstance(value, BaseModel) else value for key, value in values.items()}

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from foveal.analysis import (
     draw_bins,
-    draw_boxes,
     draw_kernels,
     draw_receptive_field,
     draw_taps,
@@ -21,8 +20,6 @@ from foveal.analysis import (
     effective_receptive_field,
     to_data_uri,
 )
-from foveal.reports.cases import best_and_worst
-from foveal.tasks.detection import Detection
 from foveal.training.saved import load_data, load_run, one_line
 
 _MOST_PLACES = 3  # layers drawn for each row
@@ -54,12 +51,10 @@ def pictures(out: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 with _noted(problems, f"receptive field of {place}"):
                     fields.append(_field(row, place, found["model"], found["images"]))
         cases: list[dict[str, str]] = []
-        if hasattr(found["task"], "masks"):
-            with _noted(problems, "the best and worst images"):
-                cases = [_cases(found)]
-        elif found["images"] is not None and isinstance(found["task"], Detection):
-            with _noted(problems, "boxes on test images"):
-                cases = _boxes(found)
+        if found["task"] is not None:
+            with _noted(problems, "results on test images"):
+                for figure, text in found["task"].draw(found["model"], *found["data"]):
+                    cases.append({"src": to_data_uri(figure, "png"), "text": text})
         sections.append({"layers": layers, "problems": problems, "more": mine[_MOST_PLACES:], "cases": cases})
     return {"rows": sections, "field": {"place": place, "fields": fields} if fields else None}
 
@@ -75,12 +70,13 @@ def _load(out: Path, row: Mapping[str, Any]) -> dict[str, Any]:
                 with _noted(found["problems"], "sampling points and receptive fields on test images"):
                     dataset, preset = load_data(recipe, "test", out / run["folder"])
                     found["task"], found["data"] = recipe.make_task(), (dataset, preset)
-                    if isinstance(found["task"], Detection):
-                        found["images"], found["truths"] = next(iter(_tested(found, _SHOWN)))
-                        found["backdrop"] = _input_of(found["model"].backbone, found)
-                        continue
                     images, labels = next(iter(_tested(found, 4 * _SAMPLES)))
-                    if not isinstance(images, Tensor):
+                    if not isinstance(
+                        images, Tensor
+                    ):  # of sizes of their own, which the network's backbone gets as one
+                        if (backbone := getattr(found["model"], "backbone", None)) is not None:
+                            found["images"], found["targets"] = next(iter(_tested(found, _SHOWN)))
+                            found["backdrop"] = _input_of(backbone, found)
                         continue
                     count = max(_SHOWN, min(_SAMPLES, _PIXELS // images[0, 0].numel()))
                     order = _varied(labels) if isinstance(labels, Tensor) else list(range(len(images)))
@@ -92,28 +88,6 @@ def _tested(found: Mapping[str, Any], batch_size: int) -> Any:
     """Batches of a row's test images."""
     how: dict[str, Any] = {"train": False, "device": torch.device("cpu"), "workers": 0}
     return found["task"].batches(*found["data"], batch_size=batch_size, seed=0, epoch=0, **how)
-
-
-def _cases(found: Mapping[str, Any]) -> dict[str, str]:
-    """The images on which a segmentation is best and worst."""
-    figure, text = best_and_worst(found["model"], found["task"], *found["data"])
-    return {"src": to_data_uri(figure, "png"), "text": text}
-
-
-@torch.no_grad()
-def _boxes(found: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What a detector sees in some test images, and the true boxes."""
-    truths, pictures = found["truths"], []
-    detections = found["task"].forward(found["model"], found["images"], truths)
-    for index, image, seen in zip(truths.indices, found["images"], detections, strict=True):
-        truth = truths.dataset.boxes[index]
-        best = seen["scores"].argsort(descending=True, stable=True)[: max(1, len(truth))]
-        boxes, labels, scores = (seen[key][best].cpu() for key in ("boxes", "labels", "scores"))
-        names = truths.dataset.classes
-        figure = draw_boxes(image.cpu(), boxes, labels, names, scores, threshold=0.0, truth=truth)
-        text = f"Test image {index}: the {len(best)} boxes of the highest scores; dashed: the {len(truth)} true ones"
-        pictures.append({"src": to_data_uri(figure, "png"), "text": text})
-    return pictures
 
 
 def _varied(labels: Tensor) -> list[int]:
@@ -217,10 +191,10 @@ def _input_of(module: nn.Module, found: Mapping[str, Any]) -> Tensor:
     hook = module.register_forward_pre_hook(lambda _, arguments: caught.append(arguments[0]))
     try:
         with torch.no_grad():
-            if isinstance(found["task"], Detection):
-                found["task"].forward(found["model"], found["images"], found["truths"])
-            else:
+            if isinstance(found["images"], Tensor):
                 found["model"](found["images"])
+            else:
+                found["task"].forward(found["model"], found["images"], found["targets"])
     finally:
         hook.remove()
     return caught[0]

@@ -1,94 +1,24 @@
-"""Segmentation: a class for each pixel; and what tasks with masks share."""
+"""Segmentation: a class for each pixel."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveal.data import IGNORE, JointPreset, MaskSet, Truth, create_mask_dataset, joint_batches
+from foveal.data import IGNORE, Truth
 from foveal.metrics.segmentation import confusion, shares
-from foveal.tasks.inference import all_views, by_windows
-from foveal.tasks.task import Metric, augmentation, kept_images, refuse_unused
-
-if TYPE_CHECKING:
-    from foveal.data.section import Data
-
-_AUGMENTATIONS = ("crop", "scale", "flip", "flip_vertical", "quarter_turns", "affine", "aspect", "colour")
-_IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-_NORMALISED: dict[str, dict[str, Any]] = {
-    "voc": _IMAGENET,
-    "voc_aug": _IMAGENET,
-    "drive": {"mean": (0.5,) * 3, "std": (0.3125,) * 3},  # value / 255 * 3.2 - 1.6, as CE-Net's
-}
-
-
-def load_masks(data: Data, split: str, root: str | None, *, binary: bool, whole: bool) -> tuple[MaskSet, JointPreset]:
-    if data.download:
-        raise ValueError(
-            f"data.download must be false for {data.name!r}, which is not fetched; put the data in data.root"
-        )
-    refuse_unused(data, "test_fraction")
-    dataset = create_mask_dataset(data.name, split, root, binary=binary or data.binary_masks)
-    kept = kept_images(data, len(dataset))
-    return dataset if kept is None else dataset.subset(kept), prepare_masks(data, whole)
-
-
-def prepare_masks(data: Data, whole: bool) -> JointPreset:
-    said: dict[str, Any] = augmentation(data, _AUGMENTATIONS)
-    for key in ("size", "resize", "scale"):
-        value = said.get(key) if key == "scale" else getattr(data, key)
-        said[key] = tuple(value) if isinstance(value, list) else value
-    return JointPreset(**_NORMALISED.get(data.name, {}), **said, whole=whole)
-
-
-def mask_batches(
-    dataset: MaskSet,
-    preparation: JointPreset,
-    *,
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    train: bool,
-    device: str | torch.device,
-    workers: int,
-    start_batch: int = 0,
-    drop_last: bool = False,
-) -> Iterable[tuple[Tensor, list[Truth]]]:
-    how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "epoch": epoch, "train": train}
-    how |= {"device": device, "workers": workers, "start_batch": start_batch, "drop_last": drop_last}
-    return joint_batches(dataset, preparation, **how)
-
-
-def check_prediction(views: int, window: int | None) -> None:
-    if views not in (1, 8):
-        raise ValueError(f"views must be 1 or 8; got {views!r}")
-    if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 8):
-        raise ValueError(f"window must be a whole number of pixels from 8, or null; got {window!r}")
-
-
-def mapped(images: Tensor, predict: Callable[[Tensor], Tensor], views: int, window: int | None) -> Tensor:
-    """What is predicted, by windows and from all views where a task says so."""
-
-    def one_view(seen: Tensor) -> Tensor:
-        return predict(seen) if window is None else by_windows(seen, window, predict)
-
-    return one_view(images) if views == 1 else all_views(images, one_view)
-
-
-def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
-    if tuple(maps.shape[-2:]) == tuple(size):
-        return maps
-    return F.interpolate(maps, list(size), mode="bilinear", align_corners=False)
+from foveal.tasks.maps import MaskTask, resized
+from foveal.tasks.task import Metric
 
 
 @dataclass(frozen=True)
-class Segmentation:
+class Segmentation(MaskTask):
     """A class for each pixel: cross entropy, and shares from one confusion matrix.
 
     Args:
@@ -97,37 +27,30 @@ class Segmentation:
         whole: evaluate whole images against masks of their own size; else the centre of `data.size`.
     """
 
-    views: int = 1
-    window: int | None = None
     whole: bool = True
 
     metrics = (Metric("miou", "mIoU"), Metric("oacc", "oAcc"), Metric("macc", "mAcc"), Metric("facc", "fAcc"))
 
-    def __post_init__(self) -> None:
-        check_prediction(self.views, self.window)
+    @property
+    def evaluates_whole_images(self) -> bool:
+        """As the recipe says."""
+        return self.whole
 
     def outputs(self, classes: Sequence[str]) -> int:
         """A map for each class."""
         return len(classes)
 
-    def load(self, data: Data, split: str, root: str | None) -> tuple[MaskSet, JointPreset]:
-        """One split of a set of images with masks."""
-        return load_masks(data, split, root, binary=False, whole=self.whole)
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """They add up to 1 over the classes."""
+        return scores.softmax(1)
 
-    def preparation(self, data: Data) -> JointPreset:
-        """How images are prepared."""
-        return prepare_masks(data, self.whole)
-
-    batches = staticmethod(mask_batches)
-
-    def forward(self, network: nn.Module, inputs: Tensor, targets: list[Truth]) -> Tensor:
-        """Scores while training, log probabilities of an evaluation; Tensor[B, classes, H, W]."""
-        return network(inputs) if network.training else self.predict(network, inputs)
-
-    def predict(self, network: nn.Module, images: Tensor) -> Tensor:
+    def evaluated(self, network: nn.Module, images: Tensor) -> Tensor:
         """Log probabilities, Tensor[B, classes, H, W]."""
-        found = mapped(images, lambda seen: network(seen).float().softmax(1), self.views, self.window)
-        return found.clamp_min(1e-30).log()
+        return super().evaluated(network, images).clamp_min(1e-30).log()
+
+    def shares_of(self, outputs: Tensor) -> Tensor:
+        """Of log probabilities."""
+        return outputs.exp()
 
     def loss(self, outputs: Tensor, targets: list[Truth]) -> Tensor:
         """Mean cross entropy over the pixels that are looked at."""

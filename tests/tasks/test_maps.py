@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from foveal.data import JointPreset, create_mask_dataset
-from foveal.reports.cases import best_and_worst
+from foveal.tasks.maps import best_and_worst
 from foveal.tasks.segmentation import Segmentation
 from foveal.tasks.vessels import Vessels
 
