@@ -22,7 +22,7 @@ PLANS = {
     "log_polar": {"layer": "log_polar", "kernel_size": 7, "radial_bins": 2, "angular_bins": 6, "growth_rate": 3.0},
     "anisotropic": {"layer": "anisotropic", "scales": (1, 2)},
 }
-SIDES = {"inception_v3": 96}  # where 64 pixels are too few
+SIDES = {"inception_v3": 160}  # which overflows on 64 or 96, unconverted, too
 ARCHITECTURES = """
     resnet18 resnet26d seresnet18 ecaresnet26t skresnet18 resnest14d res2net50_26w_4s resnetv2_18 resnetv2_50x1_bit nf_resnet26
     nf_regnet_b0 eca_nfnet_l0 dm_nfnet_f0 regnetx_002 regnety_002 regnetz_b16 densenet121 vgg11_bn inception_v3 legacy_xception
