@@ -23,6 +23,7 @@ from foveal.layers import (
     LogPolarConv3d,
     roi,
     shaped,
+    timm_convs,
 )
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -151,7 +152,8 @@ def convert(model: Any, plan: Plan, *, dry_run: bool = False, input_size: Sequen
     A converted network is traced by torch.export. A symbolic tracer (torch.fx, torchvision's ``create_feature_extractor``) must
     take foveal's layers as they are: ``tracer_kwargs={"leaf_modules": [foveal.LogPolarConv2d, ...]}``.
 
-    The padding of timm's Conv2dSame, which depends on the size of the input, is kept by a hook in front of the new layer.
+    Of timm's convolutions the padding that depends on the size of the input (``...Same``) is kept by a hook in front of the new
+    layer, and standardised weights (``StdConv2d``, ``ScaledStdConv2d``) by a parametrisation of its weight.
 
     Device, dtype, requires_grad, train/eval mode and hooks are kept; a shared module stays shared, and so does a shared
     parameter, or the plan is refused. A network with a method
@@ -188,8 +190,7 @@ def convert(model: Any, plan: Plan, *, dry_run: bool = False, input_size: Sequen
     changes = []
     for names, old, new in replacements:
         given = inputs.get(names[0])
-        padded = shaped.SamePadding(old) if shaped.pads_by_size(old) else None  # type: ignore[arg-type]
-        macs = _macs(old, given), _macs(new, given, padded)
+        macs = _macs(old, given), _macs(new, given, timm_convs.same_padding(old))
         changes.append(Change(names[0], _said(old), _said(new), _size(old), _size(new), *macs))
     return changes
 
@@ -215,10 +216,12 @@ def _replacements(model: nn.Module, plan: Plan) -> list[Replacement]:
         maker = makers[pattern]
         if maker is not None:
             try:
-                replacements.append((names, conv, maker(shaped.without_same_padding(conv))))
+                replacements.append((names, conv, maker(timm_convs.plain(conv))))
             except ValueError as error:
                 raise ValueError(f"{names[0] or 'the model'}, matched by {pattern!r}: {error}") from error
-            _settle(model, replacements[-1][2], (plan[pattern] or {}).get("init", "fresh") == "fresh")
+            fresh = (plan[pattern] or {}).get("init", "fresh") == "fresh"
+            _settle(model, replacements[-1][2], fresh)
+            timm_convs.standardise(replacements[-1][2], conv, fresh=fresh)
     for pattern, nothing in left.items():
         if nothing:
             raise ValueError(_why_unmatched(model, pattern, plan[pattern]))
@@ -266,8 +269,7 @@ def _put(model: Model, replacements: Sequence[Replacement]) -> Model:
     for names, old, new in replacements:
         for hooks in _HOOKS:  # the same ones, so that the handles that remove them still do
             setattr(new, hooks, getattr(old, hooks))
-        if shaped.pads_by_size(old):
-            new.register_forward_pre_hook(shaped.SamePadding(old))  # type: ignore[arg-type]
+        timm_convs.pad_by_size(new, old)
         for name in names:
             if not name:
                 return new  # type: ignore[return-value]
@@ -377,7 +379,7 @@ def _holds(conditions: dict[str, Any] | None, entry: Mapping[str, Any] | None, m
 def _said(module: Any) -> str:
     """A layer in a word, with its window."""
     sides = ["x".join(map(str, getattr(module, name))) for name in ("kernel_size", "field") if hasattr(module, name)]
-    return " ".join([type(module).__name__, " and ".join(sides)]).rstrip()
+    return " ".join([type(module).__name__.removeprefix("Parametrized"), " and ".join(sides)]).rstrip()
 
 
 def _size(module: nn.Module) -> int:
@@ -398,7 +400,9 @@ def _inputs(model: nn.Module, names: Iterable[str], size: Sequence[int]) -> dict
     return found
 
 
-def _macs(module: nn.Module, inputs: Sequence[Tensor] | None, padding: shaped.SamePadding | None = None) -> int | None:
+def _macs(
+    module: nn.Module, inputs: Sequence[Tensor] | None, padding: timm_convs.SamePadding | None = None
+) -> int | None:
     """Multiply-adds of a module on what it gets; None where that is not known."""
     if inputs is None:
         return None

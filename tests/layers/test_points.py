@@ -201,6 +201,21 @@ def test_gradients(reduce):
     assert torch.autograd.gradgradcheck(run, values)
 
 
+@pytest.mark.parametrize(
+    ("sets", "points_", "queries"), [(2, 0, None), (0, 5, None), (2, 0, 3), (2, 4, 0), (0, 0, None)]
+)
+@pytest.mark.parametrize("search", [{"radius": 0.6}, {"nearest": 3}])
+def test_second_derivatives_of_nothing(sets, points_, queries, search):
+    layer = PointLogPolarConv(2, 3, **search, dtype=torch.float64)
+    points, features = (torch.rand(sets, points_, 2, dtype=torch.float64) for _ in range(2))
+    around = None if queries is None else torch.rand(sets, queries, 2, dtype=torch.float64)
+    output = layer(points, features.requires_grad_(), queries=around)
+    first = torch.autograd.grad(output.square().sum(), (features, layer.weight), create_graph=True)
+    second = torch.autograd.grad(sum(g.square().sum() for g in first), (features, layer.weight))
+    assert [g.shape for g in second] == [features.shape, layer.weight.shape]
+    assert all(g.isfinite().all() for g in second)
+
+
 def test_rows_at_a_time_give_what_all_at_once_gives(monkeypatch):
     points, features = torch.rand(2, 30, 2), torch.randn(2, 30, 2)
     for search in ({"radius": 0.3}, {"nearest": 5}):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from foveal.data.images import decode_turned, refuse_unclear_turn
+from foveal.data.images import decode, stored_as, turn_beside, turned_boxes, turned_size
 from foveal.data.scenes import draw_scenes
 
 _SHOWN = 8  # of many names in a message
@@ -33,7 +33,7 @@ class DetectionSet(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     Args:
         name, split: what set it is.
         images: uint8 Tensor[N, 3, H, W] in memory, or the images' files.
-        sizes: int64 Tensor[N, 2], height and width.
+        sizes: int64 Tensor[N, 2], height and width as the images are seen.
         ids: the images' numbers, as results name them.
         boxes: for each image float32 Tensor[n, 4], left, top, right and bottom in pixels, inside the image.
         labels: for each image int64 Tensor[n] that index ``classes``.
@@ -64,12 +64,7 @@ class DetectionSet(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
         """An image, uint8 Tensor[3, H, W], and its objects without crowds: ``boxes``, ``labels``, ``index``."""
         height, width = self.sizes[index].tolist()
-        if isinstance(self.images, Tensor):
-            image = self.images[index]
-        else:
-            image, orientation = decode_turned(self.images[index])
-            told = height != width and image.shape[1:] == (height, width)
-            refuse_unclear_turn(self.images[index], orientation, "its boxes are", told)
+        image = self.images[index] if isinstance(self.images, Tensor) else decode(self.images[index])
         if image.shape[1:] != (height, width):
             raise ValueError(
                 f"{self.place(index)} is {image.shape[2]}x{image.shape[1]} pixels, and its annotations say {width}x{height}"
@@ -147,7 +142,8 @@ def read_coco(
 ) -> DetectionSet:
     """Open a set by its COCO instances file.
 
-    Boxes are cut at the image's border. Boxes without area (a side below a hundredth of a pixel is none), and those that lie
+    Boxes are cut at the image's border, and turned together with an image that has an EXIF orientation, where the size that is noted
+    is that of the image as stored; where it is that of the image as seen they are so already. Boxes without area (a side below a hundredth of a pixel is none), and those that lie
     outside their image, are left out with one warning that counts them.
 
     Args:
@@ -159,7 +155,8 @@ def read_coco(
 
     Raises:
         ValueError: the file is no instances file; annotations are wrong or name unknown categories or images; a number is
-            there twice; image files are missing. All of a kind are listed.
+            there twice; image files are missing, cannot be read, or have another size; nothing tells whether boxes are of
+            the image as stored or as seen. All of a kind are listed.
     """
     path, folder = Path(annotations), Path(images)
     content = _json(path)
@@ -217,7 +214,8 @@ def read_voc(root: str | Path, split: str, *, year: str = "2012", name: str = "v
         name: of the set.
 
     Raises:
-        ValueError: the layout is another; files are missing, all listed by name; an object has an unknown class.
+        ValueError: the layout is another; files are missing, all listed by name; an object has an unknown class; images as
+            in :func:`read_coco`.
     """
     base = Path(root) / "VOCdevkit" / f"VOC{year}"
     listed = base / "ImageSets" / "Main" / f"{split}.txt"
@@ -322,7 +320,7 @@ def _set(
     given = None
     if proposals is not None:
         given = tuple(_corners(proposals[id_], *size) for id_, size in zip(ids, sizes, strict=True))
-    return DetectionSet(
+    found = DetectionSet(
         name=name,
         split=split,
         images=images,
@@ -336,6 +334,33 @@ def _set(
         category_ids=category_ids,
         proposals=given,
     )
+    return found if isinstance(images, Tensor) else _as_seen(found, source)
+
+
+def _as_seen(found: DetectionSet, source: str) -> DetectionSet:
+    """A set of files with boxes and sizes of the images as they are seen, turned by their EXIF data."""
+    boxes, given, sizes = list(found.boxes), list(found.proposals or ()), found.sizes.clone()
+    mistakes = []
+    for index, path in enumerate(cast(tuple[Path, ...], found.images)):
+        height, width = sizes[index].tolist()
+        try:
+            stored, orientation = stored_as(path)
+            turn = turn_beside(path, orientation, stored, (height, width), "its boxes are")
+        except ValueError as error:
+            mistakes.append(str(error))
+            continue
+        seen = turned_size(stored, orientation)
+        if turn != 1:
+            for each in (boxes, given) if given else (boxes,):
+                each[index] = turned_boxes(each[index], turn, stored)
+            sizes[index] = torch.tensor(seen)
+        elif seen != (height, width):
+            mistakes.append(f"{path} is {seen[1]}x{seen[0]} pixels, and its annotations say {width}x{height}")
+    if mistakes:
+        more = [f"and {len(mistakes) - _SHOWN} more"] if len(mistakes) > _SHOWN else []
+        lines = [f"{source}: {len(mistakes)} images do not go with their annotations:", *mistakes[:_SHOWN], *more]
+        raise ValueError("\n".join(lines))
+    return replace(found, boxes=tuple(boxes), sizes=sizes, proposals=tuple(given) if given else found.proposals)
 
 
 def _corners(boxes: list[list[float]], height: int, width: int) -> Tensor:

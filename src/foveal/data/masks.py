@@ -22,8 +22,10 @@ from foveal.data.images import (
     UNREADABLE,
     decode_turned,
     image_files,
-    refuse_unclear_turn,
+    turn_beside,
     turned,
+    turned_map,
+    turned_size,
     warn_left_out,
 )
 from foveal.data.layouts import root_is_missing
@@ -78,14 +80,16 @@ class MaskSet(Dataset[tuple[Tensor, Tensor, Tensor | None]]):
         if isinstance(image, Tensor) and isinstance(mask, Tensor):
             return image, self._placed(mask), None
         pixels, orientation = decode_turned(image)  # type: ignore[arg-type]
+        height, width = pixels.shape[1:]
+        stored = turned_size((height, width), orientation)
 
         def beside(place: Path, binary: bool) -> Tensor:
             values, own = _read_turned(place, binary)
-            same = values.shape == pixels.shape[1:]
             if own != orientation:
-                told = own == 1 and same and values.shape[0] != values.shape[1]
-                refuse_unclear_turn(image, max(own, orientation), f"{place} is", told)  # type: ignore[arg-type]
-            if not same:
+                noted = tuple(values.shape) if own == 1 else (0, 0)  # two tags that differ are not to be told apart
+                turn = turn_beside(image, max(own, orientation), stored, noted, f"{place} is")  # type: ignore[arg-type]
+                values = turned_map(values, turn)
+            if values.shape != pixels.shape[1:]:
                 raise ValueError(
                     f"{place}: a mask must have the size of its image; got {values.shape[0]} x {values.shape[1]}, and "
                     f"{pixels.shape[1]} x {pixels.shape[2]} of {image}"

@@ -213,6 +213,7 @@ class BinnedConv(shaped.ShapedConv):
             ValueError: the layer is not linear (reduce="max").
         """
         self._check_linear("init='project'")
+        shaped.check_stored(self, "project()")
         spaces = (1,) * self.dims if dilation is None else dilation
         dense = shaped.embed(kernel, spaces, self.kernel_size, self.dilation).to(self.weight.device)
         wide = torch.promote_types(dense.dtype, torch.float32)
@@ -269,6 +270,7 @@ class BinnedConv(shaped.ShapedConv):
             >>> torch.allclose(turned, torch.rot90(layer(image), dims=(2, 3)), atol=1e-6)
             True
         """
+        shaped.check_stored(self, "rotated()")
         if not self.map:
             raise ValueError("rotated() needs sectors; a layer with bins=... of its own has none")
         if self.home is not None:
