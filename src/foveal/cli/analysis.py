@@ -60,11 +60,11 @@ def cost(
     console.print(table)
     if changes:
         console.print("\nWhat the plan changes:")
-        places = Table("layer", "from", "to", "parameters", "multiply-adds", box=None)
+        places = Table("layer", "from", "to", "parameters", "multiply-adds", "starts", box=None)
         for change in changes:
             both = (change.params_before, change.params_after), (change.macs_before, change.macs_after)
             told = (" -> ".join("unknown" if n is None else f"{n:,d}" for n in two) for two in both)
-            places.add_row(change.place, change.before, change.after, *told)
+            places.add_row(change.place, change.before, change.after, *told, _STARTS[change.init])
         console.print(places)
     rows = [row for row in analysis.paper_counts(list(networks.values())[-1], size) if row.kind == "log_polar"]
     if rows:
@@ -75,6 +75,9 @@ def cost(
             numbers = (row.positions, row.multiplications, row.additions, row.lookups)
             per_layer.add_row(row.name, kernel, *(f"{number:,d}" for number in numbers))
         console.print(per_layer)
+
+
+_STARTS = {"fresh": "fresh", "project": "from the old kernel"}
 
 
 class Drawn(enum.StrEnum):
