@@ -254,7 +254,7 @@ def test_cost(run: Run, tmp_path: Path) -> None:
         assert re.search(r"conv3 +9x9 +196 +768 +2,592 +81", out)
         assert re.search(r"conv3 +Conv2d 3x3 +LogPolarConv2d .* fresh", out)
     kept = "{conv3: {layer: log_polar, kernel_size: 9, init: project}}"
-    assert "from the old kernel" in run("cost", "small_cnn", "--plan", kept)[1]
+    assert "projected" in run("cost", "small_cnn", "--plan", kept)[1]
     code, out, _ = run("cost", "small_cnn")
     assert code == 0
     assert "converted" not in out

@@ -77,7 +77,7 @@ def cost(
         console.print(per_layer)
 
 
-_STARTS = {"fresh": "fresh", "project": "from the old kernel"}
+_STARTS = {"fresh": "fresh", "project": "projected"}
 
 
 class Drawn(enum.StrEnum):

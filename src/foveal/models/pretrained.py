@@ -1,12 +1,86 @@
-"""Pretrained backbones: weights from a file, or by torchvision's name where its file is there already."""
+"""Pretrained weights: of a whole network, which may get a new head, and of a backbone."""
 
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+KEYS: dict[str, Any] = {
+    **dict.fromkeys(("weights", "backbone_weights", "weights_backbone")),
+    **dict.fromkeys(("pretrained", "pretrained_backbone"), False),
+}
+"""Arguments of networks that fetch weights, with what leaves these fresh."""
+
+
+def fill(network: nn.Module, trained: nn.Module) -> None:
+    """Put the weights of a trained network into one of the same kind that may have another head: all of the same shape."""
+    mine = network.state_dict()
+    state = trained.state_dict().items()
+    network.load_state_dict({k: v for k, v in state if k in mine and mine[k].shape == v.shape}, strict=False)
+    if hasattr(
+        trained, "transform_input"
+    ):  # how torchvision's Inception networks expect their images with these weights
+        network.transform_input = trained.transform_input
+
+
+def head_of(network: nn.Module, with_one_more: nn.Module) -> set[str]:
+    """The names of the tensors whose shape depends on the number of classes."""
+    mine, other = network.state_dict(), with_one_more.state_dict()
+    return {name for name, value in mine.items() if other[name].shape != value.shape}
+
+
+def load_file(network: nn.Module, path: Path, head: set[str]) -> None:
+    """Put the weights of a file into a network; of its head only what fits.
+
+    Args:
+        network: changed in place.
+        path: a state dict as torch.save or safetensors wrote it, alone or as ``state_dict`` or ``model`` of a checkpoint;
+            names may begin with ``module.``.
+        head: names of the tensors that may be absent or of other shapes.
+
+    Raises:
+        ValueError: it is no such file, or the weights are those of another network.
+    """
+    state = {name.removeprefix("module."): value for name, value in _state(path).items()}
+    mine = network.state_dict()
+    counted = {name for name in mine if name.endswith("num_batches_tracked")}  # which old files do not have
+    absent = [name for name in mine if name not in state and name not in head | counted]
+    foreign = [name for name in state if name not in mine]
+    other = [
+        f"{name} {list(state[name].shape)} for {list(value.shape)}"
+        for name, value in mine.items()
+        if name in state and name not in head and state[name].shape != value.shape
+    ]
+    for what, names in (("has no", absent), ("also has", foreign), ("has", other)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ValueError(f"{path} holds the weights of another network: it {what} {', '.join(names[:3])}{more}")
+    fitting = {name: value for name, value in state.items() if value.shape == mine[name].shape}
+    network.load_state_dict(fitting, strict=False)
+
+
+def _state(path: Path) -> Mapping[str, Tensor]:
+    """The state dict of a file."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file as read
+
+            return read(path)
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what these files can be is anybody's guess
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} must hold a state dict that torch.load or safetensors can read ({reason})") from error
+    for key in ("state_dict", "model"):
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise ValueError(f"{path} must hold a state dict, names and tensors; got {type(found).__name__}")
+    return found
 
 
 def load_backbone(network: nn.Module, names: str, weights: str | None) -> None:
