@@ -477,7 +477,7 @@ def _run_jobs(chosen: argparse.Namespace, part: str, jobs: list[str], most: int,
 
 def _collect(path: Path, work: Path, runs: list[dict[str, Any]], left: dict[str, list[str]]) -> None:
     """The tables of all that ended, as `foveal report --json` makes them, and each run's curve."""
-    from foveal.training.report import write_json
+    from foveal.reports.write import write_json
 
     found: dict[str, Any] = {
         "jobs": runs,
@@ -504,9 +504,9 @@ def one_run(chosen: argparse.Namespace) -> None:
 
     import torch
 
+    from foveal.recipes.load import find_recipes
     from foveal.training import fit, load_recipe
-    from foveal.training.recipe_files import find_recipes
-    from foveal.training.stopping import Interrupted
+    from foveal.training.signals import Interrupted
 
     parser = argparse.ArgumentParser()
     parser.add_argument("recipe")

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from foveal.analysis import draw_boxes
-from foveal.training.engine import load_data, load_run
+from foveal.training.saved import load_data, load_run
 
 HERE = Path(__file__).parent
 ROWS = ("conv", "deformable", "deformable_roi_pool", "anisotropic")

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from foveal.analysis import save
-from foveal.training import engine
-from foveal.training.cases import best_and_worst
+from foveal.reports.cases import best_and_worst
+from foveal.training.saved import load_data, load_run
 
 HERE = Path(__file__).parent
 RESULTS = ("lpsc_table5_drive_quick", "lpsc_table4_voc_quick", "lpsc_table4_shapes_quick")
@@ -34,8 +34,8 @@ def draw(content: dict, runs: Path, name: str) -> None:
     for row in content["rows"]:
         run = next((run["folder"] for run in row["runs"] if run["state"] == "finished"), None)
         if run is not None:
-            recipe, model = engine.load_run(runs / run)
-            dataset, preset = engine.load_data(recipe, "test", runs / run)
+            recipe, model = load_run(runs / run)
+            dataset, preset = load_data(recipe, "test", runs / run)
             figure, text = best_and_worst(model, recipe.make_task(), dataset, preset, extremes=1)
             without_photographs(figure)
             path = HERE / "images" / f"{name}_{row['name'].removesuffix('-quick')}.png"

@@ -1,5 +1,6 @@
 """What every test runs under: one thread a worker, uninitialised memory that is NaN, no network."""
 
+import json
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -76,3 +77,27 @@ def largest_storage():
             return result
 
     return Largest
+
+
+@pytest.fixture
+def bare():
+    """Makes a run folder as training leaves it, without any training; finished where there is a result."""
+    from foveal.recipes.schema import Recipe
+
+    def make(out, name, seed=0, *, result=None, lines=None, **changes):
+        run = out / name / f"seed{seed}"
+        run.mkdir(parents=True)
+        least = {
+            "name": name,
+            "model": {"name": "small_cnn"},
+            "data": {"name": "npz", "root": str(out)},
+            "train": {"epochs": 2, "batch_size": 10, "lr": 0.01},
+        }
+        (run / "recipe.yaml").write_text(Recipe.model_validate({**least, **changes}).dump())
+        text = ["epoch,step,train_loss,test_accuracy,seconds", *(lines or ["1,2,0.5,,"])]
+        (run / "metrics.csv").write_text("\n".join(text) + "\n")
+        if result is not None:
+            (run / "result.json").write_text(json.dumps({"seed": seed, "quick": False, **result}))
+        return run
+
+    return make

@@ -16,57 +16,105 @@ MAY_USE = {
     "data": set(),
     "analysis": set(),
     "layers": {"geometry", "ops"},
+    "metrics": {"data"},
     "surgery": {"layers"},
-    "training": {"surgery", "models", "data", "analysis"},
+    "tasks": {"metrics", "data", "analysis"},
+    "recipes": {"tasks", "data"},
     "bench": {"surgery", "layers", "models", "ops"},
-    "cli": {"bench", "training", "surgery", "layers", "geometry", "ops", "models", "data", "analysis"},
+    "training": {"recipes", "tasks", "surgery", "data", "models", "analysis"},
+    "reports": {"training", "recipes", "tasks", "metrics", "data", "analysis"},
+    "evaluation": {"reports", "training", "recipes", "tasks", "surgery", "data", "models", "analysis"},
+    "cli": {
+        "evaluation",
+        "reports",
+        "training",
+        "recipes",
+        "tasks",
+        "metrics",
+        "bench",
+        "surgery",
+        "layers",
+        "geometry",
+    }
+    | {"ops", "models", "data", "analysis"},
     "__main__": {"cli"},
 }
+"""Which rooms the files of a room may import."""
+ONLY = {
+    ("reports", "training"): {"training.saved"},
+}
+"""Where a room may be imported through some of its files alone."""
+FLOORS = {
+    "tasks": ["task inference masks", "classification detection segmentation", "vessels", "create"],
+    "metrics": ["average_precision intervals segmentation"],
+    "recipes": ["yaml_source", "schema", "load"],
+    "training": [
+        "environment signals captured checkpoint build evaluate optimisation",
+        "run_folder loop",
+        "saved",
+        "run speed trained",
+    ],
+    "reports": ["speeds table cases", "columns charts layers", "notes", "page", "write"],
+    "evaluation": ["networks predict", "activation drawing localise"],
+}
+"""The floors inside of rooms, from the lowest: a file imports files of lower floors, and none beside it."""
 ON_PURPOSE_NOT_THERE = {"utils", "config", "types", "registry", "backends"}
 FILES = sorted(SOURCE.rglob("*.py"))
+NAMES = {path: ".".join(path.relative_to(SOURCE).with_suffix("").parts) for path in FILES}
 
 
 def imported(path):
-    """Dotted names under foveal that a file imports, wherever in the file it does."""
+    """Files under foveal that a file imports, wherever in the file it does, also for types alone; as dotted names."""
+    known = {name.removesuffix(".__init__"): name for name in NAMES.values()}
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
-            module = node.module or ""
-            yield from (f"{module}.{alias.name}" for alias in node.names) if module == "foveal" else [module]
-
-
-def room(dotted):
-    parts = dotted.split(".")
-    return parts[1] if len(parts) > 1 else ""
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] != "foveal" or name in {"foveal", "foveal.__version__"}:
+                continue
+            inner = name.removeprefix("foveal.")
+            yield known.get(inner) or known.get(inner.rpartition(".")[0]) or inner
 
 
 def test_there_is_something_to_read():
     assert len(FILES) >= 30
-    assert {room(".".join(("foveal", *path.relative_to(SOURCE).with_suffix("").parts))) for path in FILES} >= set(
-        MAY_USE
-    )
+    assert {name.partition(".")[0] for name in NAMES.values()} >= set(MAY_USE)
+    for room, floors in FLOORS.items():
+        there = {path.stem for path in (SOURCE / room).glob("*.py")} - {"__init__"}
+        assert there == set(" ".join(floors).split()), f"FLOORS must have a place for each file of {room}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+@pytest.mark.parametrize("path", FILES, ids=NAMES.get)
 def test_imports_run_down(path):
-    parts = path.relative_to(SOURCE).with_suffix("").parts
-    mine = parts[0]
-    assert mine not in ON_PURPOSE_NOT_THERE
+    room, _, file = NAMES[path].partition(".")
+    assert room not in ON_PURPOSE_NOT_THERE
+    floor = {name: k for k, names in enumerate(FLOORS.get(room, ())) for name in names.split()}
     for name in imported(path):
-        if name.split(".")[0] != "foveal":
-            continue
-        theirs = room(name)
-        if mine == "__init__":
-            assert theirs in {"layers", "surgery"}, f"foveal/__init__.py hands on {theirs}"
-        elif theirs in MAY_USE and theirs != mine:
-            assert theirs in MAY_USE[mine], f"{mine} may not import {theirs}"
-        else:
-            assert theirs == mine or name in {"foveal", "foveal.__version__"}, f"{mine} imports {name}"
+        theirs, _, inner = name.partition(".")
+        if room == "__init__":
+            assert theirs in {"layers", "surgery"}, f"foveal/__init__.py hands on {name}"
+        elif theirs != room:
+            assert theirs in MAY_USE[room], f"{NAMES[path]} may not import {name}"
+            assert name in ONLY.get((room, theirs), {name}), f"{NAMES[path]} may not import {name}"
+        elif file in floor:
+            assert floor[inner] < floor[file], f"{NAMES[path]} may not import {name}, which is no floor below it"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_there_is_no_circle_between_files():
+    below = {name: set(imported(path)) for path, name in NAMES.items()}
+    left = dict(below)
+    while free := [name for name, names in left.items() if not names & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left, f"circles among {sorted(left)}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES.get)
 def test_a_file_opens_with_one_sentence(path):
     text = ast.get_docstring(ast.parse(path.read_text()))
     assert text, "no docstring"

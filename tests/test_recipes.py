@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from foveal.training.engine import build, fit
-from foveal.training.recipe import Quoted, Recipe
-from foveal.training.recipe_files import find_recipes, list_recipes, load_recipe, load_row
+from foveal.recipes.load import find_recipes, list_recipes, load_recipe, load_row
+from foveal.recipes.schema import Quoted, Recipe
+from foveal.training import build, fit
 
 TABLES = {  # rows to train, rows that are published only
     "quickstart": (5, 0),

@@ -6,9 +6,9 @@ import re
 import statistics
 from pathlib import Path
 
-from foveal.training.localisation import percent
-from foveal.training.recipe_files import find_recipes, load_row
-from foveal.training.results import judged
+from foveal.evaluation.localise import percent
+from foveal.recipes.load import find_recipes, load_row
+from foveal.reports.table import judged
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"

@@ -34,7 +34,22 @@ __all__ = [
     "reparameterize",
 ]
 _SURGERY = ("LAYERS", "convert", "reparameterize")
-_ROOMS = ("analysis", "bench", "data", "geometry", "layers", "models", "ops", "surgery", "training")
+_ROOMS = (
+    "analysis",
+    "bench",
+    "data",
+    "evaluation",
+    "geometry",
+    "layers",
+    "metrics",
+    "models",
+    "ops",
+    "recipes",
+    "reports",
+    "surgery",
+    "tasks",
+    "training",
+)
 
 
 def __getattr__(name: str) -> Any:

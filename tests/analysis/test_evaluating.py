@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from foveal import analysis
-from foveal.training.engine import evaluate
+from foveal.training import evaluate
 
 
 class Fails(nn.Module):

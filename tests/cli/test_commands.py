@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from foveal import cli
-from foveal.training import engine
+from foveal.training import loop, saved
+from foveal.training.signals import Interrupted
 
 Run = Callable[..., tuple[int, str, str]]
 COMMANDS = ["train", "evaluate", "predict", "report", "list", "cost", "draw", "field", "cam", "bench", "tune", "doctor"]
@@ -147,7 +148,7 @@ def test_wrong_arguments(
     ("error", "code", "message"),
     [
         (KeyboardInterrupt(), 130, "stopped"),
-        (engine.Interrupted(signal.SIGTERM, "saved"), 143, "saved"),
+        (Interrupted(signal.SIGTERM, "saved"), 143, "saved"),
         (OSError(errno.ENOSPC, "No space left on device", "/x"), 1, "error: /x: No space left on device"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 1, "error: /x: Permission denied"),
         (TypeError("boom"), 1, "error: TypeError: boom (not expected: --debug shows where)"),
@@ -162,7 +163,7 @@ def test_errors_of_a_command(
     def failing(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(engine, "load_run", failing)
+    monkeypatch.setattr(saved, "load_run", failing)
     found, out, err = run("evaluate", trained)
     assert (found, out) == (code, "")
     assert err.startswith(message)
@@ -199,13 +200,13 @@ def test_sigterm(table: Path, tmp_path: Path) -> None:
 
 
 def test_ctrl_c(run: Run, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = engine._Training._train_step
+    real = loop.Training._train_step
 
     def stepping(self: Any, images: torch.Tensor, labels: torch.Tensor) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         real(self, images, labels)
 
-    monkeypatch.setattr(engine._Training, "_train_step", stepping)
+    monkeypatch.setattr(loop.Training, "_train_step", stepping)
     code, _, err = run("train", table / "beta.yaml", table / "alpha.yaml", "--out", tmp_path)
     assert code == 130
     assert err.startswith("stopped by SIGINT in epoch 1 of 1, step 1; saved in ")

@@ -7,9 +7,9 @@ import yaml
 
 from foveal.data import list_datasets, list_mask_datasets
 from foveal.data.layouts import LAYOUTS
-from foveal.training.detection import SETS
-from foveal.training.recipe import Augment, Data
-from foveal.training.tasks import TASKS
+from foveal.data.section import Augment, Data
+from foveal.tasks.create import TASKS
+from foveal.tasks.detection import SETS
 
 
 def test_every_set_is_listed_for_its_task():

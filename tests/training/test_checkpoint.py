@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -16,8 +15,9 @@ import pytest
 import torch
 from torch import nn
 
+from foveal.data import writing
 from foveal.training import checkpoint
-from foveal.training.checkpoint import CheckpointError, load, load_newest, load_weights, save, write_file
+from foveal.training.checkpoint import CheckpointError, load, load_newest, load_weights, save
 
 
 def network() -> nn.Module:
@@ -220,7 +220,7 @@ def test_a_failure_at_any_call_keeps_the_former_checkpoint(
     """The disk is full at the n-th call to the system: the message says so and nothing is half there."""
     former = put(tmp_path, 1)
     calls = 0
-    for module, name in ((os, "fsync"), (os, "replace"), (os, "open"), (checkpoint, "open")):
+    for module, name in ((os, "fsync"), (os, "replace"), (os, "open"), (checkpoint, "open"), (writing, "open")):
         real = getattr(module, name, open)
 
         def failing(*args: Any, real: Any = real, **kwargs: Any) -> Any:
@@ -248,7 +248,7 @@ def test_a_failure_at_any_call_keeps_the_former_checkpoint(
 
 def test_the_failures_cover_all_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    for module, name in ((os, "fsync"), (os, "replace"), (os, "open"), (checkpoint, "open")):
+    for module, name in ((os, "fsync"), (os, "replace"), (os, "open"), (checkpoint, "open"), (writing, "open")):
         real = getattr(module, name, open)
         monkeypatch.setattr(
             module,
@@ -264,19 +264,7 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(OSError, match=r"cannot write .*file/checkpoint: Not a directory; a file stands where"):
         put(tmp_path / "file" / "checkpoint")
-    with pytest.raises(OSError, match=r"cannot write .*file/a\.txt: File exists; a file stands where"):
-        write_file(tmp_path / "file" / "a.txt", b"")
     assert put(tmp_path / "mit Leerzeichen é").is_dir()
-
-
-def test_write_file_replaces_whole_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "deep" / "a.json"
-    write_file(path, b"old")
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match=r"No space left on device \("):
-        write_file(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [entry.name for entry in path.parent.iterdir()] == ["a.json"]
 
 
 KILLER = """
@@ -326,32 +314,3 @@ def test_kill_while_saving(tmp_path: Path, kills: int) -> None:
     assert int(done.stdout) > 2, "saves were finished between the kills"
     put(tmp_path)
     assert len(list(tmp_path.iterdir())) == 1, "leftovers of the killed saves are gone"
-
-
-@pytest.mark.parametrize(
-    ("number", "cure"),
-    [
-        (errno.ENOSPC, r"No space left on device \([\d,]+ MiB free\); make room, or choose another place"),
-        (errno.EDQUOT, r"\([\d,]+ MiB free\); make room"),
-        (errno.EACCES, "change the permissions of the folder"),
-        (errno.EROFS, "it cannot be written at all: choose another place"),
-        (errno.ENOTDIR, "a file stands where a folder must be"),
-        (errno.EISDIR, "a folder stands where a file must be"),
-        (errno.ENAMETOOLONG, "choose a shorter name"),
-        (errno.EIO, "choose another place"),
-    ],
-)
-def test_the_cure_fits_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, cure: str) -> None:
-    def failing(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(checkpoint, "_write", failing)
-    with pytest.raises(OSError, match=rf"^cannot write .*a\.txt: .*{cure}.*, then run again$") as caught:
-        checkpoint.write_file(tmp_path / "a.txt", b"")
-    assert caught.value.errno == number
-    assert ("make room" in str(caught.value)) == (number in (errno.ENOSPC, errno.EDQUOT))
-
-
-def test_a_name_that_is_too_long(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="File name too long; choose a shorter name"):
-        checkpoint.write_file(tmp_path / ("a" * 300) / "b.txt", b"")

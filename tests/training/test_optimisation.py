@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from foveal.recipes.schema import Train
 from foveal.training.optimisation import Plateau, learning_rate, optimizer, parameter_groups
-from foveal.training.recipe import Train
 
 
 def train(**settings: Any) -> Train:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from pathlib import Path
@@ -12,11 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from foveal.training import engine, speed
-from foveal.training.recipe import Recipe
-from foveal.training.report import markdown, report
-from foveal.training.results import read_speed, table
+from foveal.recipes.schema import Recipe
+from foveal.reports.table import table
+from foveal.reports.write import markdown, report
+from foveal.training import speed
+from foveal.training.saved import read_speed
 from foveal.training.speed import time_in_turns
+
+building = importlib.import_module("foveal.training.build")
 
 
 class Sleeper(nn.Module):
@@ -34,9 +38,9 @@ class Sleeper(nn.Module):
 @pytest.fixture
 def out(bare: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two finished rows, each with its own data, and one that is not."""
-    made = engine.create_model
+    made = building.create_model
     monkeypatch.setattr(
-        engine,
+        building,
         "create_model",
         lambda name, **said: Sleeper(said["num_classes"]) if name == "slow" else made(name, **said),
     )

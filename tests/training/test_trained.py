@@ -11,9 +11,9 @@ from PIL import Image
 
 import foveal
 from foveal.data import create_dataset
+from foveal.recipes.schema import Recipe
 from foveal.training import classify, evaluate, fit
-from foveal.training.engine import load_data
-from foveal.training.recipe import Recipe
+from foveal.training.saved import load_data
 
 CLASSES = ("cat", "dog", "traffic light")
 

@@ -31,8 +31,8 @@ def cost(
     import foveal
     from foveal import analysis
     from foveal.models import create_model
-    from foveal.training.recipe_files import load_plan
-    from foveal.training.speeds import milliseconds
+    from foveal.recipes.load import load_plan
+    from foveal.reports.speeds import milliseconds
 
     size = _size(input_size)
     channels = size[0]
@@ -195,13 +195,14 @@ def _draw_what_networks_do(
 ) -> None:
     """Feature maps, winning scales or sampling points on an image."""
     from foveal import analysis
-    from foveal.training import drawing, localisation
+    from foveal.evaluation import drawing
+    from foveal.evaluation.networks import open_networks
 
     if image is None:
         raise ValueError(f"{what.value} needs --image, an image file, or a number in a run's test split")
     if at is not None and what is not Drawn.points:
         raise ValueError(f"--at is the pixel whose points are drawn; {what.value} shows all of the image")
-    networks = localisation.open_networks(model, plan)
+    networks = open_networks(model, plan)
     if what is Drawn.points:
         figure, text = drawing.draw_where(networks, str(image), layers, at)
     else:
@@ -308,16 +309,18 @@ def cam(
     """
     from foveal import analysis
     from foveal.data import read_boxed
-    from foveal.training import localisation
-    from foveal.training.engine import pick_device
+    from foveal.evaluation.activation import draw_networks
+    from foveal.evaluation.localise import error_table, measure_table
+    from foveal.evaluation.networks import open_networks
+    from foveal.training.environment import pick_device
 
     if images:
         if to_json is not None:
             raise ValueError("--json is for measuring: leave the images out")
-        networks = localisation.open_networks(model, plan)
+        networks = open_networks(model, plan)
         boxed = None if boxes is None else read_boxed(boxes)
         settings: dict[str, Any] = {"label": label, "layer": layer, "threshold": threshold, "rule": rule.value}
-        figure, found = localisation.draw_networks(networks, images, boxed=boxed, **settings)
+        figure, found = draw_networks(networks, images, boxed=boxed, **settings)
         analysis.save(figure, out)
         for one in found:
             left, top, right, bottom = one["box"]
@@ -331,8 +334,8 @@ def cam(
     def show(run: str, measured: dict[str, Any]) -> None:
         say(f"{run}: classification error {measured['classification_top1']:.1%}, {_shares(measured)}")
 
-    content = localisation.measure_table(model, boxes, to_json, device=pick_device(device), progress=show)
-    make_console().print(localisation.error_table(content))
+    content = measure_table(model, boxes, to_json, device=pick_device(device), progress=show)
+    make_console().print(error_table(content))
     tell(f"errors: {to_json}")
 
 
@@ -360,8 +363,8 @@ def _network(name: str, plan: str | None, channels: int, num_classes: int) -> An
 
     import foveal
     from foveal.models import create_model
+    from foveal.recipes.load import load_plan
     from foveal.training import load_run
-    from foveal.training.recipe_files import load_plan
 
     torch.manual_seed(0)
     if Path(name).is_dir() or "/" in name:

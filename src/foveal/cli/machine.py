@@ -33,7 +33,7 @@ def list_names(
     import foveal
     from foveal.data.layouts import LAYOUTS
     from foveal.models import list_models
-    from foveal.training.recipe_files import list_recipes
+    from foveal.recipes.load import list_recipes
 
     sources: dict[Listed, Callable[[], Any]] = {
         Listed.models: lambda: list_models(all=every),
@@ -151,8 +151,8 @@ def tune(
     from foveal.bench import tune as measured
     from foveal.models import create_model
     from foveal.ops import profile
-    from foveal.training.engine import pick_device
-    from foveal.training.recipe_files import load_plan
+    from foveal.recipes.load import load_plan
+    from foveal.training.environment import pick_device
 
     chosen = pick_device(device)
     path = profile.place(chosen)

@@ -15,8 +15,8 @@ from foveal.cli.terminal import make_console, say, tell
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from foveal.training.engine import Progress
-    from foveal.training.recipe import Quoted, Recipe
+    from foveal.recipes.schema import Quoted, Recipe
+    from foveal.training.loop import Progress
 
 
 def train(
@@ -38,10 +38,11 @@ def train(
     """
     from rich.markup import escape
 
-    from foveal.training.checkpoint import write_file
-    from foveal.training.engine import fit, pick_device
-    from foveal.training.recipe import Recipe
-    from foveal.training.report import print_table, report
+    from foveal.data.writing import write_file
+    from foveal.recipes.schema import Recipe
+    from foveal.reports.write import print_table, report
+    from foveal.training.environment import pick_device
+    from foveal.training.run import fit
     from foveal.training.run_folder import refuse_several_processes
     from foveal.training.speed import time_in_turns
 
@@ -94,9 +95,9 @@ def train(
 
 def _read_table(names: list[str], overrides: list[str], quick: bool) -> list[Recipe | Quoted]:
     """All rows in their order; all mistakes in them at once."""
-    from foveal.training.engine import build
-    from foveal.training.recipe import Recipe
-    from foveal.training.recipe_files import find_recipes, load_row
+    from foveal.recipes.load import find_recipes, load_row
+    from foveal.recipes.schema import Recipe
+    from foveal.training.run import build
 
     rows: list[Recipe | Quoted] = []
     mistakes = []
@@ -131,7 +132,7 @@ def _read_table(names: list[str], overrides: list[str], quick: bool) -> list[Rec
 
 def _check_data(rows: list[Recipe]) -> None:
     """Open the data of every row before any of them trains."""
-    from foveal.training.engine import open_data
+    from foveal.training.saved import open_data
 
     problems = {}
     checked = []
@@ -150,7 +151,7 @@ def _check_data(rows: list[Recipe]) -> None:
 
 def _default_out(name: str, rows: list[Recipe]) -> Path:
     """runs/<folder> for a packaged folder or a row of it, runs/<name> for a file or folder of the user's."""
-    from foveal.training.recipe_files import find_recipes, packaged_recipes
+    from foveal.recipes.load import find_recipes, packaged_recipes
 
     asked = Path(name)
     if asked.exists():
@@ -165,7 +166,7 @@ def _default_out(name: str, rows: list[Recipe]) -> Path:
 
 def _measured(recipe: Recipe, found: dict[str, Any], split: str = "test") -> str:
     """The metrics of a network on some images; of what was counted, with its interval."""
-    from foveal.training.tasks import wilson_interval
+    from foveal.metrics.intervals import wilson_interval
 
     metrics = recipe.make_task().metrics
     texts = [f"{metric.title} {metric.text(found[metric.name])}" for metric in metrics]
@@ -179,7 +180,7 @@ def _measured(recipe: Recipe, found: dict[str, Any], split: str = "test") -> str
 
 def _print_epoch(progress: Progress) -> None:
     """One plain line per epoch, for logs and pipes."""
-    from foveal.training.speeds import per_second
+    from foveal.reports.speeds import per_second
 
     row = progress.row
     if row is None:
@@ -212,7 +213,7 @@ class _Bar:
         self.bar.stop()
 
     def show(self, progress: Progress) -> None:
-        from foveal.training.speeds import per_second
+        from foveal.reports.speeds import per_second
 
         metric, key = progress.metric, f"test_{progress.metric.name}"
         if progress.row and key in progress.row:
@@ -236,19 +237,21 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
 ) -> None:
     """Measure the saved network of a run on its images."""
-    from foveal.training import engine
-    from foveal.training.speeds import milliseconds
+    from foveal.reports.speeds import milliseconds
+    from foveal.training.environment import pick_device
+    from foveal.training.evaluate import evaluate as measure
+    from foveal.training.saved import load_data, load_run
 
-    recipe, model = engine.load_run(run)
+    recipe, model = load_run(run)
     if results is not None and recipe.task.name != "detection":
         raise ValueError(f"--results is for detection, and {run} is a run of {recipe.task.name}")
     totals: list[Any] = []
     if data_root is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": str(data_root)})})
-    dataset, preset = engine.load_data(recipe, split, run)
+    dataset, preset = load_data(recipe, split, run)
     settings = recipe.train
-    measured = engine.evaluate(
-        model.to(engine.pick_device(device)),
+    measured = measure(
+        model.to(pick_device(device)),
         dataset,
         preset,
         batch_size=settings.batch_size,
@@ -262,7 +265,7 @@ def evaluate(
     loss = "" if measured["loss"] is None else f"loss {measured['loss']:.4f}, "
     tell(f"{loss}{milliseconds(measured['ms_per_image'])} per image in batches of {settings.batch_size}")
     if results is not None:
-        from foveal.training.checkpoint import write_file
+        from foveal.data.writing import write_file
 
         write_file(results, json.dumps(totals[0].results()).encode())
         tell(f"{measured['detections']} detections: {results}")
@@ -286,7 +289,7 @@ def predict(
     Images may have any size. Classes are printed and written as classes.csv and classes.json.
     Example: foveal predict runs/lpsc/table5-quick/cenet-quick/seed0 eye.tif --out masks
     """
-    from foveal.training.predicting import predict as write
+    from foveal.evaluation.predict import predict as write
 
     options: dict[str, Any] = {"views": views, "window": window, "threshold": threshold, "device": device}
     classes = False
@@ -311,8 +314,8 @@ def report(
 
     The page is report.html, its numbers are in table.json.
     """
-    from foveal.training.report import markdown, print_table, write_json
-    from foveal.training.report import report as write
+    from foveal.reports.write import markdown, print_table, write_json
+    from foveal.reports.write import report as write
 
     if out is not None:
         write_json(folder, out)

@@ -1,9 +1,11 @@
 """Training: recipes in, runs and tables out."""
 
-from foveal.training.engine import build, evaluate, fit, load_run
-from foveal.training.reading import RecipeError
-from foveal.training.recipe import Recipe
-from foveal.training.recipe_files import find_recipes, load_recipe
+from foveal.recipes.load import find_recipes, load_recipe
+from foveal.recipes.schema import Recipe
+from foveal.recipes.yaml_source import RecipeError
+from foveal.training.evaluate import evaluate
+from foveal.training.run import build, fit
+from foveal.training.saved import load_run
 from foveal.training.speed import time_in_turns
 from foveal.training.trained import Trained, classify, load
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveal.training.recipe import Train
+from foveal.recipes.schema import Train
 
 
 def learning_rate(train: Train, step: int, steps_per_epoch: int) -> float:

@@ -16,9 +16,10 @@ from typing import Any
 
 import filelock
 
+from foveal.data.writing import explained, write_file
+from foveal.recipes.load import load_recipe
+from foveal.recipes.schema import Recipe
 from foveal.training import checkpoint
-from foveal.training.recipe import Recipe
-from foveal.training.recipe_files import load_recipe
 
 
 def refuse_several_processes() -> None:
@@ -61,9 +62,9 @@ def held(run: Path) -> Iterator[None]:
     except NotImplementedError:
         warnings.warn(f"the disk of {run} has no locks: nothing keeps a second training out of it", stacklevel=3)
     except OSError as error:
-        raise checkpoint.explained(error, run) from error
+        raise explained(error, run) from error
     try:
-        checkpoint.write_file(owner, me.encode())
+        write_file(owner, me.encode())
         yield
     finally:
         with contextlib.suppress(OSError):

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from foveal.training.checkpoint import write_file
-from foveal.training.engine import build, load_data
+from foveal.data.writing import write_file
+from foveal.recipes.schema import Recipe
+from foveal.training.build import build_network
 from foveal.training.environment import environment, pick_device
+from foveal.training.evaluate import autocast, laid_out, now
 from foveal.training.optimisation import optimizer, parameter_groups
-from foveal.training.recipe import Recipe
-from foveal.training.results import one_line, read_speed, recipe_of
 from foveal.training.run_folder import to_json
+from foveal.training.saved import load_data, one_line, read_speed, recipe_of
 
 _TURNS, _BLOCK, _BUDGET = (
     7,
@@ -101,8 +102,9 @@ class _Row:
         """Milliseconds of a training step, and of the inference of a batch."""
         train = self.recipe.train
         weights = {"backbone_weights": None} if getattr(self.recipe.model, "backbone_weights", None) else {}
-        recipe = self.recipe.model_copy(update={"model": self.recipe.model.model_copy(update=weights)})
-        network = build(recipe, num_classes=self.outputs, in_channels=self.in_channels).to(self.device)
+        model = self.recipe.model.model_copy(update=weights)
+        how = {"num_classes": self.outputs, "in_channels": self.in_channels}
+        network = build_network(model, self.recipe.convert, **how).to(self.device)
         if train.channels_last:
             network = network.to(memory_format=torch.channels_last)
         stepping = optimizer(train, parameter_groups(network, train))
@@ -123,27 +125,19 @@ class _Row:
 
     def _forward(self, network: nn.Module, train: bool) -> Any:
         inputs, targets = self.data[train]
-        how = self.recipe.train
-        if how.channels_last and isinstance(inputs, torch.Tensor) and inputs.ndim == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, getattr(torch, how.amp or "float32"), enabled=how.amp is not None):
-            return self.task.forward(network, inputs, targets)
+        with autocast(self.device, self.recipe.train.amp):
+            return self.task.forward(network, laid_out(inputs, self.recipe.train.channels_last), targets)
 
     def _median(self, call: Callable[[], None]) -> float:
         call()
         return 1000 * statistics.median(self._timed(call))
 
     def _timed(self, call: Callable[[], None]) -> Iterator[float]:
-        end = self._now() + _BLOCK
+        end = now(self.device) + _BLOCK
         while True:
-            start = self._now()
+            start = now(self.device)
             call()
-            stop = self._now()
+            stop = now(self.device)
             yield stop - start
             if stop > end:
                 return
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()

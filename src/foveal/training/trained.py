@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from foveal.data import ImageSet, batches, decode, scaled
-from foveal.training.detection import Detection
-from foveal.training.engine import load_run, trained_on
+from foveal.recipes.schema import Recipe
+from foveal.tasks.classification import Classification
+from foveal.tasks.detection import Detection
 from foveal.training.environment import pick_device
-from foveal.training.recipe import Recipe
-from foveal.training.tasks import Classification
+from foveal.training.saved import load_run, trained_on
 
 _AT_ONCE = 32  # images in a batch of predictions
 

@@ -1,0 +1,1 @@
+"""What trained networks do with images: predictions, activation maps, localisation."""

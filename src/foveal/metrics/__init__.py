@@ -1,0 +1,1 @@
+"""Numbers from tensors: what networks are judged by."""

@@ -1,0 +1,1 @@
+"""Tasks: each owns its data, its loss, its sums, its predictions and its pictures."""

@@ -1,0 +1,106 @@
+"""Measuring a network on a data set, and how a batch is given to it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foveal.analysis import evaluating
+from foveal.tasks.classification import Classification
+from foveal.tasks.task import Task
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: Any,
+    preset: Any,
+    *,
+    batch_size: int = 128,
+    task: Task | None = None,
+    amp: str | None = None,
+    channels_last: bool = False,
+    workers: int = 0,
+    totals_to: Callable[[Any], None] | None = None,
+) -> dict[str, Any]:
+    """Measure a network on a data set, on the device where the network is.
+
+    Args:
+        model: gives what the task counts, for classification Tensor[N, classes]; its training mode is restored
+            afterwards.
+        dataset: what the task's `load` gives, for classification an `ImageSet` or `FolderSet`.
+        preset: how images are prepared.
+        batch_size: images at a time.
+        task: loss and metrics, `Classification()` by default.
+        amp: ``"bfloat16"`` or ``"float16"`` for autocast.
+        channels_last: memory layout of the images.
+        workers: processes that decode files.
+        totals_to: called with the task's sums, for detection all that was found.
+
+    Returns:
+        the task's summary, for classification ``loss``, ``accuracy`` (0 to 1), ``correct`` and ``n``; and
+        ``ms_per_image`` (median over the batches).
+
+    Raises:
+        ValueError: for classification, the network has not one score for each class of the set.
+        FloatingPointError: it gives NaN.
+    """
+    task = task or Classification()
+    device = next(model.parameters()).device
+    totals: Any = None
+    times: list[float] = []
+    how: dict[str, Any] = {"train": False, "device": device, "workers": workers}
+    stream = task.batches(dataset, preset, batch_size=batch_size, seed=0, epoch=0, **how)
+    with torch.no_grad(), evaluating(model):
+        for inputs, targets in stream:
+            inputs = laid_out(inputs, channels_last)
+            start = now(device)
+            with autocast(device, amp):
+                outputs = task.forward(model, inputs, targets)
+            times.append((now(device) - start) / len(inputs))
+            _check_outputs(outputs, task, dataset)
+            counted = task.count(outputs, targets, train=False)
+            totals = counted if totals is None else totals + counted
+    if totals_to is not None:
+        totals_to(totals)
+    # The first batch warms up and the last one may be smaller: both are left out where there are more.
+    middle = times[1:-1] or times[1:] or times
+    return {**task.summary(totals), "ms_per_image": 1000 * statistics.median(middle)}
+
+
+def _check_outputs(outputs: Any, task: Task, dataset: Any) -> None:
+    """Numbers that nothing may be counted from: of another set's classes, or none."""
+    expected = task.outputs(dataset.classes)
+    if isinstance(task, Classification) and outputs.shape[1:] != (expected,):
+        raise ValueError(
+            f"the network must give {expected} scores for each image, one for each class of the data; its outputs are "
+            f"{list(outputs.shape)}"
+        )
+    if any(part.isnan().any() for part in torch.utils._pytree.tree_leaves(outputs) if isinstance(part, Tensor)):
+        raise FloatingPointError(
+            "the network's outputs are NaN for some of the images, so nothing is measured; its weights, or the images, "
+            "hold numbers that are too large or none"
+        )
+
+
+def laid_out(inputs: Any, channels_last: bool) -> Any:
+    """A batch of images in the memory layout that is wanted."""
+    if not channels_last or not isinstance(inputs, Tensor) or inputs.ndim != 4:
+        return inputs
+    return inputs.contiguous(memory_format=torch.channels_last)
+
+
+def autocast(device: torch.device, amp: str | None) -> torch.autocast:
+    """Where products are taken in half the bits, or, with None, as they are."""
+    return torch.autocast(device.type, getattr(torch, amp or "bfloat16"), enabled=amp is not None)
+
+
+def now(device: torch.device) -> float:
+    """The time in seconds, when a device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

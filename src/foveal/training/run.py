@@ -1,0 +1,170 @@
+"""One row of a table with one seed: built from its recipe, trained into its folder, taken up where it was stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from foveal.data import ImageSet
+from foveal.data.writing import write_file
+from foveal.recipes.schema import Recipe
+from foveal.training import checkpoint
+from foveal.training.build import build_network, learned_scales
+from foveal.training.environment import environment, pick_device, version
+from foveal.training.loop import Progress, Streams, Training
+from foveal.training.optimisation import parameter_groups
+from foveal.training.run_folder import (
+    held,
+    read_json,
+    refuse_other_checkpoint,
+    refuse_other_data,
+    refuse_other_recipe,
+    refuse_several_processes,
+    to_json,
+)
+from foveal.training.saved import open_data
+from foveal.training.signals import Signals
+
+
+def build(recipe: Recipe, *, num_classes: int, in_channels: int, seed: int = 0) -> nn.Module:
+    """The network of a recipe, with its first weights.
+
+    The same recipe and seed give the same weights, and layers that the plan does not touch start equal in all rows
+    that differ in the plan only. The global random state is left as it was.
+
+    Args:
+        recipe: names the network and the plan.
+        num_classes: classes of the data set.
+        in_channels: channels of its images.
+        seed: of the weights.
+
+    Raises:
+        ValueError: the network or the plan is not possible; the message names the recipe.
+    """
+    how = {"num_classes": num_classes, "in_channels": in_channels, "seed": seed}
+    try:
+        model = build_network(recipe.model, recipe.convert, **how)
+        parameter_groups(model, recipe.train)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"recipe {recipe.name}: {error}") from error
+    if recipe.train.alternate and not learned_scales(model):
+        cure = "convert a layer to {layer: anisotropic, scales: learned}, or leave train.alternate out"
+        raise ValueError(f"recipe {recipe.name}: train.alternate is for learned scales, and no layer has one; {cure}")
+    return model
+
+
+def fit(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    progress: Callable[[Progress], None] | None = None,
+    save_every: float = 60.0,
+) -> dict[str, Any]:
+    """Train one row of a table with one seed, or go on where an earlier call was stopped.
+
+    The run lies in ``out/<recipe name>/seed<seed>``. A finished run is not trained again. A stopped one ends with the
+    same weights, bit for bit on the same machine, as if it had not been stopped.
+
+    Args:
+        recipe: what to train.
+        out: folder of the table.
+        seed: of the weights, the order of the data, the augmentation and dropout.
+        device: ``"auto"`` is CUDA where there is one, else the CPU.
+        progress: called a few times per second and after each epoch.
+        save_every: seconds between checkpoints within an epoch; there is one after each epoch anyway.
+
+    Returns:
+        The content of the run's result.json.
+
+    Raises:
+        ValueError: the recipe cannot be built, or the folder holds a run of another recipe.
+        CheckpointError: the run was begun, but none of its checkpoints is good.
+        FloatingPointError: the loss is not finite any more.
+        OSError: the folder cannot be written.
+        Interrupted: Ctrl-C or SIGTERM; the state is saved.
+        BlockingIOError: another process trains into the run's folder.
+    """
+    refuse_several_processes()
+    run = Path(out) / recipe.name / f"seed{seed}"
+    with held(run):
+        return _fit(recipe, Path(out), run, seed, device, progress, save_every)
+
+
+def _fit(
+    recipe: Recipe,
+    out: Path,
+    run: Path,
+    seed: int,
+    device: str | torch.device,
+    progress: Callable[[Progress], None] | None,
+    save_every: float,
+) -> dict[str, Any]:
+    """What `fit` does, once the run's folder is held."""
+    refuse_other_recipe(run, recipe)
+    result = run / "result.json"
+    finished = result.exists()
+    content = read_json(result) if finished else {}
+    write_file(run / "recipe.yaml", recipe.dump().encode())
+    if not finished:
+        device = pick_device(device)
+        write_file(run / "environment.json", to_json(environment(device)))
+        with Signals() as signals, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            with signals.at_once():
+                training = _opened(recipe, run, seed, device, progress, save_every, signals)
+            training.run_to_the_end()
+            with signals.at_once():
+                content = {"seed": seed, "task": recipe.task.name, **training.result()}
+                content |= {"quick": recipe.is_quick, "device": str(device)}
+    shown = recipe.model_dump(include={"name", "title", "note", "row", "statistic"}) | {"differs": recipe.differences}
+    shown["published"] = recipe.comparable.model_dump() if recipe.comparable else None
+    content = {**shown, "table": out.resolve().name, **content, **shown}
+    write_file(result, to_json(content))
+    return content
+
+
+def _opened(
+    recipe: Recipe,
+    run: Path,
+    seed: int,
+    device: torch.device,
+    progress: Callable[[Progress], None] | None,
+    save_every: float,
+    signals: Signals,
+) -> Training:
+    """A run in memory, where its last checkpoint left it; each part is told of the recipe what it needs."""
+    train_set, test_set, preparation = open_data(recipe)
+    task, in_channels = recipe.make_task(), train_set[0][0].shape[0]
+    images = [len(train_set), len(test_set)]
+    about: dict[str, Any] = {"in_channels": in_channels, "classes": list(train_set.classes), "images": images}
+    if isinstance(train_set, ImageSet):
+        about["size"] = list(train_set.images.shape[2:])
+    if isinstance(train_set, ImageSet) and isinstance(test_set, ImageSet):
+        train_set, test_set = train_set.to(device), test_set.to(device)
+    num_classes = task.outputs(train_set.classes)
+    model = build(recipe, num_classes=num_classes, in_channels=in_channels, seed=seed)
+    saved = checkpoint.load_newest(run / "checkpoint")
+    if saved is not None:
+        refuse_other_checkpoint(saved, recipe, seed)
+        refuse_other_data(saved, about)
+    versions = {"foveal": version("foveal"), "torch": torch.__version__, "world_size": 1, "seed": seed}
+    return Training(
+        recipe.name,
+        recipe.train,
+        task,
+        Streams(train_set, test_set, preparation, recipe.data.drop_last, recipe.data.workers),
+        model,
+        run=run,
+        seed=seed,
+        device=device,
+        about={**versions, **about, "recipe": recipe.model_dump()},
+        saved=saved,
+        progress=progress,
+        save_every=save_every,
+        signals=signals,
+    )

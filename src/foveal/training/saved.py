@@ -1,0 +1,144 @@
+"""What is saved of runs: the recipe, the network, its classes, and the data that it was trained on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from foveal.data import Expected, check_files, for_network
+from foveal.recipes.load import load_recipe
+from foveal.recipes.schema import Recipe
+from foveal.training import checkpoint
+from foveal.training.build import build_network
+from foveal.training.run_folder import refuse_other_checkpoint
+
+
+def load_run(run: str | Path) -> tuple[Recipe, nn.Module]:
+    """The recipe of a run and its network with the newest saved weights, in eval mode on the CPU.
+
+    Raises:
+        FileNotFoundError: the folder is not that of a run.
+        CheckpointError: nothing good was saved there.
+    """
+    run = Path(run)
+    if not (run / "recipe.yaml").is_file():
+        raise FileNotFoundError(f"{run} is not the folder of a run: it has no recipe.yaml (try OUT/NAME/seed0)")
+    recipe = load_recipe(run / "recipe.yaml")
+    saved = _newest(run)
+    about = saved.manifest
+    refuse_other_checkpoint(saved, recipe, about["seed"])
+    num_classes = recipe.make_task().outputs(about["classes"])
+    how = {"num_classes": num_classes, "in_channels": about["in_channels"], "seed": about["seed"]}
+    model = build_network(recipe.model, recipe.convert, **how)
+    checkpoint.put_weights(saved.weights, model, saved.folder)
+    return recipe, model.eval()
+
+
+def load_classes(run: str | Path) -> tuple[str, ...]:
+    """The names of the classes that a run's network was trained on.
+
+    Raises:
+        CheckpointError: nothing good was saved there.
+    """
+    return tuple(trained_on(run)["classes"])
+
+
+def trained_on(run: str | Path) -> dict[str, Any]:
+    """What is noted with a run's weights: ``classes``, ``in_channels``, how many ``images``, their ``size`` and more.
+
+    Raises:
+        CheckpointError: nothing good was saved there.
+    """
+    return _newest(Path(run)).manifest
+
+
+def _newest(run: Path) -> checkpoint.Checkpoint:
+    saved = checkpoint.load_newest(run / "checkpoint")
+    if saved is None:
+        raise checkpoint.CheckpointError(f"nothing is saved in {run / 'checkpoint'} yet; train it first")
+    return saved
+
+
+def load_data(recipe: Recipe, split: str, run: str | Path | None = None) -> tuple[Any, Any]:
+    """One split of a recipe's data set, and how its images are prepared, as the recipe's task opens them.
+
+    A `data.root` may begin with an environment variable, ``$FOVEAL_DATA/cifar10``.
+
+    Args:
+        recipe: names the data and the task.
+        split: "train" or "test".
+        run: the folder of a run, for whose network the data is: labels then index the classes that it was trained on.
+
+    Raises:
+        ValueError: no such data set, a file is not what it must be, the variable is not set, or the network of the run
+            was trained on other classes.
+        FileNotFoundError: it is not there; the message says how to get it.
+    """
+    data = recipe.data
+    root = None if data.root is None else os.path.expandvars(data.root)
+    if root is not None and root.startswith("$"):
+        name = root[1:].partition("/")[0]
+        raise ValueError(
+            f"data.root is {root}, and {name} is not set: set it to the folder of the data (export {name}=...), "
+            "or name the place itself: --set data.root=..."
+        )
+    files = {name: Expected(file.bytes, sha256=file.sha256) for name, file in data.files.items()}
+    cure = "put the file there that the recipe was made for, or change data.files in it"
+    check_files(root or ".", files, missing=cure, damaged=cure)
+    dataset, preparation = recipe.make_task().load(data, split, root)
+    if run is not None:
+        about = trained_on(run)
+        dataset = for_network(dataset, about["classes"], about["in_channels"], whose=f"the network of {run}")
+    return dataset, preparation
+
+
+def open_data(recipe: Recipe) -> tuple[Any, Any, Any]:
+    """Both splits of a recipe's data set, as one network sees them, and how their images are prepared.
+
+    Raises:
+        ValueError: as `load_data`; or the test images have classes or channels that the training images have not.
+    """
+    train_set, preparation = load_data(recipe, "train")
+    test_set, _ = load_data(recipe, "test")
+    return train_set, for_network(test_set, train_set.classes, train_set[0][0].shape[0]), preparation
+
+
+# ---- files of a run's folder ------------------------------------------------------------------------------------------
+
+
+def read_speed(out: Path) -> dict[str, Any] | None:
+    """What `time_in_turns` wrote in a table's folder, or None where it did not."""
+    try:
+        content = read_object(out / "speed.json")
+        whole = all("problem" in row or (row["train_ms"] and row["inference_ms"]) for row in content["rows"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return content if whole else None
+
+
+def recipe_of(folder: Path) -> Recipe | None:
+    """The recipe of a run, or None where it cannot be read."""
+    with contextlib.suppress(OSError, ValueError):
+        return load_recipe(folder / "recipe.yaml")
+    return None
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; infinities and NaN are no numbers of ours."""
+    try:
+        content = json.loads(path.read_bytes(), parse_constant=lambda text: None)
+    except ValueError as error:
+        raise ValueError(f"{path.name} is not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} is not a JSON object")
+    return content
