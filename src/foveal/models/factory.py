@@ -113,35 +113,74 @@ def create_model(name: str, num_classes: int = 10, *, weights: str | Path | Any 
     raise ValueError("; ".join([f"name must be that of a network; got {name!r}, {nearest}", *missing]))
 
 
-def _pretrained(name: str, weights: Any, num_classes: int, kwargs: dict[str, Any]) -> nn.Module:
-    """A network that starts from weights that somebody trained."""
-    if getattr(weights, "__module__", "").startswith("torchvision.") and hasattr(weights, "name"):
-        weights = weights.name  # an entry of torchvision's enumeration
-    fresh = create_model(name, num_classes, **kwargs)
+def about_weights(name: str, weights: str | Path | Any) -> pretrained.About:
+    """What pretrained weights of a network were trained for: its classes, how its images were prepared.
+
+    Args:
+        name, weights: as in ``create_model``.
+
+    Raises:
+        FileNotFoundError: there are no such weights.
+        ValueError: a file that is none of weights of this network.
+    """
+    entry = _entry(name, weights)
+    if entry is None:
+        mine, one_more = create_model(name, 10), create_model(name, 11)
+        return pretrained.About(pretrained.classes_of(_file(name, weights), pretrained.head_of(mine, one_more)))
+    if entry == "timm":
+        import timm
+
+        cfg: Any = timm.get_pretrained_cfg(name)
+        names = None
+        if cfg.num_classes == 1000:
+            info = timm.data.ImageNetInfo("imagenet-1k")
+            names = tuple(info.index_to_description(k) for k in range(1000))
+        side = cfg.input_size[1]
+        return pretrained.About(cfg.num_classes, names, cfg.mean, cfg.std, round(side / cfg.crop_pct), side)
+    names, prepared = tuple(entry.meta["categories"]), entry.transforms()
+    mean, std = (None if v is None else tuple(v) for v in (getattr(prepared, key, None) for key in ("mean", "std")))
+    resize, size = (getattr(prepared, key, [None])[0] for key in ("resize_size", "crop_size"))
+    return pretrained.About(len(names), names, mean, std, resize, size)
+
+
+def _entry(name: str, weights: str | Path | Any) -> Any:
+    """The entry of torchvision's enumeration that weights name, "timm" for timm's, or None where they are a file."""
+    if name in _OURS:
+        return None
+    torchvision, _ = _import("torchvision.models")
+    if torchvision is not None and name in torchvision.list_models():
+        known = torchvision.get_model_weights(name)
+        if isinstance(weights, known):
+            return weights
+        return known.__members__.get(str(weights).rpartition(".")[2])
+    return "timm" if weights == "DEFAULT" else None
+
+
+def _file(name: str, weights: str | Path) -> Path:
+    """The file of weights, which is there."""
+    if Path(weights).is_file():
+        return Path(weights)
+    others = ""
     if name not in _OURS:
         torchvision, _ = _import("torchvision.models")
+        others = ", or timm's DEFAULT"
         if torchvision is not None and name in torchvision.list_models():
-            known = torchvision.get_model_weights(name).__members__
-            chosen = str(weights).rpartition(".")[2]
-            if chosen in known:
-                theirs = {key: value for key, value in kwargs.items() if key != "in_channels"}
-                pretrained.fill(fresh, torchvision.get_model(name, weights=known[chosen], **theirs))
-                return fresh
-            return _from_file(name, weights, num_classes, kwargs, fresh, f"torchvision's {', '.join(known) or 'none'}")
-        if weights == "DEFAULT":
-            return create_model(name, num_classes, pretrained=True, **kwargs)
-        return _from_file(name, weights, num_classes, kwargs, fresh, "timm's DEFAULT")
-    return _from_file(name, weights, num_classes, kwargs, fresh, "")
+            others = f", or torchvision's {', '.join(torchvision.get_model_weights(name).__members__) or 'none'}"
+    raise FileNotFoundError(f"weights {str(weights)!r} of {name} must be a file with a state dict{others}")
 
 
-def _from_file(
-    name: str, weights: str | Path, num_classes: int, kwargs: dict[str, Any], fresh: nn.Module, named: str
-) -> nn.Module:
-    if not Path(weights).is_file():
-        others = f", or {named}" if named else ""
-        raise FileNotFoundError(f"weights {str(weights)!r} of {name} must be a file with a state dict{others}")
-    one_more = create_model(name, num_classes + 1, **kwargs)
-    pretrained.load_file(fresh, Path(weights), head=pretrained.head_of(fresh, one_more))
+def _pretrained(name: str, weights: Any, num_classes: int, kwargs: dict[str, Any]) -> nn.Module:
+    """A network that starts from weights that somebody trained."""
+    entry = _entry(name, weights)
+    if entry == "timm":
+        return create_model(name, num_classes, pretrained=True, **kwargs)
+    fresh = create_model(name, num_classes, **kwargs)
+    if entry is None:
+        one_more = create_model(name, num_classes + 1, **kwargs)
+        pretrained.load_file(fresh, _file(name, weights), head=pretrained.head_of(fresh, one_more))
+        return fresh
+    theirs = {key: value for key, value in kwargs.items() if key != "in_channels"}
+    pretrained.fill(fresh, importlib.import_module("torchvision.models").get_model(name, weights=entry, **theirs))
     return fresh
 
 

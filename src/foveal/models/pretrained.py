@@ -5,10 +5,23 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+
+class About(NamedTuple):
+    """What pretrained weights were trained for; what is not known is None."""
+
+    num_classes: int
+    classes: tuple[str, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    resize: int | None = None
+    size: int | None = None
+    """Side of the square that is cut out of the middle, in pixels."""
+
 
 KEYS: dict[str, Any] = {
     **dict.fromkeys(("weights", "backbone_weights", "weights_backbone")),
@@ -34,6 +47,18 @@ def head_of(network: nn.Module, with_one_more: nn.Module) -> set[str]:
     return {name for name, value in mine.items() if other[name].shape != value.shape}
 
 
+def classes_of(path: Path, head: set[str]) -> int:
+    """How many classes the weights of a file tell apart.
+
+    Raises:
+        ValueError: it is no file of weights, or it has no head.
+    """
+    found = {value.shape[0] for name, value in _read(path).items() if name in head and value.ndim}
+    if not found:
+        raise ValueError(f"{path} must hold the network with its last layer, {' or '.join(sorted(head))}")
+    return min(found)
+
+
 def load_file(network: nn.Module, path: Path, head: set[str]) -> None:
     """Put the weights of a file into a network; of its head only what fits.
 
@@ -46,7 +71,7 @@ def load_file(network: nn.Module, path: Path, head: set[str]) -> None:
     Raises:
         ValueError: it is no such file, or the weights are those of another network.
     """
-    state = {name.removeprefix("module."): value for name, value in _state(path).items()}
+    state = _read(path)
     mine = network.state_dict()
     counted = {name for name in mine if name.endswith("num_batches_tracked")}  # which old files do not have
     absent = [name for name in mine if name not in state and name not in head | counted]
@@ -64,7 +89,7 @@ def load_file(network: nn.Module, path: Path, head: set[str]) -> None:
     network.load_state_dict(fitting, strict=False)
 
 
-def _state(path: Path) -> Mapping[str, Tensor]:
+def _read(path: Path) -> dict[str, Tensor]:
     """The state dict of a file."""
     try:
         if path.suffix == ".safetensors":
@@ -80,7 +105,7 @@ def _state(path: Path) -> Mapping[str, Tensor]:
             found = found[key]
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         raise ValueError(f"{path} must hold a state dict, names and tensors; got {type(found).__name__}")
-    return found
+    return {name.removeprefix("module."): value for name, value in found.items()}
 
 
 def load_backbone(network: nn.Module, names: str, weights: str | None) -> None:
