@@ -23,11 +23,30 @@ class About(NamedTuple):
     """Side of the square that is cut out of the middle, in pixels."""
 
 
-KEYS: dict[str, Any] = {
-    **dict.fromkeys(("weights", "backbone_weights", "weights_backbone")),
-    **dict.fromkeys(("pretrained", "pretrained_backbone"), False),
-}
-"""Arguments of networks that fetch weights, with what leaves these fresh."""
+_FETCHING: dict[str, Any] = {"weights": None, "weights_backbone": None, "pretrained": False}
+_TRANSFORMING = (
+    "googlenet",
+    "inception_v3",
+)  # change their images themselves where weights of torchvision's are asked for
+
+
+def asks_for_weights(arguments: Mapping[str, Any]) -> bool:
+    """Whether `create_model` with these arguments starts from what somebody trained."""
+    return any(arguments.get(key) for key in _FETCHING)
+
+
+def without_weights(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the same network as it is before pretrained weights are put into it, to be filled with others.
+
+    Example:
+        >>> without_weights("resnet18", {"weights": "DEFAULT", "num_classes": 4})
+        {'weights': None, 'num_classes': 4}
+    """
+    weights = arguments.get("weights")
+    transforming = (
+        {"transform_input": True} if name in _TRANSFORMING and weights and not Path(weights).is_file() else {}
+    )
+    return {**transforming, **arguments, **{key: _FETCHING[key] for key in _FETCHING if key in arguments}}
 
 
 def fill(network: nn.Module, trained: nn.Module) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveal.data import IGNORE, JointPreset, MaskSet, Truth, create_mask_dataset, joint_batches
-from foveal.metrics.segmentation import confusion, shares
+from foveal.metrics.segmentation import class_shares, confusion, shares
 from foveal.tasks.inference import all_views, by_windows
 from foveal.tasks.task import Metric, augmentation, kept_images, refuse_unused
 
 if TYPE_CHECKING:
     from foveal.data.section import Data
 
+_AUXILIARY = 0.5  # what torchvision's own training gives to the loss of auxiliary maps
+SOFT = 1.0  # added above and below in the dice term
 _AUGMENTATIONS = ("crop", "scale", "flip", "flip_vertical", "quarter_turns", "affine", "aspect", "colour")
 _IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _NORMALISED: dict[str, dict[str, Any]] = {
@@ -87,27 +89,68 @@ def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(maps, list(size), mode="bilinear", align_corners=False)
 
 
+def maps_of(outputs: Any) -> Tensor:
+    """The maps that a network gives: a tensor, or ``out`` of a dict, as torchvision's networks give it.
+
+    Raises:
+        ValueError: it gives something else.
+    """
+    maps = outputs.get("out") if isinstance(outputs, Mapping) else outputs
+    if not isinstance(maps, Tensor) or maps.ndim != 4:
+        got = f"shape {list(maps.shape)}" if isinstance(maps, Tensor) else type(outputs).__name__
+        raise ValueError(
+            "segmentation needs maps of scores [N, classes, H, W], as a tensor or as 'out' of a dict; the network gives "
+            f"{got}. Networks that do: deeplabv3plus_mobilenetv2, unet, torchvision's deeplabv3_resnet50, fcn_resnet50"
+        )
+    return maps
+
+
 @dataclass(frozen=True)
 class Segmentation:
-    """A class for each pixel: cross entropy, and shares from one confusion matrix.
+    """A class for each pixel: cross entropy, soft Dice or both, and shares from one confusion matrix.
 
     Args:
+        loss_terms: ``"ce"``, the mean cross entropy; ``"dice"``, 1 - the mean over classes of the soft Dice coefficient over a
+            batch (V-Net, 3DV 2016); ``"ce_dice"``, their sum. Auxiliary maps of torchvision's networks (``aux_loss: true``)
+            add half of theirs.
+        class_weights: one for each class, what its pixels weigh in the cross entropy; the mean is over weights.
         views: 8 averages over an image turned and mirrored while evaluating.
         window: side of sliding windows while evaluating; None takes images whole.
         whole: evaluate whole images against masks of their own size; else the centre of `data.size`.
     """
 
+    loss_terms: str = "ce"
+    class_weights: Sequence[float] | None = None
     views: int = 1
     window: int | None = None
     whole: bool = True
 
     metrics = (Metric("miou", "mIoU"), Metric("oacc", "oAcc"), Metric("macc", "mAcc"), Metric("facc", "fAcc"))
+    per_class = (Metric("iou", "IoU"), Metric("dice", "Dice"))
 
     def __post_init__(self) -> None:
         check_prediction(self.views, self.window)
+        if self.loss_terms not in ("ce", "dice", "ce_dice"):
+            raise ValueError(f"loss_terms must be ce, dice or ce_dice; got {self.loss_terms!r}")
+        weights = self.class_weights
+        if weights is None:
+            return
+        real = isinstance(weights, list | tuple) and all(type(w) in (int, float) and 0 <= w < math.inf for w in weights)
+        if not real or not any(weights):
+            raise ValueError(f"class_weights must be numbers from 0, one for each class, not all 0; got {weights!r}")
+        if self.loss_terms == "dice":
+            raise ValueError("class_weights are of the cross entropy: take loss_terms: ce_dice, or leave them out")
 
     def outputs(self, classes: Sequence[str]) -> int:
-        """A map for each class."""
+        """A map for each class.
+
+        Raises:
+            ValueError: there is not a weight for each class.
+        """
+        if self.class_weights is not None and len(self.class_weights) != len(classes):
+            raise ValueError(
+                f"task.class_weights must be {len(classes)} numbers, for {', '.join(classes)}; got {len(self.class_weights)}"
+            )
         return len(classes)
 
     def load(self, data: Data, split: str, root: str | None) -> tuple[MaskSet, JointPreset]:
@@ -120,23 +163,41 @@ class Segmentation:
 
     batches = staticmethod(mask_batches)
 
-    def forward(self, network: nn.Module, inputs: Tensor, targets: list[Truth]) -> Tensor:
-        """Scores while training, log probabilities of an evaluation; Tensor[B, classes, H, W]."""
+    def forward(self, network: nn.Module, inputs: Tensor, targets: list[Truth]) -> Any:
+        """Scores while training, log probabilities of an evaluation; Tensor[B, classes, H, W], or a dict with it as ``out``."""
         return network(inputs) if network.training else self.predict(network, inputs)
 
     def predict(self, network: nn.Module, images: Tensor) -> Tensor:
         """Log probabilities, Tensor[B, classes, H, W]."""
-        found = mapped(images, lambda seen: network(seen).float().softmax(1), self.views, self.window)
+        found = mapped(images, lambda seen: maps_of(network(seen)).float().softmax(1), self.views, self.window)
         return found.clamp_min(1e-30).log()
 
-    def loss(self, outputs: Tensor, targets: list[Truth]) -> Tensor:
-        """Mean cross entropy over the pixels that are looked at."""
+    def loss(self, outputs: Any, targets: list[Truth]) -> Tensor:
+        """Mean over the pixels that are looked at of the cross entropy, 1 - the soft Dice coefficient, or both."""
         masks = torch.stack([truth.mask for truth in targets])
-        total = F.cross_entropy(outputs.float(), masks, ignore_index=IGNORE, reduction="sum")
-        return total / (masks != IGNORE).sum().clamp_min(1)
+        loss = self._loss(maps_of(outputs), masks)
+        if isinstance(outputs, Mapping) and "aux" in outputs:
+            loss = loss + _AUXILIARY * self._loss(outputs["aux"], masks)
+        return loss
 
-    def count(self, outputs: Tensor, targets: list[Truth], *, train: bool) -> Tensor:
+    def _loss(self, maps: Tensor, masks: Tensor) -> Tensor:
+        scores, seen = maps.float(), masks != IGNORE
+        total = scores.new_zeros(())
+        if "ce" in self.loss_terms.split("_"):
+            weight = None if self.class_weights is None else scores.new_tensor(list(self.class_weights))
+            each = F.cross_entropy(scores, masks, weight, ignore_index=IGNORE, reduction="sum")
+            over = seen.sum() if weight is None else weight[masks[seen]].sum()
+            total = total + each / over.clamp_min(1 if weight is None else 1e-12)
+        if "dice" in self.loss_terms:
+            share = scores.softmax(1) * seen[:, None]
+            truth = F.one_hot(masks.where(seen, 0), scores.shape[1]).movedim(-1, 1) * seen[:, None]
+            both, either = ((part).sum((0, 2, 3)) for part in (share * truth, share + truth))
+            total = total + 1 - ((2 * both + SOFT) / (either + SOFT)).mean()
+        return total
+
+    def count(self, outputs: Any, targets: list[Truth], *, train: bool) -> Tensor:
         """Sums over a batch: float64 (loss, pixels, confusion matrix row by row)."""
+        outputs = maps_of(outputs)
         classes = outputs.shape[1]
         totals = torch.zeros(2 + classes**2, dtype=torch.float64, device=outputs.device)
         for scores, truth in zip(outputs.detach().float(), targets, strict=True):
@@ -147,12 +208,11 @@ class Segmentation:
         return totals
 
     def summary(self, totals: Tensor) -> dict[str, Any]:
-        """``loss``, ``oacc``, ``macc``, ``facc``, ``miou``; and ``iou`` of each class (None: neither there nor called)."""
+        """``loss``, ``oacc``, ``macc``, ``facc``, ``miou``; and ``iou`` and ``dice`` of each class (None: neither there nor
+        called). The loss is the cross entropy without weights."""
         totals = totals.cpu()
         matrix = totals[2:].reshape(math.isqrt(len(totals) - 2), -1)
-        union = matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
-        iou = [float(a / b) if b else None for a, b in zip(matrix.diagonal(), union, strict=True)]
-        return {"loss": float(totals[0] / totals[1].clamp_min(1)), **shares(matrix), "iou": iou}
+        return {"loss": float(totals[0] / totals[1].clamp_min(1)), **shares(matrix), **class_shares(matrix)}
 
     def masks(self, outputs: Tensor, sizes: Sequence[Sequence[int]]) -> list[Tensor]:
         """The classes that an evaluation's outputs stand for, int64 Tensor[H, W] for each image at its own size."""

@@ -13,13 +13,20 @@ from torch import Tensor, nn
 
 from foveal.data import IGNORE, JointPreset, MaskSet, Truth
 from foveal.metrics.segmentation import roc_area
-from foveal.tasks.segmentation import check_prediction, load_masks, mapped, mask_batches, prepare_masks, resized
+from foveal.tasks.segmentation import (
+    SOFT,
+    check_prediction,
+    load_masks,
+    mapped,
+    maps_of,
+    mask_batches,
+    prepare_masks,
+    resized,
+)
 from foveal.tasks.task import Metric
 
 if TYPE_CHECKING:
     from foveal.data.section import Data
-
-_SOFT = 1.0  # added above and below in the dice term
 
 
 @dataclass(frozen=True)
@@ -73,11 +80,16 @@ class Vessels:
 
         A network that gives several maps while it is trained, as W-Net does, is judged by each; the first is its result.
         """
-        return network(inputs) if network.training else self.predict(network, inputs)
+        if not network.training:
+            return self.predict(network, inputs)
+        outputs = network(inputs)
+        if isinstance(outputs, dict) and "aux" in outputs:
+            raise ValueError("auxiliary maps are for the task segmentation; leave model.aux_loss out")
+        return maps_of(outputs)
 
     def predict(self, network: nn.Module, images: Tensor) -> Tensor:
         """Probabilities, Tensor[B, 1, H, W]."""
-        return mapped(images, lambda seen: network(seen).float().sigmoid(), self.views, self.window)
+        return mapped(images, lambda seen: maps_of(network(seen)).float().sigmoid(), self.views, self.window)
 
     def loss(self, outputs: Tensor, targets: list[Truth]) -> Tensor:
         """The mean over the pixels that are looked at of the cross entropy, 1 - the soft dice coefficient, or both; the sum
@@ -91,7 +103,7 @@ class Vessels:
                 total = total + (each * seen).sum() / seen.sum().clamp_min(1)
             if "dice" in self.loss_terms:
                 share = scores.sigmoid() * seen
-                total = total + 1 - (2 * (share * truth).sum() + _SOFT) / (share.sum() + truth.sum() + _SOFT)
+                total = total + 1 - (2 * (share * truth).sum() + SOFT) / (share.sum() + truth.sum() + SOFT)
         return total
 
     def count(self, outputs: Tensor, targets: list[Truth], *, train: bool) -> Tensor:
