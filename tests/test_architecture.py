@@ -194,7 +194,7 @@ class Broken:
 sys.meta_path.insert(0, Broken())
 import torch, foveal, foveal.analysis, foveal.models
 model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1))
-print(foveal.convert(model, {"0": {"layer": "log_polar"}})(torch.zeros(1, 3, 8, 8)).shape)
+print(foveal.convert(model, {"0": {"layer": "log_polar", "kernel_size": 7}})(torch.zeros(1, 3, 8, 8)).shape)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "torch.Size([1, 4, 8, 8])"

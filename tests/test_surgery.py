@@ -43,7 +43,7 @@ def test_every_layer_keeps_size_mode_dtype_and_trains(layer):
     model = Net().double().eval()
     model.blocks[1].requires_grad_(False)
     size = model(torch.zeros(2, 3, 20, 20, dtype=torch.float64)).shape
-    result = convert(model, {"blocks.*.conv?": {"layer": layer}})
+    result = convert(model, {"blocks.*.conv?": LOG_POLAR if layer == "log_polar" else {"layer": layer}})
     assert result is model
     output = model(torch.randn(2, 3, 20, 20, dtype=torch.float64))
     assert output.shape == size
@@ -206,6 +206,7 @@ def net_with(conv):
         (net_with(nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3, padding=1))), {"blocks.0.conv1": LOG_POLAR}, "parametri"),
         (net_with(nn.LazyConv2d(4, 3, padding=1)), {"blocks.0.conv1": LOG_POLAR}, "lazy"),
         (net_with(nn.Conv2d(4, 4, 7, padding=1)), {"blocks.0.conv1": {"layer": "log_polar", "kernel_size": 3}}, "would need -1"),
+        (Net(), {"blocks.0.conv1": {"layer": "log_polar"}}, "blocks.0.conv1, .*kernel_size 3 x 3 leaves 6 of 13 columns .*give kernel_size, such as 9"),
     ],
 )  # fmt: skip
 def test_wrong_plans_change_nothing(model, plan, words):
@@ -439,11 +440,20 @@ def test_a_dry_run_tells_all_and_changes_nothing():
     model = Mobile()
     model[3].register_forward_hook(lambda *_: None)
     before, drawn = copy.deepcopy(model.state_dict()), torch.random.get_rng_state()
-    plan = {"1": LOG_POLAR, "3": {"layer": "cross", "field": (5, 7)}}
+    plan = {"1": LOG_POLAR, "3": {"layer": "cross", "field": (5, 7), "init": "project"}}
     changes = convert(model, plan, dry_run=True, input_size=(3, 8, 10))
     assert changes == [
-        Change("1", "Conv2d 3x3", "LogPolarConv2d 9x9", 80, 8 * 13 + 8, 8 * 9 * 80, 8 * 13 * 80),
-        Change("3", "Conv2d 3x5", "CrossConv2d 3x5 and 5x7", 366, 3 * 4 * (15 + 13) + 6, 24 * 15 * 20, 12 * 28 * 20),
+        Change("1", "Conv2d 3x3", "LogPolarConv2d 9x9", 80, 8 * 13 + 8, 8 * 9 * 80, 8 * 13 * 80, "fresh"),
+        Change(
+            "3",
+            "Conv2d 3x5",
+            "CrossConv2d 3x5 and 5x7",
+            366,
+            3 * 4 * (15 + 13) + 6,
+            24 * 15 * 20,
+            12 * 28 * 20,
+            "project",
+        ),
     ]
     assert [(change.macs_before, change.macs_after) for change in convert(model, plan, dry_run=True)] == [
         (None, None)
@@ -467,7 +477,7 @@ def tied():
 
 @pytest.mark.parametrize("layer", ["log_polar", "anisotropic", "conv", "deformable"])
 def test_a_parameter_of_two_modules_stays_one(layer):
-    model = convert(tied(), {"[01]": {"layer": layer}})
+    model = convert(tied(), {"[01]": LOG_POLAR if layer == "log_polar" else {"layer": layer}})
     assert model[0].weight is model[1].weight
     assert model[0].bias is not model[1].bias
     reparameterize(model)
@@ -502,7 +512,7 @@ def test_hooks_stay_and_their_handles_remove_them(layer):
         conv.register_forward_pre_hook(lambda *_: seen.append("before")),
         conv.register_full_backward_hook(lambda *_: seen.append("backward")),
     ]
-    convert(model, {"blocks.0.conv1": {"layer": layer}})
+    convert(model, {"blocks.0.conv1": LOG_POLAR if layer == "log_polar" else {"layer": layer}})
     model(torch.randn(1, 3, 20, 20)).sum().backward()
     assert seen == ["before", "after", "backward"]
     for handle in handles:

@@ -107,11 +107,20 @@ _TAKEN = {
 
 
 Plan = Mapping[str, Mapping[str, Any] | None]
-Replacement = tuple[list[str], nn.Module, nn.Module]  # all names, the old one, the new one
+
+
+class Replacement(NamedTuple):
+    """A module under all its names, what is put there, and how that starts."""
+
+    names: list[str]
+    old: nn.Module
+    new: nn.Module
+    init: str = "fresh"
 
 
 class Change(NamedTuple):
-    """What a plan does at one place: kinds and windows, parameters, multiply-adds of one image where its size is given."""
+    """What a plan does at one place: kinds and windows, parameters, multiply-adds of one image where its size is given,
+    and how the new weights start."""
 
     place: str
     before: str
@@ -120,6 +129,8 @@ class Change(NamedTuple):
     params_after: int
     macs_before: int | None
     macs_after: int | None
+    init: str
+    """"fresh": new weights, whatever the old ones were; "project": started from them."""
 
 
 @overload
@@ -141,7 +152,8 @@ def convert(model: Any, plan: Plan, *, dry_run: bool = False, input_size: Sequen
     in_channels, out_channels and depthwise (``true`` or ``false``). ``type:`` passes over 1x1 kernels, which mix channels and
     see nothing around them, unless a condition asks for ``kernel_size=1``. An entry is
     ``{"layer": name, ...}`` with a name of ``LAYERS``; its other keys are arguments of that layer and override what is
-    taken from the convolution; ``"init": "project"`` takes its kernel over too. An entry None leaves alone what it matches.
+    taken from the convolution. The weights start fresh, also in a pretrained model: only the bias stays. ``"init": "project"``
+    takes the old kernel over, too; a dry run tells which it is. An entry None leaves alone what it matches.
 
     ``deformable_roi_pool`` stands for RoI pooling (torchvision's RoIAlign or RoIPool) and takes ``channels``, those of the
     map; all other layers stand for convolutions, and a pattern passes over what its layer cannot stand for.
@@ -185,13 +197,13 @@ def convert(model: Any, plan: Plan, *, dry_run: bool = False, input_size: Sequen
         return _put(model, _replacements(model, plan))
     with torch.random.fork_rng(devices=[]):
         replacements = _replacements(model, plan)
-    convs = [names[0] for names, old, _ in replacements if _is_conv(old)]
+    convs = [names[0] for names, old, *_ in replacements if _is_conv(old)]
     inputs = {} if input_size is None else _inputs(model, convs, input_size)
     changes = []
-    for names, old, new in replacements:
+    for names, old, new, init in replacements:
         given = inputs.get(names[0])
         macs = _macs(old, given), _macs(new, given, timm_convs.same_padding(old))
-        changes.append(Change(names[0], _said(old), _said(new), _size(old), _size(new), *macs))
+        changes.append(Change(names[0], _said(old), _said(new), _size(old), _size(new), *macs, init))
     return changes
 
 
@@ -216,12 +228,13 @@ def _replacements(model: nn.Module, plan: Plan) -> list[Replacement]:
         maker = makers[pattern]
         if maker is not None:
             try:
-                replacements.append((names, conv, maker(timm_convs.plain(conv))))
+                new = maker(timm_convs.plain(conv))
             except ValueError as error:
                 raise ValueError(f"{names[0] or 'the model'}, matched by {pattern!r}: {error}") from error
-            fresh = (plan[pattern] or {}).get("init", "fresh") == "fresh"
-            _settle(model, replacements[-1][2], fresh)
-            timm_convs.standardise(replacements[-1][2], conv, fresh=fresh)
+            init = (plan[pattern] or {}).get("init", "fresh")
+            _settle(model, new, init == "fresh")
+            timm_convs.standardise(new, conv, fresh=init == "fresh")
+            replacements.append(Replacement(names, conv, new, init))
     for pattern, nothing in left.items():
         if nothing:
             raise ValueError(_why_unmatched(model, pattern, plan[pattern]))
@@ -244,7 +257,7 @@ def reparameterize(model: Model) -> Model:
         'Conv2d'
     """
     exact = [(names, layer) for names, layer in _modules(model, _is_ours) if not layer.not_a_conv()]  # type: ignore[operator]
-    replacements = [(names, layer, layer.to_conv()) for names, layer in exact]  # type: ignore[operator]
+    replacements = [Replacement(names, layer, layer.to_conv()) for names, layer in exact]  # type: ignore[operator]
     _tie(model, replacements, fold=True)
     return _put(model, replacements)
 
@@ -266,7 +279,7 @@ def _modules(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> list[tupl
 
 
 def _put(model: Model, replacements: Sequence[Replacement]) -> Model:
-    for names, old, new in replacements:
+    for names, old, new, _ in replacements:
         for hooks in _HOOKS:  # the same ones, so that the handles that remove them still do
             setattr(new, hooks, getattr(old, hooks))
         timm_convs.pad_by_size(new, old)
@@ -298,7 +311,7 @@ def _tie(model: nn.Module, replacements: Sequence[Replacement], *, fold: bool = 
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 owners.setdefault(parameter, []).append((place, module, name))
-    stands_for = {old: new for _, old, new in replacements}
+    stands_for = {old: new for _, old, new, _ in replacements}
     for several in owners.values():
         if len(several) == 1 or not any(module in stands_for for _, module, _ in several):
             continue

@@ -395,3 +395,10 @@ def test_transformers_and_hybrids_stand_beside_convolutional_networks(timm):
         found = effective_receptive_field(network, torch.randn(1, 3, 224, 224), layer=layer)
         assert found.stride == (stride, stride), name
         assert layer in map_layers(network, (3, 224, 224))
+
+
+def test_a_field_that_the_image_cuts():
+    network = nn.Conv2d(1, 1, 5, padding=2)
+    assert not effective_receptive_field(network, (1, 9, 9)).cut
+    assert effective_receptive_field(network, (1, 9, 5)).cut
+    assert effective_receptive_field(network, (1, 9, 9), position=(1, 4)).cut

@@ -37,6 +37,7 @@ def test_draw(run: Run, image: Path, monkeypatch: pytest.MonkeyPatch, arguments:
     assert (code, err) == (0, "")
     assert out.startswith(caption)
     assert len(out.splitlines()) == 1
+    assert ("random weights" in out) == (what == "kernels")
     if "--at" in arguments and what == "bins":
         assert "at row 3, column 7" in out
     path = Path(out.partition(":")[0])
@@ -66,7 +67,11 @@ def test_draw_what_a_network_makes_of_an_image(
     monkeypatch.chdir(image.parent)
     for _ in range(2):
         code, out, err = run("draw", *arguments, "small_cnn", "--plan", ANISOTROPIC, "--image", image.name)
-        assert (code, err, out) == (0, "", said + "\n")
+        assert (code, err, out) == (
+            0,
+            "",
+            f"{said} (random weights: nobody trained this network; --weights takes others)\n",
+        )
     path = Path(said.partition(":")[0])
     assert path.read_bytes().startswith(b"<?xml" if path.suffix == ".svg" else b"\x89PNG")
 
@@ -200,7 +205,7 @@ def test_cam_draws_the_rows_of_a_table(run: Run, trained: Path, image: Path, mon
     assert Path("maps.png").read_bytes().startswith(b"\x89PNG")
     code, out, err = run("cam", "small_cnn", image.name, "--layer", "conv3", "--rule", "rectangle", "--plan", LOG_POLAR)
     assert (code, err) == (0, "")
-    assert out.splitlines()[-1] == "picture: cam.png"
+    assert out.splitlines()[-1].startswith("picture: cam.png (random weights: ")
     code, _, err = run("cam", "small_cnn", image.name, "--layer", "conv9")
     assert code == 2
     assert "layer must be the name of a module" in err
@@ -252,6 +257,9 @@ def test_cost(run: Run, tmp_path: Path) -> None:
         assert numbers["parameters"] == ["28,842", "37,034"]
         # section 3.4: 2 * 2 * 6 * 32 multiplications, 81 * 32 additions, 81 look-ups at 196 places
         assert re.search(r"conv3 +9x9 +196 +768 +2,592 +81", out)
+        assert re.search(r"conv3 +Conv2d 3x3 +LogPolarConv2d .* fresh", out)
+    kept = "{conv3: {layer: log_polar, kernel_size: 9, init: project}}"
+    assert "projected" in run("cost", "small_cnn", "--plan", kept)[1]
     code, out, _ = run("cost", "small_cnn")
     assert code == 0
     assert "converted" not in out
@@ -269,7 +277,7 @@ def test_field_of_several_networks(run: Run, tmp_path: Path) -> None:
     plan = "{type:Conv2d: {layer: dilated}}"
     code, text, err = run("field", "small_cnn", "simple_vgg", "--plan", plan, "--input-size", "3,28,28", "--out", out)
     assert (code, err) == (0, "")
-    assert text.count("converted") == 2
+    assert text.partition("images:")[0].count("converted") == 2
 
 
 def test_field_of_a_transformer_is_that_of_its_last_tokens(run: Run, tmp_path: Path, timm: object) -> None:
@@ -277,3 +285,39 @@ def test_field_of_a_transformer_is_that_of_its_last_tokens(run: Run, tmp_path: P
     code, text, err = run("field", *vit)
     assert (code, err) == (0, "")
     assert "blocks.11." in text
+
+
+def test_cost_and_field_state_what_they_look_at(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("cost", "small_cnn", "--input-size", "1,28,28", "--num-classes", "7")
+    assert (code, "one image of 1 x 28 x 28, 7 classes" in out) == (0, True)
+    small = ("field", "cifar_resnet20", "--out", tmp_path / "field.png", "--input-size")
+    code, out, err = run(*small, "3,40,40")
+    assert (code, err) == (0, "")
+    assert "images: 3 x 40 x 40; activations: identity; random weights: cifar_resnet20\n" in out
+    assert "cut by the border of the image: cifar_resnet20, layer3.2.conv2 (a larger --input-size shows all)\n" in out
+    assert "cut by" not in run(*small, "3,96,96")[1]
+
+
+def test_cam_says_that_weights_are_random_or_takes_others(
+    run: Run, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torchvision: object
+) -> None:
+    import torch
+
+    from foveal.models import create_model
+
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("cam", "cifar_resnet20", image)
+    assert (code, err) == (0, "")
+    assert out.endswith("picture: cam.png (random weights: nobody trained this network; --weights takes others)\n")
+    torch.save(create_model("cifar_resnet20", num_classes=3).state_dict(), "own.pth")
+    (tmp_path / "pictures").mkdir()
+    image.rename(tmp_path / "pictures" / "cat.png")
+    code, out, err = run("cam", "cifar_resnet20", "pictures", "--weights", "own.pth")
+    assert (code, err) == (0, "")
+    assert "random" not in out
+    assert out.startswith("cifar_resnet20  pictures/cat.png: ")
+    assert run("field", "cifar_resnet20", "--weights", "own.pth")[:1] == (0,)
+    assert run("cam", "cifar_resnet20", "nodog.jpg")[::2] == (2, "error: nodog.jpg is not there: name an image file\n")
+    (tmp_path / "empty").mkdir()
+    assert run("cam", "cifar_resnet20", "empty")[::2] == (2, "error: empty holds no image file\n")
+    assert "has its own" in run("field", tmp_path / "empty", "--weights", "own.pth")[2]

@@ -102,13 +102,22 @@ def test_no_arguments_show_the_help(run: Run) -> None:
         (["draw", "kernels", "small_cnn", "--layer", "fc"], "fc is not, and has not, a convolution"),
         (["draw", "kernels", "small_cnn", "--out", "a.jpg"], "path must end in .svg or .png; got a.jpg"),
         (["draw", "kernels", "small_cnn", "--out", "no/a.png"], "no/a.png: No such file or directory"),
-        (["draw", "pooled", "small_cnn", "--plan", "{conv1: {layer: log_polar}}"], "pooled needs --image"),
-        (["draw", "bins", "small_cnn", "--plan", "{conv1: {layer: log_polar}}", "--at", "1,2"], "give --image, too"),
         (
-            ["draw", "bins", "small_cnn", "--plan", "{conv1: {layer: log_polar}}", "--at", "1"],
+            ["draw", "pooled", "small_cnn", "--plan", "{conv1: {layer: log_polar, kernel_size: 7}}"],
+            "pooled needs --image",
+        ),
+        (
+            ["draw", "bins", "small_cnn", "--plan", "{conv1: {layer: log_polar, kernel_size: 7}}", "--at", "1,2"],
+            "give --image, too",
+        ),
+        (
+            ["draw", "bins", "small_cnn", "--plan", "{conv1: {layer: log_polar, kernel_size: 7}}", "--at", "1"],
             "--at must be row,column",
         ),
-        (["draw", "bins", "small_cnn", "--plan", "{conv1: {layer: log_polar}}", "--image", "no.png"], "no.png"),
+        (
+            ["draw", "bins", "small_cnn", "--plan", "{conv1: {layer: log_polar, kernel_size: 7}}", "--image", "no.png"],
+            "no.png",
+        ),
         (["field", "small_cn"], "small_cnn"),
         (["field", "small_cnn", "--layer", "conv9"], "layer must name a submodule; got 'conv9'"),
         (["field", "small_cnn", "--input-size", "3,a,b"], "--input-size must be channels,height,width"),

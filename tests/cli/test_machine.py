@@ -42,7 +42,7 @@ def test_each_is_described(run: Run) -> None:
     assert re.search(r"recipe +data: {name: folder, root: ROOT, size: 224, resize: 256}", folder)
     _, out, _ = run("list", "layers")
     assert re.search(r"log_polar\n  arguments  .*growth_rate", out, re.S)
-    assert "convert: {'type:Conv2d': {layer: log_polar}}" in out
+    assert "convert: {'type:Conv2d': {layer: log_polar, kernel_size: 9}}" in out
     assert run("list", "layers", "--all")[0] == 2
 
 

@@ -43,5 +43,5 @@ def test_an_image_of_the_test_split_by_its_number(sees_colours, trained, coloure
     assert [len(figure.axes[k].patches) for k in (0, 2)] == [2, 2]  # the true box
     with pytest.raises(ValueError, match="must be below 6, the size of the test split; got 6"):
         draw_networks(networks, ["6"])
-    with pytest.raises(ValueError, match="7: cannot be read as an image"):
+    with pytest.raises(FileNotFoundError, match=r"7 is not there: name an image file$"):
         draw_networks(Networks({"colours": sees_colours()}, Preset()), ["7"])

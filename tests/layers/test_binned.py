@@ -1,9 +1,10 @@
-"""What layers of bins share in every dimension: kernels that turn by whole sectors."""
+"""What layers of bins share in every dimension: kernels that turn by whole sectors, columns that have taps."""
 
 import pytest
 import torch
+from torch import nn
 
-from foveal import LogPolarConv1d, LogPolarConv2d, LogPolarConv3d
+from foveal import CrossConv2d, LogPolarConv1d, LogPolarConv2d, LogPolarConv3d
 
 EXACT = {
     "paper": {"angular_bins": 8},
@@ -103,3 +104,27 @@ def test_the_layer_itself_stays_and_a_map_of_ones_own_has_no_sectors():
     assert turned.weight.data_ptr() != layer.weight.data_ptr()
     with pytest.raises(ValueError, match=r"rotated\(\) needs sectors; a layer with bins=\.\.\. of its own has none"):
         LogPolarConv2d(1, 2, 3, bins=torch.zeros(3, 3, dtype=torch.int64)).rotated(1)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: LogPolarConv2d(1, 1, 3), "kernel_size 3 x 3 leaves 6 of 13 columns"),
+        (lambda: LogPolarConv1d(1, 1, 3), "kernel_size 3 leaves 2 of 5 columns"),
+        (lambda: CrossConv2d(2, 2, 3, field=(3, 3)), "kernel_size 3 x 3 leaves 6 of 13 columns"),
+    ],
+)
+def test_columns_without_a_tap_are_warned_of(make, told):
+    with pytest.warns(UserWarning, match=f"{told} .* without a tap.*: take a larger kernel_size, or fewer radial_bins"):
+        make()
+
+
+def test_a_window_that_nobody_chose_has_a_tap_for_each_column():
+    conv = nn.Conv2d(4, 4, 3, padding=1)
+    with pytest.raises(
+        ValueError, match=r"leaves 6 of 13 columns .* that of the convolution: give kernel_size, such as 9"
+    ):
+        LogPolarConv2d.from_conv(conv)
+    assert LogPolarConv2d.from_conv(conv, radial_bins=1).kernel_size == (3, 3)
+    with pytest.warns(UserWarning, match="without a tap"):
+        assert LogPolarConv2d.from_conv(conv, kernel_size=3).kernel_size == (3, 3)

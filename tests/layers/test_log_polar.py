@@ -96,10 +96,10 @@ def test_maximum_is_no_convolution_and_says_so():
         with pytest.raises(ValueError, match="a maximum over a bin is none; build it with reduce='mean' or 'sum'"):
             call()
     with pytest.raises(ValueError, match="init='project' needs a linear layer"):
-        LogPolarConv2d.from_conv(old, init="project", reduce="max")
+        LogPolarConv2d.from_conv(old, init="project", kernel_size=5, reduce="max")
     with pytest.raises(ValueError, match="besides its own weight; build the layer with count_center=True"):
         layer.load_authors_state_dict({})
-    torch.testing.assert_close(LogPolarConv2d.from_conv(old, reduce="max").bias, old.bias)
+    torch.testing.assert_close(LogPolarConv2d.from_conv(old, kernel_size=5, reduce="max").bias, old.bias)
 
 
 def test_maximum_trains_in_every_dtype():

@@ -60,6 +60,12 @@ class ReceptiveField:
     layer: str
 
     @property
+    def cut(self) -> bool:
+        """Whether it reaches the border of the image, beyond which it may go on: a larger image shows."""
+        edges = self.map[0], self.map[-1], self.map[:, 0], self.map[:, -1]
+        return any(bool(edge.any()) for edge in edges)
+
+    @property
     def width(self) -> float:
         energy = self.map.double().square()
         return (_deviation(energy.sum(1)) + _deviation(energy.sum(0))).item()

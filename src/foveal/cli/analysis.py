@@ -12,6 +12,9 @@ import typer
 
 from foveal.cli.terminal import make_console, say, tell
 
+_RANDOM = " (random weights: nobody trained this network; --weights takes others)"
+_WEIGHTS = "Of a model: a file, or torchvision's or timm's name: DEFAULT, IMAGENET1K_V1.  [default: random]"
+
 
 def cost(
     model: Annotated[str, typer.Argument(help="A model: cifar_resnet20, small_cnn, resnet18.")],
@@ -44,7 +47,8 @@ def cost(
         networks["converted"] = foveal.convert(changed, load_plan(plan))
     costs = [analysis.cost(network, size, latency=False) for network in networks.values()]
     times = analysis.latencies(list(networks.values()), size)
-    table = Table("one image", *networks, box=None)
+    classes = f"{num_classes} class{'es' if num_classes > 1 else ''}"
+    table = Table(f"one image of {_times(size)}, {classes}", *networks, box=None)
     for name, field, style in (
         ("parameters", "params", ",d"),
         ("conv multiply-adds (no pooling additions)", "conv_macs", ",d"),
@@ -60,11 +64,11 @@ def cost(
     console.print(table)
     if changes:
         console.print("\nWhat the plan changes:")
-        places = Table("layer", "from", "to", "parameters", "multiply-adds", box=None)
+        places = Table("layer", "from", "to", "parameters", "multiply-adds", "starts", box=None)
         for change in changes:
             both = (change.params_before, change.params_after), (change.macs_before, change.macs_after)
             told = (" -> ".join("unknown" if n is None else f"{n:,d}" for n in two) for two in both)
-            places.add_row(change.place, change.before, change.after, *told)
+            places.add_row(change.place, change.before, change.after, *told, _STARTS[change.init])
         console.print(places)
     rows = [row for row in analysis.paper_counts(list(networks.values())[-1], size) if row.kind == "log_polar"]
     if rows:
@@ -75,6 +79,9 @@ def cost(
             numbers = (row.positions, row.multiplications, row.additions, row.lookups)
             per_layer.add_row(row.name, kernel, *(f"{number:,d}" for number in numbers))
         console.print(per_layer)
+
+
+_STARTS = {"fresh": "fresh", "project": "projected"}
 
 
 class Drawn(enum.StrEnum):
@@ -103,6 +110,7 @@ def draw(
     plan: Annotated[
         str | None, typer.Option(help="What to convert: a YAML file (a plan or a recipe), or YAML itself.")
     ] = None,
+    weights: Annotated[str | None, typer.Option(help=_WEIGHTS)] = None,
     layer: Annotated[
         list[str] | None, typer.Option(help="Its name; for maps again for more.  [default: the first that fits]")
     ] = None,
@@ -130,11 +138,12 @@ def draw(
     if raw and what is not Drawn.kernels:
         raise ValueError(f"--raw is for kernels; {what.value} has no weights in it")
     if what in (Drawn.maps, Drawn.winners, Drawn.points):
-        _draw_what_networks_do(what, model, plan, layer or [], image, _pixel(at), out)
+        _draw_what_networks_do(what, model, plan, weights, layer or [], image, _pixel(at), out)
         return
     if layer is not None and len(layer) > 1:
         raise ValueError(f"--layer names one layer for {what.value}; got {', '.join(layer)}")
-    name, module = _drawable(_network(model, plan, 3, 10), layer[0] if layer else None, what)
+    network = _network(model, plan, weights, 3)
+    name, module = _drawable(network, layer[0] if layer else None, what)
     pixels = None if image is None else decode(image)
     position = _pixel(at)
     if position is not None and pixels is None:
@@ -170,7 +179,8 @@ def draw(
     out = out or Path(f"{what.value}.png")
     analysis.save(figure, out)
     caption = figure.get_suptitle() or figure.axes[0].get_title()
-    tell(f"{out}: {name or model}, {caption}".replace("\n", " · "))
+    untrained = _RANDOM if what is Drawn.kernels and weights is None and not _is_run(model) else ""
+    tell(f"{out}: {name or model}, {caption}".replace("\n", " · ") + untrained)
 
 
 def _pixel(at: str | None) -> tuple[int, int] | None:
@@ -185,6 +195,7 @@ def _draw_what_networks_do(
     what: Drawn,
     model: str,
     plan: str | None,
+    weights: str | None,
     layers: list[str],
     image: Path | None,
     at: tuple[int, int] | None,
@@ -199,7 +210,7 @@ def _draw_what_networks_do(
         raise ValueError(f"{what.value} needs --image, an image file, or a number in a run's test split")
     if at is not None and what is not Drawn.points:
         raise ValueError(f"--at is the pixel whose points are drawn; {what.value} shows all of the image")
-    networks = open_networks(model, plan)
+    networks = open_networks(model, plan, weights)
     if what is Drawn.points:
         figure, text = drawing.draw_where(networks, str(image), layers, at)
     else:
@@ -207,7 +218,7 @@ def _draw_what_networks_do(
         figure, text = make(networks, str(image), layers)
     out = out or Path(f"{what.value}.png")
     analysis.save(figure, out)
-    print(f"{out}: {text}")
+    tell(f"{out}: {text}{_RANDOM if networks.random else ''}")
 
 
 def field(
@@ -218,6 +229,7 @@ def field(
     plan: Annotated[
         str | None, typer.Option(help="What to convert: a YAML file (a plan or a recipe), or YAML itself.")
     ] = None,
+    weights: Annotated[str | None, typer.Option(help=_WEIGHTS)] = None,
     layer: Annotated[
         list[str] | None,
         typer.Option(help="Look at its output; again for more.  [default: the last convolution]"),
@@ -238,9 +250,11 @@ def field(
     from foveal import analysis
 
     size = _size(input_size)
-    networks, looked_at = {}, {}
+    networks, looked_at, random = {}, {}, []
     for model in models:
-        networks[model] = _network(model, None, size[0], 10)
+        networks[model] = _network(model, None, weights, size[0])
+        if weights is None and not _is_run(model):
+            random.append(model)
         maps = [name for name in analysis.map_layers(networks[model], size) if _weighs(networks[model], name)]
         if not layer and not maps:
             raise ValueError(
@@ -249,11 +263,11 @@ def field(
         looked_at[model] = layer or maps[-1:]
         if plan is not None:
             converted = "converted" if len(models) == 1 else f"{model}, converted"
-            networks[converted] = _network(model, plan, size[0], 10)
+            networks[converted] = _network(model, plan, weights, size[0])
             looked_at[converted] = looked_at[model]
     names = (Column(name, overflow="fold") for name in ("network", "layer"))
     table = Table(*names, "size", "pixels", "95 % within", "width", "stride", "offset", box=None)
-    fields, labels = [], []
+    fields, labels, cut = [], [], []
     for name, network in networks.items():
         for at in looked_at[name]:
             found = analysis.effective_receptive_field(network, size, layer=at, activations=activations)
@@ -264,8 +278,13 @@ def field(
             table.add_row(name, at, *sizes, f"{found.width:.2f}", stride, offset)
             fields.append(found)
             labels.append(f"{name}, {at}")
+            cut += [labels[-1]] if found.cut else []
     analysis.save(analysis.draw_receptive_field(fields, labels=labels), out)
     make_console().print(table)
+    untrained = f"; random weights: {', '.join(random)}" if random else ""
+    tell(f"images: {_times(size)}; activations: {activations}{untrained}")
+    if cut:
+        tell(f"cut by the border of the image: {'; '.join(cut)} (a larger --input-size shows all)")
     tell(f"picture: {out}")
 
 
@@ -278,9 +297,12 @@ def cam(
     model: Annotated[str, typer.Argument(help="Folder of a run, of a table of runs, or a model.")],
     images: Annotated[
         list[str] | None,
-        typer.Argument(help="Image files, or numbers in a run's test split; none: measure on --boxes."),
+        typer.Argument(
+            help="Image files, folders of them, or numbers in a run's test split; none: measure on --boxes."
+        ),
     ] = None,
     plan: Annotated[str | None, typer.Option(help="What to convert in a model: a YAML file, or YAML itself.")] = None,
+    weights: Annotated[str | None, typer.Option(help=_WEIGHTS)] = None,
     label: Annotated[
         int | None, typer.Option("--class", min=0, help="The class to look for.  [default: the first guess]")
     ] = None,
@@ -314,16 +336,18 @@ def cam(
     if images:
         if to_json is not None:
             raise ValueError("--json is for measuring: leave the images out")
-        networks = open_networks(model, plan)
+        networks = open_networks(model, plan, weights)
+        pictures = [file for name in images for file in _files(name)]
         boxed = None if boxes is None else read_boxed(boxes)
         settings: dict[str, Any] = {"label": label, "layer": layer, "threshold": threshold, "rule": rule.value}
-        figure, found = draw_networks(networks, images, boxed=boxed, **settings)
+        title = "random weights: nobody trained this network" if networks.random else None
+        figure, found = draw_networks(networks, pictures, boxed=boxed, title=title, **settings)
         analysis.save(figure, out)
         for one in found:
             left, top, right, bottom = one["box"]
             place = f"{left:g},{top:g} to {right:g},{bottom:g}"
             tell(f"{one['network']}  {one['file']}: {one['class']} ({one['probability']:.1%}), box {place}")
-        tell(f"picture: {out}")
+        tell(f"picture: {out}{_RANDOM if networks.random else ''}")
         return
     if boxes is None or to_json is None:
         raise ValueError("name images to draw, or --boxes and --json to measure the runs of a table")
@@ -354,20 +378,38 @@ def _weighs(network: Any, name: str) -> bool:
     )
 
 
-def _network(name: str, plan: str | None, channels: int, num_classes: int) -> Any:
-    """A trained network of a run, or a fresh one with the same weights each time; converted where there is a plan."""
-    import torch
+def _times(size: list[int]) -> str:
+    return " x ".join(map(str, size))
 
+
+def _is_run(name: str) -> bool:
+    return Path(name).is_dir()
+
+
+def _files(name: str) -> list[str]:
+    """The images of a folder, or the file that a name is."""
+    from foveal.data.images import image_files
+
+    if not Path(name).is_dir():
+        return [name]
+    files = [str(file) for file in image_files(Path(name))]
+    if not files:
+        raise ValueError(f"{name} holds no image file")
+    return files
+
+
+def _network(name: str, plan: str | None, weights: str | None, channels: int) -> Any:
+    """A trained network of a run, or one by its name; converted where there is a plan."""
     import foveal
-    from foveal.models import create_model
+    from foveal.evaluation.networks import network_by_name
     from foveal.recipes.load import load_plan
     from foveal.training import load_run
 
-    torch.manual_seed(0)
-    if Path(name).is_dir() or "/" in name:
-        network = load_run(name)[1]
-    else:
-        network = create_model(name, num_classes=num_classes, in_channels=channels)
+    if not _is_run(name):
+        return network_by_name(name, plan, weights, in_channels=channels, num_classes=10)[0]
+    if weights is not None:
+        raise ValueError(f"--weights is for a network by name; {name} is the folder of a run, which has its own")
+    network = load_run(name)[1]
     return network if plan is None else foveal.convert(network, load_plan(plan))
 
 

@@ -73,7 +73,8 @@ def _about_layer(name: str) -> list[tuple[str, str]]:
     from foveal.surgery import layer_arguments
 
     kind = "RoIAlign" if name == "deformable_roi_pool" else "Conv2d"
-    plan = f"convert: {{'type:{kind}': {{layer: {name}}}}}"
+    size = ", kernel_size: 9" if name == "log_polar" else ""  # the old window has no room for its bins
+    plan = f"convert: {{'type:{kind}': {{layer: {name}{size}}}}}"
     return [("arguments", ", ".join(layer_arguments(name))), ("recipe", plan)]
 
 

@@ -109,7 +109,9 @@ def _read_table(names: list[str], overrides: list[str], quick: bool) -> list[Rec
                 row = load_row(path, overrides, quick=quick)
                 if isinstance(row, Recipe):
                     # Built here to be thrown away: a mistake in the last row must not show after hours of training.
-                    build(row, num_classes=10, in_channels=3)
+                    said = row.model.model_dump()
+                    shape = {"num_classes": said.get("num_classes", 10), "in_channels": said.get("in_channels", 3)}
+                    build(row, **shape, fetch=False)
                 table.append(row)
             except ValueError as error:
                 mistakes.append(str(error))
@@ -131,18 +133,25 @@ def _read_table(names: list[str], overrides: list[str], quick: bool) -> list[Rec
 
 
 def _check_data(rows: list[Recipe]) -> None:
-    """Open the data of every row before any of them trains."""
+    """Open the data of every row before any of them trains, and what the network has to fit there."""
+    from foveal.models.pretrained import asks_for_weights
+    from foveal.training.run import build
     from foveal.training.saved import open_data
 
     problems = {}
-    checked = []
+    checked: list[tuple[Any, int, int]] = []
     for row in rows:
-        if row.data not in checked:
-            checked.append(row.data)
-            try:
-                open_data(row)
-            except (ValueError, OSError, ImportError) as error:
-                problems[str(error)] = error
+        try:
+            shape = next((shape for data, *shape in checked if data == row.data), None)
+            if shape is None:
+                train_set = open_data(row)[0]
+                shape = [row.make_task().outputs(train_set.classes), train_set[0][0].shape[0]]
+                checked.append((row.data, shape[0], shape[1]))
+            said = row.model.model_dump()
+            if asks_for_weights(said) or {"num_classes", "in_channels"} & said.keys():
+                build(row, num_classes=shape[0], in_channels=shape[1])
+        except (ValueError, OSError, ImportError) as error:
+            problems[str(error)] = error
     if len(problems) == 1:
         raise next(iter(problems.values()))
     if problems:

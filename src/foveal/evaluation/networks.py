@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from foveal.data import FolderSet, ImageSet, Preset, batches, preset, seen_part
-from foveal.data.images import decode
+from foveal.data.images import SUFFIXES, decode
 from foveal.models import create_model
+from foveal.models.factory import about_weights
+from foveal.models.pretrained import About
 from foveal.recipes.load import load_plan
 from foveal.recipes.schema import Recipe
 from foveal.surgery import convert
@@ -26,6 +28,49 @@ class Networks:
     prepared: Preset
     classes: tuple[str, ...] | None = None
     recipe: Recipe | None = None
+    random: bool = False
+    """Whether their weights are those of the start: nobody trained them."""
+
+
+def network_by_name(
+    name: str,
+    plan: str | None = None,
+    weights: str | None = None,
+    *,
+    in_channels: int = 3,
+    num_classes: int | None = None,
+) -> tuple[nn.Module, About | None]:
+    """A network that no run trained: pretrained by torchvision, timm or a file, or with the same random weights each time.
+
+    Args:
+        name: of the network.
+        plan: what to convert, YAML or a file of it.
+        weights: as in `create_model`; the network then has their classes.
+        in_channels: of its images.
+        num_classes: of one with random weights, 1000 by default.
+
+    Returns:
+        The network, in training mode; and what its weights were trained for, None of random ones.
+
+    Raises:
+        FileNotFoundError: the name looks like a path and nothing is there, or there are no such weights.
+        ValueError: there is no network of that name, or the weights are those of another.
+    """
+    if Path(name).is_file():
+        raise ValueError(f"{name} is a file: name a network or the folder of a run first, and images behind it")
+    if "/" in name or Path(name).suffix.lower() in SUFFIXES:
+        raise FileNotFoundError(f"{name} is not there: name the folder of a run or of a table, or a network")
+    torch.manual_seed(0)
+    about = None if weights is None else about_weights(name, weights)
+    classes = about.num_classes if about else num_classes or 1000
+    channels = {} if in_channels == 3 else {"in_channels": in_channels}
+    try:
+        network = create_model(name, num_classes=classes, weights=weights, **channels)
+    except ValueError as error:
+        if not str(error).startswith("name must be"):
+            raise
+        raise ValueError(f"{name} is no folder, and as a {error}") from error
+    return convert(network, load_plan(plan) if plan else {}), about
 
 
 def preset_of(recipe: Recipe) -> Preset:
@@ -40,13 +85,14 @@ def preset_of(recipe: Recipe) -> Preset:
     return found
 
 
-def open_networks(name: str, plan: str | None = None) -> Networks:
-    """The network of a run, those of a table (the first seed of each row), or an untrained one by its name.
+def open_networks(name: str, plan: str | None = None, weights: str | None = None) -> Networks:
+    """The network of a run, those of a table (the first seed of each row), or one by its name.
 
     Args:
-        name: the folder of a run, of a table of runs, or a network's name, which then has 1000 classes and takes images of
-            224x224.
-        plan: what to convert in an untrained one, YAML or a file of it.
+        name: the folder of a run, of a table of runs, or a network's name, which without weights has 1000 classes and takes
+            images of 224x224.
+        plan: what to convert in a network by name, YAML or a file of it.
+        weights: of a network by name, as in `create_model`; random ones by default.
 
     Raises:
         FileNotFoundError: no finished run is in the folder.
@@ -54,15 +100,13 @@ def open_networks(name: str, plan: str | None = None) -> Networks:
     """
     folder = Path(name)
     if not folder.is_dir():
-        if "/" in name:
-            raise FileNotFoundError(f"{name} is not there: name the folder of a run or of a table, or a network")
-        torch.manual_seed(0)
-        model = convert(create_model(name, num_classes=1000), load_plan(plan) if plan else {})
-        return Networks({name: model.eval()}, preset("folder"))
-    if plan is not None:
-        raise ValueError(
-            f"--plan converts a network by name; {name} is the folder of runs, which are as they were trained"
-        )
+        model, about = network_by_name(name, plan, weights)
+        return Networks({name: model.eval()}, _prepared(about), about and about.classes, random=about is None)
+    for option, given in (("--plan", plan), ("--weights", weights)):
+        if given is not None:
+            raise ValueError(
+                f"{option} is for a network by name; {name} is the folder of runs, which are as they were trained"
+            )
     runs = [folder] if (folder / "recipe.yaml").is_file() else sorted(folder.glob("*/seed*"))
     runs = [run for run in runs if (run / "result.json").is_file()]
     if not runs:
@@ -77,6 +121,15 @@ def open_networks(name: str, plan: str | None = None) -> Networks:
         raise ValueError(f"the rows of {name} were trained on different classes: look at them one by one")
     by_name = {recipe.name: model for recipe, model in loaded}
     return Networks(by_name, presets.pop(), classes.pop(), loaded[0][0])
+
+
+def _prepared(about: About | None) -> Preset:
+    """How images are prepared for pretrained weights, as far as that is known."""
+    if about is None or about.mean is None or about.std is None:
+        return preset("folder")
+    size = about.size and (about.size, about.size)
+    resize = about.resize if size else None
+    return Preset(mean=about.mean, std=about.std, size=size or (224, 224), resize=resize)
 
 
 def seen_image(networks: Networks, file: str, model: nn.Module) -> tuple[Tensor, Tensor]:
@@ -107,6 +160,11 @@ def given_to(prepared: Preset, picture: Tensor, model: nn.Module) -> Tensor:
 def picture_of(networks: Networks, name: str) -> tuple[Tensor, Path]:
     """An image file, or an image of the test split by its number; and its path, where it has one."""
     if networks.recipe is None or not name.isdecimal() or Path(name).exists():
+        if not Path(name).is_file():
+            number = "" if networks.recipe is None else ", or the number of one in the test split"
+            raise FileNotFoundError(
+                f"{name} is {'a folder' if Path(name).is_dir() else 'not there'}: name an image file{number}"
+            )
         return decode(Path(name)), Path(name)
     dataset, _ = load_data(networks.recipe, "test")
     if int(name) >= len(dataset):

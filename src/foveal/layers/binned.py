@@ -1,6 +1,7 @@
 """What log-polar convolutions of 1, 2 and 3 dimensions share: a weight for each bin, the ways from and to a convolution."""
 
 import copy
+import warnings
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -73,7 +74,10 @@ class BinnedConv(shaped.ShapedConv):
         )
         self.add_map("bins", bins)
         with shaped.plainly():
-            population = bin_population(bins, columns).clamp(min=1)
+            counts = bin_population(bins, columns)
+            if self.map and (told := _tapless(self.kernel_size, counts)):
+                warnings.warn(told, stacklevel=3)
+            population = counts.clamp(min=1)
             self.home = _home(self.kernel_size, map) if count_center else None
             """The bin that counts the centre tap as well, where one does."""
             if self.home is not None:
@@ -196,7 +200,15 @@ class BinnedConv(shaped.ShapedConv):
         """
         shaped.check_choice("init", init, shaped.INITS)
         plain = shaped.check_plain(conv, cls.dims)
-        new = cls(**shaped.arguments_of(plain, spec))
+        with warnings.catch_warnings():
+            if "kernel_size" not in spec:  # nobody chose this window for these bins
+                warnings.filterwarnings("error", f".*{_TAPLESS}", UserWarning)
+            try:
+                new = cls(**shaped.arguments_of(plain, spec))
+            except UserWarning as told:
+                raise ValueError(
+                    f"{told}; the window is that of the convolution: give kernel_size, such as 9"
+                ) from None
         if init == "project":
             new.project(plain.weight.detach(), plain.dilation)
         with torch.no_grad():
@@ -298,6 +310,21 @@ def _home(kernel_size: tuple[int, ...], map: dict[str, Any]) -> int:
     """The bin, of a map whose centre has its own, that the centre tap lies in by distance and direction."""
     bins = log_polar_bins(kernel_size, **{**map, "center": "bin"})
     return 1 + int(bins[tuple(side // 2 for side in kernel_size)])
+
+
+_TAPLESS = "columns of the weight without a tap"
+
+
+def _tapless(kernel_size: tuple[int, ...], counts: Tensor) -> str:
+    """What to say of a window that is too small for its bins; empty where each has a tap."""
+    empty = int((counts == 0).sum())
+    if not empty:
+        return ""
+    window = " x ".join(map(str, kernel_size))
+    return (
+        f"kernel_size {window} leaves {empty} of {len(counts)} {_TAPLESS}, to be stored and trained for nothing: "
+        "take a larger kernel_size, or fewer radial_bins or angular_bins"
+    )
 
 
 def _own_map(bins: Tensor, sides: tuple[int, ...]) -> Tensor:

@@ -66,6 +66,22 @@ def shares(matrix: Tensor) -> dict[str, float | None]:
     return {name: float(value) for name, value in numbers.items()}
 
 
+def class_shares(matrix: Tensor) -> dict[str, list[float | None]]:
+    """``iou`` and ``dice`` of each class of a confusion matrix; None of one that neither occurs nor was called.
+
+    IoU = found / (true + called - found), Dice = 2 found / (true + called).
+
+    Example:
+        >>> class_shares(torch.tensor([[3.0, 1.0, 0.0], [0.0, 4.0, 0.0], [0.0, 0.0, 0.0]]).double())["iou"]
+        [0.75, 0.8, None]
+    """
+    found, both = matrix.diagonal(), matrix.sum(0) + matrix.sum(1)
+    return {
+        "iou": [float(a / (b - a)) if b else None for a, b in zip(found, both, strict=True)],
+        "dice": [float(2 * a / b) if b else None for a, b in zip(found, both, strict=True)],
+    }
+
+
 def roc_area(scores: Tensor, truth: Tensor) -> float | None:
     """The exact area under the ROC curve: the chance that a true pixel has a higher score than a false one.
 

@@ -5,13 +5,14 @@ import importlib
 import inspect
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
-from foveal.models import cenet, cifar, deeplab, detection, digits, drn, simple_vgg, unet, wnet, wrn
+from foveal.models import cenet, cifar, deeplab, detection, digits, drn, pretrained, simple_vgg, unet, wnet, wrn
 from foveal.models.initialisation import he_init
 
 _OURS: dict[str, Callable[..., nn.Module]] = {
@@ -49,15 +50,18 @@ _OURS: dict[str, Callable[..., nn.Module]] = {
 _OURS.update(detection.DETECTORS)
 
 
-def create_model(name: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
-    """Build a network by its name, with fresh weights.
+def create_model(name: str, num_classes: int = 10, *, weights: str | Path | Any = None, **kwargs: Any) -> nn.Module:
+    """Build a network by its name, with fresh weights or pretrained ones.
 
     Names are looked up among ours (``list_models()``), then torchvision's, then timm's. Nothing is downloaded unless
-    asked for in torchvision's or timm's own keywords (``weights``, ``pretrained``).
+    weights are asked for by name, or by torchvision's or timm's own keywords (``weights_backbone``, ``pretrained``).
 
     Args:
         name: one of ``list_models(all=True)``.
         num_classes: length of the output.
+        weights: pretrained weights: torchvision's by their name (``"IMAGENET1K_V1"``, ``"DEFAULT"``) or entry, timm's by
+            ``"DEFAULT"``, or a file of one's own with a state dict. Where they are of another number of classes, the
+            layers whose shape depends on it, the head, start fresh.
         kwargs: further keywords of the network. ``in_channels`` is taken by ours and timm's; torchvision's networks
             have three input channels.
 
@@ -66,6 +70,8 @@ def create_model(name: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
 
     Raises:
         ValueError: an unknown name, or a keyword that the network does not take; the message has the nearest ones.
+            Or weights that do not fit the network.
+        FileNotFoundError: the file with weights is not there.
 
     Example:
         >>> create_model("cifar_resnet20", num_classes=100).fc
@@ -74,6 +80,8 @@ def create_model(name: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
     for argument, value in {"num_classes": num_classes, "in_channels": kwargs.get("in_channels", 3)}.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{argument} must be a whole number of at least 1; got {value!r}")
+    if weights is not None:
+        return _pretrained(name, weights, num_classes, kwargs)
     if name in _OURS:
         return _build(name, _OURS[name], {"num_classes": num_classes, **kwargs})
 
@@ -103,6 +111,77 @@ def create_model(name: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
     found = difflib.get_close_matches(str(name), list_models(all=True), n=4)
     nearest = f"the nearest: {', '.join(found)}" if found else "list_models(all=True) has all names"
     raise ValueError("; ".join([f"name must be that of a network; got {name!r}, {nearest}", *missing]))
+
+
+def about_weights(name: str, weights: str | Path | Any) -> pretrained.About:
+    """What pretrained weights of a network were trained for: its classes, how its images were prepared.
+
+    Args:
+        name, weights: as in ``create_model``.
+
+    Raises:
+        FileNotFoundError: there are no such weights.
+        ValueError: a file that is none of weights of this network.
+    """
+    entry = _entry(name, weights)
+    if entry is None:
+        mine, one_more = create_model(name, 10), create_model(name, 11)
+        return pretrained.About(pretrained.classes_of(_file(name, weights), pretrained.head_of(mine, one_more)))
+    if entry == "timm":
+        import timm
+
+        cfg: Any = timm.get_pretrained_cfg(name)
+        names = None
+        if cfg.num_classes == 1000:
+            info = timm.data.ImageNetInfo("imagenet-1k")
+            names = tuple(info.index_to_description(k) for k in range(1000))
+        side = cfg.input_size[1]
+        return pretrained.About(cfg.num_classes, names, cfg.mean, cfg.std, round(side / cfg.crop_pct), side)
+    names, prepared = tuple(entry.meta["categories"]), entry.transforms()
+    mean, std = (None if v is None else tuple(v) for v in (getattr(prepared, key, None) for key in ("mean", "std")))
+    resize, size = (getattr(prepared, key, [None])[0] for key in ("resize_size", "crop_size"))
+    return pretrained.About(len(names), names, mean, std, resize, size)
+
+
+def _entry(name: str, weights: str | Path | Any) -> Any:
+    """The entry of torchvision's enumeration that weights name, "timm" for timm's, or None where they are a file."""
+    if name in _OURS:
+        return None
+    torchvision, _ = _import("torchvision.models")
+    if torchvision is not None and name in torchvision.list_models():
+        known = torchvision.get_model_weights(name)
+        if isinstance(weights, known):
+            return weights
+        return known.__members__.get(str(weights).rpartition(".")[2])
+    return "timm" if weights == "DEFAULT" else None
+
+
+def _file(name: str, weights: str | Path) -> Path:
+    """The file of weights, which is there."""
+    if Path(weights).is_file():
+        return Path(weights)
+    others = ""
+    if name not in _OURS:
+        torchvision, _ = _import("torchvision.models")
+        others = ", or timm's DEFAULT"
+        if torchvision is not None and name in torchvision.list_models():
+            others = f", or torchvision's {', '.join(torchvision.get_model_weights(name).__members__) or 'none'}"
+    raise FileNotFoundError(f"weights {str(weights)!r} of {name} must be a file with a state dict{others}")
+
+
+def _pretrained(name: str, weights: Any, num_classes: int, kwargs: dict[str, Any]) -> nn.Module:
+    """A network that starts from weights that somebody trained."""
+    entry = _entry(name, weights)
+    if entry == "timm":
+        return create_model(name, num_classes, pretrained=True, **kwargs)
+    fresh = create_model(name, num_classes, **kwargs)
+    if entry is None:
+        one_more = create_model(name, num_classes + 1, **kwargs)
+        pretrained.load_file(fresh, _file(name, weights), head=pretrained.head_of(fresh, one_more))
+        return fresh
+    theirs = {key: value for key, value in kwargs.items() if key != "in_channels"}
+    pretrained.fill(fresh, importlib.import_module("torchvision.models").get_model(name, weights=entry, **theirs))
+    return fresh
 
 
 def list_models(all: bool = False) -> list[str]:

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from foveal.data import FolderSet, ImageSet, Preset, batches, create_dataset
 from foveal.data import preset as usual_preset
 from foveal.data.section import Data
 from foveal.data.writing import write_file
+from foveal.metrics.segmentation import confusion
 from foveal.tasks.task import Metric, Opened, Task, kept_images
 
 _AUGMENTATIONS = ("pad", "crop", "flip", "cutout")
@@ -59,6 +61,8 @@ class Classification(Task):
         """Accuracy; and the top-5 error."""
         some = (Metric("top5_error", "top-5 error", higher_is_better=False),) if self.top5 else ()
         return (Metric("accuracy", "accuracy"), *some)
+
+    per_class = (Metric("class_accuracy", "accuracy"),)
 
     def outputs(self, classes: Sequence[str]) -> int:
         """One score for each class."""
@@ -110,7 +114,13 @@ class Classification(Task):
 
     def forward(self, network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         """Scores, Tensor[B, classes]."""
-        return network(inputs)
+        scores = network(inputs)
+        if not isinstance(scores, Tensor):
+            raise ValueError(
+                f"classification needs one tensor of scores; {type(network).__name__} gives {type(scores).__name__}. Where it has "
+                "auxiliary outputs, leave them out: model: {aux_logits: false}"
+            )
+        return scores
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The training loss of Tensor[N, classes] against int64 Tensor[N], a scalar."""
@@ -118,22 +128,37 @@ class Classification(Task):
 
     def count(self, outputs: Tensor, targets: Tensor, *, train: bool = False) -> Tensor:
         """Sums over a batch, to be added up over batches: float64 (loss without smoothing, correct, images, right
-        within five where that is counted)."""
+        within five where that is counted; while testing then the confusion matrix, row by row)."""
         outputs = outputs.detach().float()
         loss = F.cross_entropy(outputs, targets, reduction="sum")
         correct = (outputs.argmax(1) == targets).sum()
         sums = [loss, correct, torch.full_like(loss, len(targets))]
         if self.top5:
             sums.append((outputs.topk(min(5, outputs.shape[1])).indices == targets[:, None]).sum())
-        return torch.stack([total.double() for total in sums])
+        totals = torch.stack([total.double() for total in sums])
+        if train:
+            return totals
+        return torch.cat([totals, confusion(outputs.argmax(1), targets, outputs.shape[1], ignore=-1).flatten()])
 
-    def summary(self, totals: Tensor) -> dict[str, float]:
-        """The metrics of summed counts: ``loss``, ``accuracy`` (0 to 1), ``correct`` and ``n``; and ``top5_error``."""
-        loss, correct, n, *five = totals.tolist()
-        found = {"loss": loss / max(n, 1), "accuracy": correct / max(n, 1)}
+    def summary(self, totals: Tensor) -> dict[str, Any]:
+        """The metrics of summed counts: ``loss``, ``accuracy`` (0 to 1), ``correct`` and ``n``; ``top5_error``; while testing
+        ``class_accuracy``, that of each class (None: no image of it)."""
+        loss, correct, n, *five = totals[: 3 + self.top5].tolist()
+        found: dict[str, Any] = {"loss": loss / max(n, 1), "accuracy": correct / max(n, 1)}
         if five:
             found["top5_error"] = 1 - five[0] / max(n, 1)
-        return {**found, "correct": int(correct), "n": int(n)}
+        found |= {"correct": int(correct), "n": int(n)}
+        matrix = self.confusion(totals)
+        if matrix is None:
+            return found
+        there = zip(matrix.diagonal().tolist(), matrix.sum(1).tolist(), strict=True)
+        return found | {"class_accuracy": [right / images if images else None for right, images in there]}
+
+    def confusion(self, totals: Tensor) -> Tensor | None:
+        """How many images of class t were called p, Tensor[classes, classes] with t down, where summed counts hold it."""
+        counts = totals[3 + self.top5 :]
+        side = math.isqrt(len(counts))
+        return counts.reshape(side, side) if side else None
 
     def check(self, outputs: Tensor, classes: Sequence[str]) -> None:
         """Scores of another set's classes mean nothing."""

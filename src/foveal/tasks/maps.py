@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,6 +22,7 @@ from foveal.tasks.task import Opened, Task, kept_images, one_each
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SOFT = 1.0  # added above and below in the soft Dice coefficient
 _AUGMENTATIONS = ("crop", "scale", "flip", "flip_vertical", "quarter_turns", "affine", "aspect", "colour")
 _IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _NORMALISED: dict[str, dict[str, Any]] = {
@@ -102,8 +103,8 @@ class MaskTask(Task):
         how |= {"device": device, "workers": workers, "start_batch": start_batch, "drop_last": drop_last}
         return joint_batches(dataset, preparation, **how)
 
-    def forward(self, network: nn.Module, inputs: Tensor, targets: list[Truth]) -> Tensor:
-        """Scores while training, of an evaluation what `evaluated` gives; Tensor[B, K, H, W].
+    def forward(self, network: nn.Module, inputs: Tensor, targets: list[Truth]) -> Any:
+        """Scores while training, of an evaluation what `evaluated` gives; Tensor[B, K, H, W], or a dict with it as ``out``.
 
         A network that gives several maps while it is trained, as W-Net does, is judged by each; the first is its result.
         """
@@ -113,7 +114,7 @@ class MaskTask(Task):
         """Probabilities Tensor[B, K, H, W], by windows and from all views where the task says so."""
 
         def whole(seen: Tensor) -> Tensor:
-            return self.probabilities(network(seen).float())
+            return self.probabilities(maps_of(network(seen)).float())
 
         def one_view(seen: Tensor) -> Tensor:
             return whole(seen) if self.window is None else by_windows(seen, self.window, whole)
@@ -153,6 +154,22 @@ class MaskTask(Task):
     def draw(self, network: nn.Module, dataset: MaskSet, preparation: JointPreset) -> Iterator[tuple[Figure, str]]:
         """The images on which the network is best and worst."""
         yield best_and_worst(network, self, dataset, preparation)
+
+
+def maps_of(outputs: Any) -> Tensor:
+    """The maps that a network gives: a tensor, or ``out`` of a dict, as torchvision's networks give it.
+
+    Raises:
+        ValueError: it gives something else.
+    """
+    maps = outputs.get("out") if isinstance(outputs, Mapping) else outputs
+    if not isinstance(maps, Tensor) or maps.ndim != 4:
+        got = f"shape {list(maps.shape)}" if isinstance(maps, Tensor) else type(outputs).__name__
+        raise ValueError(
+            "segmentation needs maps of scores [N, classes, H, W], as a tensor or as 'out' of a dict; the network gives "
+            f"{got}. Networks that do: deeplabv3plus_mobilenetv2, unet, torchvision's deeplabv3_resnet50, fcn_resnet50"
+        )
+    return maps
 
 
 def resized(maps: Tensor, size: Sequence[int]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,24 +12,46 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveal.data import IGNORE, Truth
-from foveal.metrics.segmentation import confusion, shares
-from foveal.tasks.maps import MaskTask, resized
+from foveal.metrics.segmentation import class_shares, confusion, shares
+from foveal.tasks.maps import SOFT, MaskTask, maps_of, resized
 from foveal.tasks.task import Metric
+
+_AUXILIARY = 0.5  # what torchvision's own training gives to the loss of auxiliary maps
 
 
 @dataclass(frozen=True)
 class Segmentation(MaskTask):
-    """A class for each pixel: cross entropy, and shares from one confusion matrix.
+    """A class for each pixel: cross entropy, soft Dice or both, and shares from one confusion matrix.
 
     Args:
+        loss_terms: ``"ce"``, the mean cross entropy; ``"dice"``, 1 - the mean over classes of the soft Dice coefficient over a
+            batch (V-Net, 3DV 2016); ``"ce_dice"``, their sum. Auxiliary maps of torchvision's networks (``aux_loss: true``)
+            add half of theirs.
+        class_weights: one for each class, what its pixels weigh in the cross entropy; the mean is over weights.
         views: 8 averages over an image turned and mirrored while evaluating.
         window: side of sliding windows while evaluating; None takes images whole.
         whole: evaluate whole images against masks of their own size; else the centre of `data.size`.
     """
 
+    loss_terms: str = "ce"
+    class_weights: Sequence[float] | None = None
     whole: bool = True
 
     metrics = (Metric("miou", "mIoU"), Metric("oacc", "oAcc"), Metric("macc", "mAcc"), Metric("facc", "fAcc"))
+    per_class = (Metric("iou", "IoU"), Metric("dice", "Dice"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loss_terms not in ("ce", "dice", "ce_dice"):
+            raise ValueError(f"loss_terms must be ce, dice or ce_dice; got {self.loss_terms!r}")
+        weights = self.class_weights
+        if weights is None:
+            return
+        real = isinstance(weights, list | tuple) and all(type(w) in (int, float) and 0 <= w < math.inf for w in weights)
+        if not real or not any(weights):
+            raise ValueError(f"class_weights must be numbers from 0, one for each class, not all 0; got {weights!r}")
+        if self.loss_terms == "dice":
+            raise ValueError("class_weights are of the cross entropy: take loss_terms: ce_dice, or leave them out")
 
     @property
     def evaluates_whole_images(self) -> bool:
@@ -37,7 +59,15 @@ class Segmentation(MaskTask):
         return self.whole
 
     def outputs(self, classes: Sequence[str]) -> int:
-        """A map for each class."""
+        """A map for each class.
+
+        Raises:
+            ValueError: there is not a weight for each class.
+        """
+        if self.class_weights is not None and len(self.class_weights) != len(classes):
+            raise ValueError(
+                f"task.class_weights must be {len(classes)} numbers, for {', '.join(classes)}; got {len(self.class_weights)}"
+            )
         return len(classes)
 
     def probabilities(self, scores: Tensor) -> Tensor:
@@ -52,14 +82,32 @@ class Segmentation(MaskTask):
         """Of log probabilities."""
         return outputs.exp()
 
-    def loss(self, outputs: Tensor, targets: list[Truth]) -> Tensor:
-        """Mean cross entropy over the pixels that are looked at."""
+    def loss(self, outputs: Any, targets: list[Truth]) -> Tensor:
+        """Mean over the pixels that are looked at of the cross entropy, 1 - the soft Dice coefficient, or both."""
         masks = torch.stack([truth.mask for truth in targets])
-        total = F.cross_entropy(outputs.float(), masks, ignore_index=IGNORE, reduction="sum")
-        return total / (masks != IGNORE).sum().clamp_min(1)
+        loss = self._loss(maps_of(outputs), masks)
+        if isinstance(outputs, Mapping) and "aux" in outputs:
+            loss = loss + _AUXILIARY * self._loss(outputs["aux"], masks)
+        return loss
 
-    def count(self, outputs: Tensor, targets: list[Truth], *, train: bool) -> Tensor:
+    def _loss(self, maps: Tensor, masks: Tensor) -> Tensor:
+        scores, seen = maps.float(), masks != IGNORE
+        total = scores.new_zeros(())
+        if "ce" in self.loss_terms.split("_"):
+            weight = None if self.class_weights is None else scores.new_tensor(list(self.class_weights))
+            each = F.cross_entropy(scores, masks, weight, ignore_index=IGNORE, reduction="sum")
+            over = seen.sum() if weight is None else weight[masks[seen]].sum()
+            total = total + each / over.clamp_min(1 if weight is None else 1e-12)
+        if "dice" in self.loss_terms:
+            share = scores.softmax(1) * seen[:, None]
+            truth = F.one_hot(masks.where(seen, 0), scores.shape[1]).movedim(-1, 1) * seen[:, None]
+            both, either = ((part).sum((0, 2, 3)) for part in (share * truth, share + truth))
+            total = total + 1 - ((2 * both + SOFT) / (either + SOFT)).mean()
+        return total
+
+    def count(self, outputs: Any, targets: list[Truth], *, train: bool) -> Tensor:
         """Sums over a batch: float64 (loss, pixels, confusion matrix row by row)."""
+        outputs = maps_of(outputs)
         classes = outputs.shape[1]
         totals = torch.zeros(2 + classes**2, dtype=torch.float64, device=outputs.device)
         for scores, truth in zip(outputs.detach().float(), targets, strict=True):
@@ -70,12 +118,11 @@ class Segmentation(MaskTask):
         return totals
 
     def summary(self, totals: Tensor) -> dict[str, Any]:
-        """``loss``, ``oacc``, ``macc``, ``facc``, ``miou``; and ``iou`` of each class (None: neither there nor called)."""
+        """``loss``, ``oacc``, ``macc``, ``facc``, ``miou``; and ``iou`` and ``dice`` of each class (None: neither there nor
+        called). The loss is the cross entropy without weights."""
         totals = totals.cpu()
         matrix = totals[2:].reshape(math.isqrt(len(totals) - 2), -1)
-        union = matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
-        iou = [float(a / b) if b else None for a, b in zip(matrix.diagonal(), union, strict=True)]
-        return {"loss": float(totals[0] / totals[1].clamp_min(1)), **shares(matrix), "iou": iou}
+        return {"loss": float(totals[0] / totals[1].clamp_min(1)), **shares(matrix), **class_shares(matrix)}
 
     def masks(self, outputs: Tensor, sizes: Sequence[Sequence[int]]) -> list[Tensor]:
         """The classes that an evaluation's outputs stand for, int64 Tensor[H, W] for each image at its own size."""

@@ -119,6 +119,8 @@ class Task(Protocol):
     def metrics(self) -> tuple[Metric, ...]:
         """What it is judged by; the first one is the headline of tables, `statistic` and comparisons."""
 
+    # per_class: tuple[Metric, ...], where a task has it: what its summary lists for each class, None where undefined
+
     def outputs(self, classes: Sequence[str]) -> int:
         """The `num_classes` that a network gets for these classes."""
 

@@ -9,14 +9,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from foveal.data import IGNORE, Truth
 from foveal.metrics.segmentation import roc_area
-from foveal.tasks.maps import MaskTask, resized
+from foveal.tasks.maps import SOFT, MaskTask, maps_of, resized
 from foveal.tasks.task import Metric
-
-_SOFT = 1.0  # added above and below in the dice term
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,16 @@ class Vessels(MaskTask):
         """Of a vessel at each pixel."""
         return scores.sigmoid()
 
+    def forward(self, network: nn.Module, inputs: Tensor, targets: list[Truth]) -> Tensor:
+        """Scores while training, probabilities of an evaluation; Tensor[B, maps, H, W].
+
+        A network that gives several maps while it is trained, as W-Net does, is judged by each; the first is its result.
+        """
+        outputs = super().forward(network, inputs, targets)
+        if isinstance(outputs, dict) and "aux" in outputs:
+            raise ValueError("auxiliary maps are for the task segmentation; leave model.aux_loss out")
+        return maps_of(outputs)
+
     def loss(self, outputs: Tensor, targets: list[Truth]) -> Tensor:
         """The mean over the pixels that are looked at of the cross entropy, 1 - the soft dice coefficient, or both; the sum
         over the maps."""
@@ -70,7 +78,7 @@ class Vessels(MaskTask):
                 total = total + (each * seen).sum() / seen.sum().clamp_min(1)
             if "dice" in self.loss_terms:
                 share = scores.sigmoid() * seen
-                total = total + 1 - (2 * (share * truth).sum() + _SOFT) / (share.sum() + truth.sum() + _SOFT)
+                total = total + 1 - (2 * (share * truth).sum() + SOFT) / (share.sum() + truth.sum() + SOFT)
         return total
 
     def count(self, outputs: Tensor, targets: list[Truth], *, train: bool) -> Tensor:

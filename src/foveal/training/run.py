@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 
 from foveal.data import ImageSet
 from foveal.data.writing import write_file
+from foveal.models.pretrained import asks_for_weights
 from foveal.recipes.schema import Recipe
 from foveal.training import checkpoint
 from foveal.training.build import build_network, learned_scales
@@ -30,7 +32,7 @@ from foveal.training.saved import open_data
 from foveal.training.signals import Signals
 
 
-def build(recipe: Recipe, *, num_classes: int, in_channels: int, seed: int = 0) -> nn.Module:
+def build(recipe: Recipe, *, num_classes: int, in_channels: int, seed: int = 0, fetch: bool = True) -> nn.Module:
     """The network of a recipe, with its first weights.
 
     The same recipe and seed give the same weights, and layers that the plan does not touch start equal in all rows
@@ -41,20 +43,39 @@ def build(recipe: Recipe, *, num_classes: int, in_channels: int, seed: int = 0) 
         num_classes: classes of the data set.
         in_channels: channels of its images.
         seed: of the weights.
+        fetch: whether pretrained weights are put in where the recipe asks for them.
 
     Raises:
-        ValueError: the network or the plan is not possible; the message names the recipe.
+        ValueError: the network or the plan is not possible, or the recipe has other classes or channels than the data; the
+            message names the recipe.
+        FileNotFoundError: pretrained weights are not there.
     """
-    how = {"num_classes": num_classes, "in_channels": in_channels, "seed": seed}
+    how: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels, "seed": seed, "fetch": fetch}
     try:
         model = build_network(recipe.model, recipe.convert, **how)
         parameter_groups(model, recipe.train)
     except (TypeError, ValueError) as error:
         raise ValueError(f"recipe {recipe.name}: {error}") from error
+    _tell_of_fresh_layers(recipe)
     if recipe.train.alternate and not learned_scales(model):
         cure = "convert a layer to {layer: anisotropic, scales: learned}, or leave train.alternate out"
         raise ValueError(f"recipe {recipe.name}: train.alternate is for learned scales, and no layer has one; {cure}")
     return model
+
+
+def _tell_of_fresh_layers(recipe: Recipe) -> None:
+    """What a plan puts into a pretrained network forgets the kernel that was there, unless it is told not to."""
+    fresh = [
+        p
+        for p, entry in recipe.convert.items()
+        if entry and "init" not in entry and entry["layer"] != "deformable_roi_pool"
+    ]
+    if fresh and asks_for_weights(recipe.model.model_dump()):
+        warnings.warn(
+            f"recipe {recipe.name}: {', '.join(fresh)} of the plan starts fresh in a pretrained network; init: project takes the old "
+            "kernel over, init: fresh says that this is meant",
+            stacklevel=2,
+        )
 
 
 def fit(

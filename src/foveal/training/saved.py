@@ -33,7 +33,12 @@ def load_run(run: str | Path) -> tuple[Recipe, nn.Module]:
     about = saved.manifest
     refuse_other_checkpoint(saved, recipe, about["seed"])
     num_classes = recipe.make_task().outputs(about["classes"])
-    how = {"num_classes": num_classes, "in_channels": about["in_channels"], "seed": about["seed"]}
+    how: dict[str, Any] = {
+        "num_classes": num_classes,
+        "in_channels": about["in_channels"],
+        "seed": about["seed"],
+        "fetch": False,
+    }
     model = build_network(recipe.model, recipe.convert, **how)
     checkpoint.put_weights(saved.weights, model, saved.folder)
     return recipe, model.eval()

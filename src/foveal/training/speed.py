@@ -103,7 +103,7 @@ class _Row:
         train = self.recipe.train
         weights = {"backbone_weights": None} if getattr(self.recipe.model, "backbone_weights", None) else {}
         model = self.recipe.model.model_copy(update=weights)
-        how = {"num_classes": self.outputs, "in_channels": self.in_channels}
+        how: dict[str, Any] = {"num_classes": self.outputs, "in_channels": self.in_channels, "fetch": False}
         network = build_network(model, self.recipe.convert, **how).to(self.device)
         if train.channels_last:
             network = network.to(memory_format=torch.channels_last)
