@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from foveal.deploy import fold
     from foveal.layers import (
         AnisotropicConv2d,
         CrossConv1d,
@@ -31,13 +32,16 @@ __all__ = [
     "LogPolarPool2d",
     "PointLogPolarConv",
     "convert",
+    "fold",
     "reparameterize",
 ]
 _SURGERY = ("LAYERS", "convert", "reparameterize")
+_DEPLOY = ("fold",)
 _ROOMS = (
     "analysis",
     "bench",
     "data",
+    "deploy",
     "evaluation",
     "geometry",
     "layers",
@@ -54,6 +58,8 @@ _ROOMS = (
 
 def __getattr__(name: str) -> Any:
     """Names are handed on when they are asked for: torch takes a second to import, and ``foveal --help`` needs none."""
+    if name in _DEPLOY:
+        return getattr(import_module("foveal.deploy"), name)
     if name in __all__:
         return getattr(import_module("foveal.surgery" if name in _SURGERY else "foveal.layers"), name)
     if name in _ROOMS:
