@@ -17,13 +17,13 @@ FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 def pair(name: str, value: int | Sequence[int], *, at_least: int) -> tuple[int, int]:
     """Normalise a whole number or a pair of them."""
     given = value.tolist() if isinstance(value, np.ndarray) else value
-    two = tuple(map(_whole, given)) if isinstance(given, Sequence) else (_whole(given),) * 2
+    two = tuple(map(whole, given)) if isinstance(given, Sequence) else (whole(given),) * 2
     if len(two) != 2 or not all(v is not None and v >= at_least for v in two):
         raise ValueError(f"{name} must be a whole number of at least {at_least} or a pair of them; got {value!r}")
     return two[0], two[1]
 
 
-def _whole(value: Any) -> Any:
+def whole(value: Any) -> Any:
     """A whole number, of whatever kind has ``__index__``; None for what is none. Symbols of a compiler or tracer stay."""
     if isinstance(value, bool):
         return None
@@ -62,7 +62,7 @@ def split_padding(
     return before, (window[0] - before[0], window[1] - before[1])
 
 
-def check_input(input: Tensor, channels: int, weight: Tensor) -> None:
+def check_input(input: Tensor, channels: int, weight: Tensor | None) -> None:
     """The rules of nn.Conv2d on its input, with the argument named."""
     if input.ndim != 4:
         raise ValueError(
@@ -73,7 +73,7 @@ def check_input(input: Tensor, channels: int, weight: Tensor) -> None:
     if input.shape[1] == 0 or input.shape[2] == 0 or input.shape[3] == 0:
         raise ValueError(f"input must have no empty dimension but the batch; got shape {tuple(input.shape)}")
     check_floating(input)
-    if weight.dtype != input.dtype:
+    if weight is not None and weight.dtype != input.dtype:
         raise ValueError(f"weight must have the dtype of input, {input.dtype}; got {weight.dtype}")
 
 
@@ -92,7 +92,7 @@ def check_weight(weight: Tensor, dims: tuple[str, ...], groups: int) -> None:
     """A weight has its dimensions, and groups divide its output channels."""
     if weight.ndim != len(dims):
         raise ValueError(f"weight must be [{', '.join(dims)}]; got shape {tuple(weight.shape)}")
-    if (_whole(groups) or 0) < 1:
+    if (whole(groups) or 0) < 1:
         raise ValueError(f"groups must be a whole number of at least 1; got {groups!r}")
     out_channels = weight.shape[dims.index("O")]
     if out_channels < 1 or out_channels % groups:

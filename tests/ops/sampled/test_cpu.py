@@ -16,6 +16,7 @@ from foveal.ops import anisotropic_conv2d, sampled_conv2d
 from foveal.ops.native import library
 from foveal.ops.sampled import reference
 from foveal.ops.sampled.op import winning_set
+from foveal.ops.sampled.reference import Plain
 
 OP = torch.ops.foveal.sampled_conv2d.default
 BACKWARD = torch.ops.foveal.sampled_conv2d_backward.default
@@ -125,7 +126,7 @@ def cases(draw):
     bias = random(width).to(dtype) if draw(st.booleans()) else None
     input = laid_out(random(batch, groups * per_group, *size).to(dtype), draw(st.sampled_from(LAYOUTS)))
     grad = laid_out(random(batch, width, *out).to(dtype), draw(st.sampled_from(LAYOUTS)))
-    return input, weight, taps, offset, bias, (deformed, list(stride), groups, fuse, out), grad
+    return input, weight, taps, offset, bias, Plain(deformed, list(stride), groups, fuse, out), grad
 
 
 def run(function, input, weight, taps, offset, bias, plain, grad, change=lambda t: t, **more):
@@ -137,14 +138,13 @@ def run(function, input, weight, taps, offset, bias, plain, grad, change=lambda 
     return [output.detach(), *(t if t is None else next(found) for t in tensors)], winner
 
 
-def plain_pytorch(
-    input, weight, taps, offset, bias, deformed, stride, groups, fuse, output_size, winner=None, *, memory_format
-):
+def plain_pytorch(input, weight, taps, offset, bias, *plain, winner=None, memory_format):
     """Read as the definition does, multiply as a convolution does."""
-    branches, points = [], taps.shape[1]
-    operands = (input, weight, taps, offset, deformed, stride, groups, output_size)
-    for rows, (index, share, *_), kernel in reference._sets(*operands):
+    branches, points, call = [], taps.shape[1], Plain(*plain)
+    groups, fuse, output_size = call.groups, call.fuse, call.output_size
+    for rows, (index, share, *_), mask, kernel in reference._sets(input, weight, taps, offset, call):
         read = reference.definition_of_blend(rows, index, share)
+        read = read if mask is None else read * mask.reshape(-1, 1)
         read = read.reshape(len(input), output_size[0], output_size[1] * points, input.shape[1]).permute(0, 3, 1, 2)
         read = read.contiguous(memory_format=memory_format)
         branches.append(F.conv2d(read, kernel.flatten(0, 1)[:, :, None], stride=(1, points), groups=groups))
@@ -246,7 +246,7 @@ def example(path, dtype=torch.float32, memory_format=torch.contiguous_format):
     width = outs * (len(scales) if fuse == "concat" else 1)
     offset = torch.randn(shape[0], len(deformed) * 2 * side * side, *size) if deformed else None
     grad = torch.randn(shape[0], width, *size).to(dtype).contiguous(memory_format=memory_format)
-    settings = (list(deformed), [stride, stride], groups, fuse, size)
+    settings = Plain(list(deformed), [stride, stride], groups, fuse, size)
     return [input, weight, scaled_taps(side, scales), offset, torch.randn(width).to(dtype), settings, grad]
 
 
@@ -330,7 +330,7 @@ def test_near_ties_of_the_maximum(isa):
     offset = torch.randn(2, 54, 9, 9)
     offset[:, 18:36] = offset[:, :18].nextafter(torch.tensor(9.0))
     offset[:, 36:] = offset[:, :18]
-    settings = ([0, 1, 2], [1, 1], 1, "max", [9, 9])
+    settings = Plain([0, 1, 2], [1, 1], 1, "max", [9, 9])
     case = [input, weight, taps, offset, None, settings, torch.randn(2, 8, 9, 9)]
     with running(isa):
         found, winner = run(OP, *case)
@@ -344,7 +344,7 @@ def test_near_ties_of_the_maximum(isa):
 def test_more_sets_than_vectors_have_numbers(isa):
     input, weight = torch.randn(1, 2, 5, 5), torch.randn(200, 2, 2, 1)
     taps = torch.randn(200, 1, 2)
-    settings = ([], [1, 1], 1, "max", [5, 5])
+    settings = Plain([], [1, 1], 1, "max", [5, 5])
     case = [input, weight, taps, None, None, settings, torch.randn(1, 2, 5, 5)]
     with running(isa):
         found, winner = run(OP, *case)
@@ -355,7 +355,7 @@ def test_more_sets_than_vectors_have_numbers(isa):
 @EVERY_SET
 def test_rows_columns_and_batches_of_thousands(isa):
     for shape in ((1, 3, 1, 3001), (1, 3, 3001, 1), (301, 3, 3, 3)):
-        settings = ([1], [1, 1], 1, "sum", list(shape[2:]))
+        settings = Plain([1], [1, 1], 1, "sum", list(shape[2:]))
         offset = torch.randn(shape[0], 18, *shape[2:])
         grad = torch.randn(shape[0], 4, *shape[2:])
         input, weight, bias = torch.randn(shape), torch.randn(4, 3, 9), torch.randn(4)
@@ -506,7 +506,8 @@ def test_the_process_survives_any_number():
 @EVERY_PATH
 def test_compiles_whole(path):
     torch._dynamo.reset()
-    input, weight, taps, offset, bias, (deformed, stride, groups, fuse, size), grad = example(path)
+    input, weight, taps, offset, bias, settings, grad = example(path)
+    deformed, stride, groups, fuse, size = settings[:5]
     points = taps.shape[1]
 
     def function(input, weight, offset, bias):
@@ -532,9 +533,9 @@ def test_one_gradient_alone_has_the_bits_of_all(isa, wanted):
     input, weight, taps, offset, _, settings, grad = example(PATHS[2])
     with running(isa):
         _, winner = OP(input, weight, taps, offset, None, *settings)
-        every = BACKWARD(grad, input, weight, taps, offset, winner, *settings, (True, True, True))
-        alone = BACKWARD(grad, input, weight, taps, offset, winner, *settings, wanted)
-    for one, other, want in zip(alone, every, wanted, strict=True):
+        every = BACKWARD(grad, input, weight, taps, offset, winner, (True, True, True, False), *settings)
+        alone = BACKWARD(grad, input, weight, taps, offset, winner, (*wanted, False), *settings)
+    for one, other, want in zip(alone, every, (*wanted, False), strict=True):
         assert (one.numel() > 0) == want
         if want and not wanted[0]:  # without the weight's, the batch is cut finer, which images do not notice either
             assert torch.equal(one, other)

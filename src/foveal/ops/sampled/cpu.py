@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from foveal.ops.native import library
+from foveal.ops.sampled.reference import Plain
 
 _FUSES = {"max": 0, "sum": 1, "concat": 2}
 _int64 = ctypes.c_int64
@@ -31,7 +32,9 @@ class _Job(ctypes.Structure):
     kept: np.ndarray
 
 
-_Plain = tuple[Sequence[int], Sequence[int], int, str, Sequence[int]]
+def knows(weight: Tensor | None, plain: Plain) -> bool:
+    """Whether the kernels know the form of a call."""
+    return weight is not None and plain.mask is None and plain.offset_groups == 1 and not plain.border
 
 
 def takes(input: Tensor) -> bool:
@@ -41,26 +44,27 @@ def takes(input: Tensor) -> bool:
 
 def forward(
     input: Tensor,
-    weight: Tensor,
-    sets: int,
+    weight: Tensor | None,
+    taps: Tensor,
     offset: Tensor | None,
     output: Tensor,
     winner: Tensor,
-    plain: _Plain,
-) -> Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor, Tensor], None]:
+    plain: Plain,
+) -> Callable[..., None]:
     """A convolution ready to run on any tensors like these: it fills output, and winner where that is not empty."""
     kernel = library.function("sampled_forward")
-    job = _job(input, weight, sets, output, winner, plain)
+    job = _job(input, weight, len(taps), output, winner, plain)
     job.offset = _steps(offset)
     at = ctypes.byref(job)
     contested = winner.numel() > 0
 
     def call(
         input: Tensor,
-        weight: Tensor,
+        weight: Tensor | None,
         taps: Tensor,
         offset: Tensor | None,
         bias: Tensor | None,
+        mask: Tensor | None,
         output: Tensor,
         winner: Tensor,
     ) -> None:
@@ -82,17 +86,17 @@ def forward(
 def backward(
     grad: Tensor,
     input: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     taps: Tensor,
     offset: Tensor | None,
     winner: Tensor,
-    plain: _Plain,
+    plain: Plain,
     wanted: Sequence[bool],
-    found: tuple[Tensor, Tensor, Tensor],
+    found: tuple[Tensor, ...],
 ) -> None:
     """Fill found with the gradients of input, weight and offset that are wanted; the same bits for any number of threads."""
     job = _job(input, weight, len(taps), grad, winner, plain)
-    grad_input, grad_weight, grad_offset = found
+    grad_input, grad_weight, grad_offset, _ = found
     job.offset, job.offset_gradient = _steps(offset), _steps(grad_offset if wanted[2] else None)
     total = None
     if wanted[0]:
@@ -129,9 +133,9 @@ def _rows(input: Tensor) -> Tensor:
     return input.permute(0, 2, 3, 1).to(torch.float32).contiguous()
 
 
-def _job(input: Tensor, weight: Tensor, sets: int, output: Tensor, winner: Tensor, plain: _Plain) -> _Job:
+def _job(input: Tensor, weight: Tensor, sets: int, output: Tensor, winner: Tensor, plain: Plain) -> _Job:
     """All of a call but its addresses, the steps of its offsets and its shares of the batch."""
-    deformed, stride, groups, fuse, size = plain
+    deformed, stride, groups, fuse, size = plain[:5]
     job = _Job()
     batch, channels, height, width = input.shape
     job.input = job.input_gradient = library.Map(None, height * width * channels, 1, width * channels, channels)
