@@ -29,7 +29,7 @@ NAN = float("nan")
 # around the widths of vectors, blocks and panels
 CHANNELS = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 70)
 EPS = torch.finfo(torch.float32).eps
-NAMES = ("output", "input", "weight", "offset", "bias")
+NAMES = ("output", "input", "weight", "offset", "bias", "mask")
 
 
 @contextlib.contextmanager
@@ -82,7 +82,7 @@ LAYOUTS = (
 
 
 @st.composite
-def cases(draw):
+def cases(draw, general=False):
     """Operands of the op as it is registered, and the gradient of its output."""
     dtype = draw(st.sampled_from([torch.float32, torch.float32, torch.bfloat16]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
@@ -122,17 +122,38 @@ def cases(draw):
     fuse = draw(st.sampled_from(FUSES))
     shape = (outs, per_group, points)
     weight = (random(*shape) if draw(st.booleans()) else random(sets, *shape)).to(dtype)
+    mask, masked, parts, border = None, [], 1, False
+    if general:
+        channels, border = groups * per_group, draw(st.booleans())
+        if draw(st.integers(0, 3)) == 0:
+            weight, outs, groups, per_group = None, channels, 1, channels
+        parts = draw(st.sampled_from([n for n in (1, 2, 3, 4, 5, 8, channels) if channels % n == 0]))
+        pairs = range(sets * parts)
+        masked, deformed = ([k for k in pairs if draw(st.integers(0, 3))] for _ in range(2))
+        mask, offset = (
+            laid_out(random(batch, len(some) * size, *out), draw(st.sampled_from(LAYOUTS))) if some else None
+            for some, size in ((masked, points), (deformed, 2 * points))
+        )
     width = outs * (sets if fuse == "concat" else 1)
     bias = random(width).to(dtype) if draw(st.booleans()) else None
     input = laid_out(random(batch, groups * per_group, *size).to(dtype), draw(st.sampled_from(LAYOUTS)))
     grad = laid_out(random(batch, width, *out).to(dtype), draw(st.sampled_from(LAYOUTS)))
-    return input, weight, taps, offset, bias, Plain(deformed, list(stride), groups, fuse, out), grad
+    return (
+        input,
+        weight,
+        taps,
+        offset,
+        bias,
+        Plain(deformed, list(stride), groups, fuse, out, mask, masked, parts, border),
+        grad,
+    )
 
 
 def run(function, input, weight, taps, offset, bias, plain, grad, change=lambda t: t, **more):
-    """Output and winner, and the gradients of input, weight, offset and bias (None where there is none)."""
-    tensors = [t if t is None else change(t.detach()).requires_grad_() for t in (input, weight, offset, bias)]
-    output, winner = function(tensors[0], tensors[1], taps, *tensors[2:], *plain, **more)
+    """Output and winner, and the gradients of input, weight, offset, bias and mask (None where there is none)."""
+    given = (input, weight, offset, bias, plain.mask)
+    tensors = [t if t is None else change(t.detach()).requires_grad_() for t in given]
+    output, winner = function(*tensors[:2], taps, *tensors[2:4], *plain._replace(mask=tensors[4]), **more)
     given = [t for t in tensors if t is not None]
     found = iter(torch.autograd.grad(output, given, change(grad)))
     return [output.detach(), *(t if t is None else next(found) for t in tensors)], winner
@@ -147,6 +168,9 @@ def plain_pytorch(input, weight, taps, offset, bias, *plain, winner=None, memory
         read = read if mask is None else read * mask.reshape(-1, 1)
         read = read.reshape(len(input), output_size[0], output_size[1] * points, input.shape[1]).permute(0, 3, 1, 2)
         read = read.contiguous(memory_format=memory_format)
+        if kernel is None:
+            branches.append(read.unflatten(-1, (output_size[1], points)).sum(-1))
+            continue
         branches.append(F.conv2d(read, kernel.flatten(0, 1)[:, :, None], stride=(1, points), groups=groups))
     if fuse == "concat":
         output = torch.cat(branches, 1)
@@ -180,7 +204,7 @@ def assert_as_good_as_plain(case, found, winner, double=torch.Tensor.double):
         taps,
         offset if offset is None else offset.double(),
         bias if bias is None else bias.double().square(),
-        settings,
+        settings if settings.mask is None else settings._replace(mask=settings.mask.double().square()),
         grad.double().square(),
         **forced,
     )[0]
@@ -188,7 +212,7 @@ def assert_as_good_as_plain(case, found, winner, double=torch.Tensor.double):
         if true is None:
             assert mine is None
             continue
-        assert mine.dtype == (torch.float32 if name == "offset" else input.dtype)
+        assert mine.dtype == (torch.float32 if name in ("offset", "mask") else input.dtype)
         assert mine.shape == true.shape
         error, *others = (float((t.double() - true).norm()) for t in (mine, *theirs))
         assert error <= 2 * max(others) + floor(terms), (name, error, others)
@@ -198,7 +222,7 @@ def assert_as_good_as_plain(case, found, winner, double=torch.Tensor.double):
                 *(t if t is None else t.double() for t in (input, weight)),
                 taps,
                 *(t if t is None else t.double() for t in (offset, bias)),
-                *settings,
+                *settings._replace(mask=settings.mask if settings.mask is None else settings.mask.double()),
             )[0]
         assert winner.dtype == torch.uint8
         assert int(winner.max()) < len(taps)
@@ -215,6 +239,20 @@ def test_every_shape(isa, case):
         found, winner = run(OP, *case)
     if case[0].shape[0] == 0:
         assert found[0].shape == (0, case[6].shape[1], *case[5][4])
+        assert all((t == 0).all() for t in found if t is not None)
+        return
+    assert_as_good_as_plain(case, found, winner)
+
+
+@EVERY_SET
+@settings(
+    max_examples=220, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+)
+@given(case=cases(general=True))
+def test_every_shape_of_the_general_form(isa, case):
+    with running(isa):
+        found, winner = run(OP, *case)
+    if case[0].shape[0] == 0:
         assert all((t == 0).all() for t in found if t is not None)
         return
     assert_as_good_as_plain(case, found, winner)
@@ -281,7 +319,7 @@ def test_same_bits_for_any_number_of_threads_and_in_every_run(path, kind):
 @pytest.mark.parametrize("memory_format", FORMATS)
 def test_memory_formats_are_kept(path, memory_format):
     for dtype in (torch.float32, torch.bfloat16):
-        (output, grad_input, grad_weight, grad_offset, _), _ = run(OP, *example(path, dtype, memory_format))
+        (output, grad_input, grad_weight, grad_offset, *_), _ = run(OP, *example(path, dtype, memory_format))
         assert output.is_contiguous(memory_format=memory_format)
         assert grad_input.is_contiguous(memory_format=memory_format)
         assert grad_weight.is_contiguous()

@@ -108,7 +108,7 @@ def sampled_conv2d(
     tensors, plain = operands(
         *(input, weight, taps, offset, bias, mask, offset_groups, stride, groups, fuse, padding_mode, output_size)
     )
-    if direct and cpu.takes(input) and cpu.knows(weight, plain):
+    if direct and cpu.takes(input):
         arguments.remember(_READY, key, _at_once(input, weight, taps, tensors[3], plain))
     if arguments.exporting():
         return reference.exportable(*tensors, *plain)
@@ -235,7 +235,7 @@ def _forward_on_cpu(
     input: Tensor, weight: Tensor | None, taps: Tensor, offset: Tensor | None, bias: Tensor | None, *plain: Any
 ) -> tuple[Tensor, Tensor]:
     call = Plain(*plain)
-    if not cpu.takes(input) or not cpu.knows(weight, call):
+    if not cpu.takes(input):
         return _forward._init_fn(input, weight, taps, offset, bias, *plain)
     output, winner = _forward_shape(input, weight, taps, offset, bias, *plain)
     kernel = cpu.forward(input, weight, taps, offset, output, winner, call)
@@ -300,7 +300,7 @@ def _backward_on_cpu(
     wanted: Sequence[bool],
     *plain: Any,
 ) -> tuple[Tensor, ...]:
-    if not cpu.takes(input) or not cpu.knows(weight, Plain(*plain)):
+    if not cpu.takes(input):
         return _backward._init_fn(grad, input, weight, taps, offset, winner, wanted, *plain)
     found = _backward_shape(grad, input, weight, taps, offset, winner, wanted, *plain)
     cpu.backward(grad, input, weight, taps, offset, winner, Plain(*plain), wanted, found)
