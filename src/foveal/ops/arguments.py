@@ -150,7 +150,8 @@ def at_once(*tensors: Tensor | None) -> bool:
         torch.compiler.is_compiling()
         or _C._len_torch_dispatch_stack()
         or _C._len_torch_function_stack()
-        or transforming()
+        or _C._are_functorch_transforms_active()  # as transforming(), without its calls
+        or forward_ad._current_level >= 0
         or _C._is_any_autocast_enabled()
         or _C._is_tracing()
         or _C._autograd._profiler_enabled()

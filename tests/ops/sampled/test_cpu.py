@@ -272,19 +272,32 @@ PATHS = [
     ("5 x 5", (2, 70, 12, 11), 65, 5, (1,), (0,), 1, 1, "max", False),
     ("one image", (1, 64, 40, 40), 64, 3, (1, 2), (0, 1), 1, 1, "max", False),
     ("one pixel", (5, 64, 1, 1), 64, 3, (1, 2), (0, 1), 1, 1, "max", False),
+    ("mask", (3, 64, 19, 23), 64, 3, (1,), (0,), 1, 1, "max", False, {"masked": [0]}),
+    (
+        *("4 offset groups, border", (3, 64, 19, 23), 20, 3, (1, 2), (0, 1, 2, 5, 7), 2, 2, "max", False),
+        {"masked": [0, 1, 2, 3, 5, 6], "offset_groups": 4, "border": True},
+    ),
+    (
+        *("no weight", (3, 72, 19, 23), 72, 3, (1, 2), (0, 3), 1, 1, "max", False),
+        {"masked": [0, 1, 2], "offset_groups": 2, "weighted": False},
+    ),
 ]
 EVERY_PATH = pytest.mark.parametrize("path", PATHS, ids=lambda p: p[0])
 
 
 def example(path, dtype=torch.float32, memory_format=torch.contiguous_format):
-    _, shape, outs, side, scales, deformed, stride, groups, fuse, own = path
+    _, shape, outs, side, scales, deformed, stride, groups, fuse, own, *general = path
+    more = {"masked": (), "offset_groups": 1, "border": False, "weighted": True, **dict(*general)}
     size = [(n - 1) // stride + 1 for n in shape[2:]]
     input = torch.randn(shape).to(dtype).contiguous(memory_format=memory_format)
     weight = torch.randn(*((len(scales),) if own else ()), outs, shape[1] // groups, side * side).to(dtype)
     width = outs * (len(scales) if fuse == "concat" else 1)
     offset = torch.randn(shape[0], len(deformed) * 2 * side * side, *size) if deformed else None
     grad = torch.randn(shape[0], width, *size).to(dtype).contiguous(memory_format=memory_format)
-    settings = Plain(list(deformed), [stride, stride], groups, fuse, size)
+    if not more.pop("weighted"):
+        weight = None
+    mask = torch.randn(shape[0], len(more["masked"]) * side * side, *size) if more["masked"] else None
+    settings = Plain(list(deformed), [stride, stride], groups, fuse, size, mask, **more)
     return [input, weight, scaled_taps(side, scales), offset, torch.randn(width).to(dtype), settings, grad]
 
 
@@ -322,7 +335,7 @@ def test_memory_formats_are_kept(path, memory_format):
         (output, grad_input, grad_weight, grad_offset, *_), _ = run(OP, *example(path, dtype, memory_format))
         assert output.is_contiguous(memory_format=memory_format)
         assert grad_input.is_contiguous(memory_format=memory_format)
-        assert grad_weight.is_contiguous()
+        assert grad_weight is None or grad_weight.is_contiguous()
         assert grad_offset is None or grad_offset.is_contiguous()
 
 
@@ -505,6 +518,47 @@ def test_tiny_offsets_are_zero(isa, value):
     assert grad.isfinite().all()
 
 
+@EVERY_SET
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("value", [NAN, float("inf")])
+def test_nan_in_a_mask_stays_where_it_is(isa, weighted, value):
+    input, weight = torch.randn(2, 36, 8, 9, requires_grad=True), torch.randn(7, 36, 9, requires_grad=True)
+    mask, offset = torch.rand(2, 18, 8, 9), torch.randn(2, 36, 8, 9) * 0.3
+    mask[1, 9 + 4, 3, 4] = value  # the centre of the second group, which lies on the map
+    mask.requires_grad_()
+    offset.requires_grad_()
+    with running(isa):
+        output = sampled_conv2d(
+            input, weight if weighted else None, scaled_taps(3, (1,)), offset, mask=mask, offset_groups=2
+        )
+        grads = torch.autograd.grad(output, (input, offset, mask), torch.randn_like(output))
+    wrong = torch.zeros(output.shape, dtype=torch.bool)
+    wrong[1, slice(None) if weighted else slice(18, 36), 3, 4] = True
+    assert torch.equal(output.isfinite(), ~wrong)
+    assert torch.equal(output.isnan(), wrong) or value == value  # infinite pixels of both signs add up to NaN
+    moved = torch.zeros(offset.shape, dtype=torch.bool)
+    moved[1, 18 + 8 : 18 + 10, 3, 4] = True
+    assert torch.equal(grads[1].isfinite(), ~moved)
+    assert grads[2].isfinite().all()  # what a mask multiplies does not depend on it
+    assert grads[0][0].isfinite().all()
+    assert grads[0][1, :18].isfinite().all()
+    assert not grads[0][1, 18:].isfinite().all()
+
+
+@EVERY_SET
+@pytest.mark.parametrize("value", [float("inf"), 1e38, 3e9, 2.0**31, 2.0**30])
+def test_offsets_beyond_any_map_read_the_border_without_gradient(isa, value):
+    input, weight = torch.randn(2, 33, 8, 9), torch.randn(7, 33, 1)
+    for sign, corner in ((1, -1), (-1, 0)):
+        offset = torch.full((2, 2, 8, 9), sign * value, requires_grad=True)
+        with running(isa):
+            output = sampled_conv2d(input, weight, torch.zeros(1, 1, 2), offset, padding_mode="border")
+            (grad,) = torch.autograd.grad(output, offset, torch.randn_like(output))
+        expected = torch.einsum("nc,oct->no", input[:, :, corner, corner], weight)[..., None, None].expand(-1, -1, 8, 9)
+        torch.testing.assert_close(output, expected)
+        assert (grad == 0).all()
+
+
 NASTY = """
 import itertools, torch
 from foveal.geometry import scaled_taps
@@ -520,16 +574,23 @@ for isa in library.instruction_sets() or ("none",):
         (torch.float32, torch.bfloat16), values, ("max", "sum", "concat")
     )):
         groups = groups % 2 + 1
-        for which in range(6):
-            tensors = [torch.randn(2, 66, 5, 7), torch.randn(6, 66 // groups, 9), torch.randn(2, 36, 3, 4)]
+        for which in range(14):
+            which, general = which % 7, which > 6
+            tensors = [torch.randn(2, 66, 5, 7), torch.randn(6, 66 // groups, 9), torch.randn(2, 108, 3, 4)]
             tensors += [torch.randn(12 if fuse == "concat" else 6), torch.randn(2, 12 if fuse == "concat" else 6, 3, 4)]
-            taps = scaled_taps(3, (1, 2))
-            chosen = (*tensors, taps)[which]
+            taps, mask = scaled_taps(3, (1, 2)), torch.randn(2, 54, 3, 4)
+            chosen = (*tensors, taps, mask)[which]
             chosen[torch.rand(chosen.shape) < 0.5] = value
             input, weight, bias, grad = (tensors[k].to(dtype).requires_grad_() for k in (0, 1, 3, 4))
-            offset = tensors[2].requires_grad_()
-            output = sampled_conv2d(input, weight, taps, offset, bias, stride=2, groups=groups, fuse=fuse)
-            torch.autograd.grad(output, (input, weight, offset, bias), grad)
+            offset, mask = tensors[2].requires_grad_(), mask.requires_grad_()
+            more = {"stride": 2, "groups": groups, "fuse": fuse}
+            if general:
+                more |= {"mask": mask, "offset_groups": 3, "padding_mode": ("zeros", "border")[groups - 1]}
+            output = sampled_conv2d(input, weight, taps, offset if general else offset[:, :36], bias, **more)
+            torch.autograd.grad(output, (input, weight, offset, bias, *((mask,) if general else ())), grad)
+            if general:
+                more |= {"groups": 1}
+                torch.autograd.grad(sampled_conv2d(input, None, taps, offset, **more).float().sum(), (input, offset, mask))
             count += 1
 print("survived", count)
 """
@@ -538,26 +599,30 @@ print("survived", count)
 def test_the_process_survives_any_number():
     done = subprocess.run([sys.executable, "-c", NASTY], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split() == ["survived", str(2 * 13 * 3 * 6 * max(1, len(SETS)))]
+    assert done.stdout.split() == ["survived", str(2 * 13 * 3 * 14 * max(1, len(SETS)))]
 
 
 @EVERY_PATH
 def test_compiles_whole(path):
     torch._dynamo.reset()
     input, weight, taps, offset, bias, settings, grad = example(path)
-    deformed, stride, groups, fuse, size = settings[:5]
-    points = taps.shape[1]
+    points, pairs = taps.shape[1], range(len(taps) * settings.offset_groups)
 
-    def function(input, weight, offset, bias):
-        given = iter(()) if offset is None else iter(offset.split(2 * points, 1))
-        each = [next(given) if s in deformed else None for s in range(len(taps))]
-        return sampled_conv2d(
-            input, weight, taps, each, bias, stride=stride, groups=groups, fuse=fuse, output_size=size
-        )
+    def listed(several, present, length):
+        given = iter(()) if several is None else iter(several.split(length, 1))
+        return [next(given) if k in present else None for k in pairs]
+
+    def function(input, weight, offset, bias, mask):
+        each = listed(offset, settings.deformed, 2 * points)
+        masks = listed(mask, settings.masked, points)
+        more = {"stride": settings.stride, "groups": settings.groups, "fuse": settings.fuse}
+        more |= {"mask": masks, "offset_groups": settings.offset_groups, "output_size": settings.output_size}
+        more["padding_mode"] = "border" if settings.border else "zeros"
+        return sampled_conv2d(input, weight, taps, each, bias, **more)
 
     found = []
     for forward in (torch.compile(function, fullgraph=True, backend="aot_eager"), function):
-        tensors = [t if t is None else t.clone().requires_grad_() for t in (input, weight, offset, bias)]
+        tensors = [t if t is None else t.clone().requires_grad_() for t in (input, weight, offset, bias, settings.mask)]
         output = forward(*tensors)
         found.append([output, *torch.autograd.grad(output, [t for t in tensors if t is not None], grad)])
     for mine, theirs in zip(*found, strict=True):

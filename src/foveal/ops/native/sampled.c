@@ -180,9 +180,9 @@ INLINE vec touch(const float *q, const float *p, float *to, float share, int64_t
 }
 
 /* Turn the gradients of what was read, `back` (a row a pixel, `apart` floats from tap to tap), into those of the pixels, of the
- * offsets where `moved` is given, and of the masks where `masked` is. */
+ * offsets where `moved` is given, and, where there are masks, of these where `masked` is given. */
 INLINE void scatter(const work_t *w, const corners_t *all, int64_t from, int64_t m, const float *back, int64_t row, int64_t apart,
-                    const float *image, float *image_gradient, const int64_t count, float *moved, float *masked, int has_mask) {
+                    const float *image, float *image_gradient, const int64_t count, float *moved, const int has_mask, float *masked) {
     const sampled_t *job = w->job;
     const int64_t step = job->input.w, to_step = job->input_gradient.w;
     for (int64_t t = 0; t < job->taps; t++) {
@@ -200,15 +200,15 @@ INLINE void scatter(const work_t *w, const corners_t *all, int64_t from, int64_t
                     dot[corner] = (vec){0};
                     if (pixel >= 0)
                         dot[corner] = touch(q, image + pixel * step, image_gradient ? image_gradient + pixel * to_step : 0,
-                                            c->share[corner][at], count, moved || masked);
+                                            c->share[corner][at], count, moved || (has_mask && masked));
                 }
                 vec left_slope = dot[2] - dot[0], right_slope = dot[3] - dot[1];
                 vec top_slope = dot[1] - dot[0], low_slope = dot[3] - dot[2];
                 downward[i] = left_slope + splat(c->right[at]) * (right_slope - left_slope);
                 rightward[i] = top_slope + splat(c->down[at]) * (low_slope - top_slope);
-                if (masked) value[i] = dot[0] + splat(c->right[at]) * top_slope + splat(c->down[at]) * downward[i];
+                if (has_mask) value[i] = dot[0] + splat(c->right[at]) * top_slope + splat(c->down[at]) * downward[i];
             }
-            if (masked) {
+            if (has_mask && masked) {
                 for (int64_t i = some; i < LANES; i++) value[i] = (vec){0};
                 store_some(masked + t * w->positions + from + i0, 0, FLOAT32, some, total_of_rows(value));
             }
@@ -224,6 +224,32 @@ INLINE void scatter(const work_t *w, const corners_t *all, int64_t from, int64_t
             store_some(to, w->positions, FLOAT32, some, right);
         }
     }
+}
+
+/* The same with its constants known: each a function of its own, or the compiler would run short of registers in all. */
+typedef void (*scatter_t)(const work_t *w, const corners_t *all, int64_t from, int64_t m, const float *back, int64_t row,
+                          int64_t apart, const float *image, float *image_gradient, int64_t count, float *moved, float *masked);
+#define SCATTER(name, known, has_mask)                                                                                            \
+    static void name(const work_t *w, const corners_t *all, int64_t from, int64_t m, const float *back, int64_t row, int64_t apart, \
+                     const float *image, float *image_gradient, int64_t count, float *moved, float *masked) {                       \
+        (void)count;                                                                                                                \
+        scatter(w, all, from, m, back, row, apart, image, image_gradient, known, moved, has_mask, masked);                          \
+    }
+SCATTER(scatter_64, 64, 0)
+SCATTER(scatter_32, 32, 0)
+SCATTER(scatter_16, 16, 0)
+SCATTER(scatter_any, count, 0)
+SCATTER(scatter_64_masked, 64, 1)
+SCATTER(scatter_32_masked, 32, 1)
+SCATTER(scatter_16_masked, 16, 1)
+SCATTER(scatter_any_masked, count, 1)
+#undef SCATTER
+
+static scatter_t scatter_of(int64_t count, int has_mask) {
+    if (count == 64) return has_mask ? scatter_64_masked : scatter_64;
+    if (count == 32) return has_mask ? scatter_32_masked : scatter_32;
+    if (count == 16) return has_mask ? scatter_16_masked : scatter_16;
+    return has_mask ? scatter_any_masked : scatter_any;
 }
 
 /* A task owns one share of the batch and one block of channels, so nobody else writes where it adds. */
@@ -271,18 +297,8 @@ static void backward_blocks(int64_t begin, int64_t end, void *context) {
                         const float *from = job->weight ? back : grad + i * w->row; /* without a weight all taps get the same */
                         if (job->weight)
                             multiply(some, grad + i * w->row, w->row, turned, job->out_channels, w->depth, back, w->depth, w->zeros);
-#define SCATTER(count)                                                                                                     \
-    scatter(w, corners, i, some, from, row, job->weight ? w->block : 0, image, image_gradient, count, moved ? moved + p : 0, \
-            masked ? masked + p : 0, *masks >= 0)
-                        if (count == 64)
-                            SCATTER(64);
-                        else if (count == 32)
-                            SCATTER(32);
-                        else if (count == 16)
-                            SCATTER(16);
-                        else
-                            SCATTER(count);
-#undef SCATTER
+                        scatter_of(count, *masks >= 0)(w, corners, i, some, from, row, job->weight ? w->block : 0, image, image_gradient,
+                                                       count, moved ? moved + p : 0, masked ? masked + p : 0);
                     }
                 }
             }
@@ -318,11 +334,13 @@ static void add_parts(const work_t *w, int64_t task, const int32_t *places, int6
     const int64_t part = pair % job->offset_groups, place = placed(job, places, part, pair / job->offset_groups);
     const int64_t at = ((n * most_places + place) * channels + c % channels) * w->positions;
     const int64_t size = job->batch * most_places * channels * w->positions;
+    int64_t first = 0, end = gbs; /* channels are in order, so the blocks of an offset group lie side by side */
+    while (part_of(w, first / w->blocks, first % w->blocks) < part) first++;
+    while (part_of(w, (end - 1) / w->blocks, (end - 1) % w->blocks) > part) end--;
     for (int64_t y = 0; y < job->out_height; y++)
         for (int64_t x = 0; x < job->out_width; x++) {
             float sum = 0;
-            for (int64_t gb = 0; gb < gbs; gb++)
-                if (part_of(w, gb / w->blocks, gb % w->blocks) == part) sum += partial[gb * size + at + y * job->out_width + x];
+            for (int64_t gb = first; gb < end; gb++) sum += partial[gb * size + at + y * job->out_width + x];
             ((float *)to->data)[n * to->n + c * to->c + y * to->h + x * to->w] = sum;
         }
 }

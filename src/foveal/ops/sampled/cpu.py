@@ -54,6 +54,7 @@ def forward(
     job.offset, job.mask = _steps(offset), _steps(plain.mask)
     at = ctypes.byref(job)
     contested = winner.numel() > 0
+    rows_as_they_are = _rows(input) is input
 
     def call(
         input: Tensor,
@@ -65,7 +66,7 @@ def forward(
         output: Tensor,
         winner: Tensor,
     ) -> None:
-        rows = _rows(input)
+        rows = input if rows_as_they_are else _rows(input)
         taps = (taps if taps.dtype is torch.float32 else taps.float()).contiguous()
         weight_at = bias_at = offset_at = mask_at = None
         if weight is not None:

@@ -71,21 +71,20 @@ def sampled_conv2d(
                   [6., 7., 8.],
                   [7., 8., 0.]]]])
     """
-    offsets, masks = listed(offset), listed(mask)
+    offsets, masks = () if offset is None else listed(offset), () if mask is None else listed(mask)
     direct = arguments.at_once(input, weight, taps, bias, *offsets, *masks) and not taps.requires_grad
     if direct:
         key = (
             *(input.shape, input.stride(), input.dtype, taps.shape, taps.dtype),
             None if weight is None else (weight.shape, weight.dtype),
             None if bias is None else (bias.shape, bias.dtype),
-            isinstance(offset, Tensor),
-            *(None if o is None else (o.shape, o.stride(), o.dtype) for o in offsets),
-            isinstance(mask, Tensor),
-            *(None if m is None else (m.shape, m.stride(), m.dtype) for m in masks),
+            None if offset is None else _told(offset, offsets),
+            None if mask is None else _told(mask, masks),
             tuple(stride) if type(stride) is list else stride,
             tuple(output_size) if type(output_size) is list else output_size,
             *(groups, fuse, offset_groups, padding_mode),
-            *(cpu.takes, library.function, *library._chosen),  # tests and benchmarks replace what decides
+            *(cpu.takes, library.function),  # tests and benchmarks replace what decides
+            *library._chosen,
         )
         try:
             ready = _READY.get(key)
@@ -117,6 +116,11 @@ def sampled_conv2d(
 
 # Calls that passed all checks, by all that the checks look at: the next one like them goes straight to its kernel.
 _READY: dict[tuple[Any, ...], Callable[..., Tensor]] = {}
+
+
+def _told(several: Any, each: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
+    """What a kernel knows of offsets, or of masks."""
+    return (isinstance(several, Tensor), *[None if t is None else (t.shape, t.stride(), t.dtype) for t in each])
 
 
 def _at_once(
@@ -154,10 +158,14 @@ def _at_once(
         masks: tuple[Tensor | None, ...],
         bias: Tensor | None,
     ) -> Tensor:
-        offset = merged(input, [o for o in offsets if o is not None])
-        mask = merged(input, [m for m in masks if m is not None])
-        if torch.is_grad_enabled() and any(
-            t is not None and t.requires_grad for t in (input, weight, offset, bias, mask)
+        offset = merged(input, [o for o in offsets if o is not None]) if offsets else None
+        mask = merged(input, [m for m in masks if m is not None]) if masks else None
+        if torch.is_grad_enabled() and (
+            input.requires_grad
+            or (weight is not None and weight.requires_grad)
+            or (offset is not None and offset.requires_grad)
+            or (mask is not None and mask.requires_grad)
+            or (bias is not None and bias.requires_grad)
         ):
             return _AtOnce.apply(input, weight, taps, offset, bias, mask, forward, plain)
         return forward(input, weight, taps, offset, bias, mask)[0]
