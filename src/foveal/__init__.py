@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         LogPolarPool2d,
         PointLogPolarConv,
     )
+    from foveal.ops.take_over import take_over
     from foveal.surgery import LAYERS, convert, reparameterize
 
 __all__ = [
@@ -32,15 +33,19 @@ __all__ = [
     "PointLogPolarConv",
     "convert",
     "reparameterize",
+    "take_over",
 ]
-_SURGERY = ("LAYERS", "convert", "reparameterize")
+_WHERE = {
+    **dict.fromkeys(("LAYERS", "convert", "reparameterize"), "foveal.surgery"),
+    "take_over": "foveal.ops.take_over",
+}
 _ROOMS = ("analysis", "bench", "data", "geometry", "layers", "models", "ops", "surgery", "training")
 
 
 def __getattr__(name: str) -> Any:
     """Names are handed on when they are asked for: torch takes a second to import, and ``foveal --help`` needs none."""
     if name in __all__:
-        return getattr(import_module("foveal.surgery" if name in _SURGERY else "foveal.layers"), name)
+        return getattr(import_module(_WHERE.get(name, "foveal.layers")), name)
     if name in _ROOMS:
         return import_module(f"foveal.{name}")
     if name == "load":
