@@ -20,7 +20,7 @@ class TakeOver:
     def give_back(self) -> None:
         """Let the operator's own kernels run again."""
         if self._library is not None:
-            self._library._destroy()  # type: ignore[no-untyped-call]
+            self._library._destroy()
             self._library = None
             del _TAKEN[self.name]
 
@@ -71,8 +71,10 @@ def take_over(name: str = "torchvision::deform_conv2d") -> TakeOver:
         __import__(space)
         getattr(getattr(torch.ops, space), op)
     except (ImportError, RuntimeError, AttributeError) as error:
-        raise ValueError(f"{name} is not there ({error}): install a {space} that fits torch {torch.__version__}") from error
-    library = torch.library.Library(space, "IMPL")  # noqa: TOR901 (destroyed when it is given back)
+        raise ValueError(
+            f"{name} is not there ({error}): install a {space} that fits torch {torch.__version__}"
+        ) from error
+    library = torch.library.Library(space, "IMPL")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Oo]verrid")  # which is what was asked for
         for key in _KEYS:
@@ -90,9 +92,7 @@ def taken_over() -> list[str]:
 _KEYS = ("CPU", "CUDA", "Autograd", "AutocastCPU", "AutocastCUDA")
 
 
-def _deform_conv2d(
-    input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor, bias: Tensor, *numbers: Any
-) -> Tensor:
+def _deform_conv2d(input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor, bias: Tensor, *numbers: Any) -> Tensor:
     """torchvision's operator: stride, padding and dilation in six numbers, groups, offset groups, whether the mask counts."""
     (*both, _, _, masked) = numbers
     with torch.autocast(input.device.type, enabled=False):
