@@ -30,16 +30,15 @@ def cost(
 
     import foveal
     from foveal import analysis
-    from foveal.models import create_model
     from foveal.recipes.load import load_plan
     from foveal.reports.speeds import milliseconds
 
     size = _size(input_size)
     channels = size[0]
-    networks = {model: create_model(model, num_classes=num_classes, in_channels=channels)}
+    networks = {model: _network(model, None, channels, num_classes)}
     changes: list[Any] = []
     if plan is not None:
-        changed = create_model(model, num_classes=num_classes, in_channels=channels)
+        changed = _network(model, None, channels, num_classes)
         changes = foveal.convert(changed, load_plan(plan), dry_run=True, input_size=size)
         networks["converted"] = foveal.convert(changed, load_plan(plan))
     costs = [analysis.cost(network, size, latency=False) for network in networks.values()]
@@ -360,10 +359,13 @@ def _network(name: str, plan: str | None, channels: int, num_classes: int) -> An
 
     import foveal
     from foveal.models import create_model
+    from foveal.named import is_dotted, search_in
     from foveal.recipes.load import load_plan
     from foveal.training import load_run
 
     torch.manual_seed(0)
+    if is_dotted(name):
+        search_in(".")
     if Path(name).is_dir() or "/" in name:
         network = load_run(name)[1]
     else:
