@@ -28,6 +28,7 @@ from foveal.layers import (
     shaped,
     timm_convs,
 )
+from foveal.named import find, is_dotted
 
 Model = TypeVar("Model", bound=nn.Module)
 LogPolar = {1: LogPolarConv1d, 2: LogPolarConv2d, 3: LogPolarConv3d}
@@ -159,9 +160,10 @@ def convert(model: Any, plan: Plan, *, dry_run: bool = False, input_size: Sequen
     ``"type:Conv2d[kernel_size=3, groups=1]"``. Conditions are kernel_size and stride (``3``, or ``3x5``), groups,
     in_channels, out_channels and depthwise (``true`` or ``false``). ``type:`` passes over 1x1 kernels, which mix channels and
     see nothing around them, unless a condition asks for ``kernel_size=1``. An entry is
-    ``{"layer": name, ...}`` with a name of ``LAYERS``; its other keys are arguments of that layer and override what is
-    taken from the convolution. The weights start fresh, also in a pretrained model: only the bias stays. ``"init": "project"``
-    takes the old kernel over, too; a dry run tells which it is. An entry None leaves alone what it matches.
+    ``{"layer": name, ...}`` with a name of ``LAYERS``, or ``"package.module:Name"`` of a layer of your own, a class with
+    ``from_conv(conv, **arguments)``; its other keys are arguments of that layer and override what is taken from the
+    convolution. The weights start fresh, also in a pretrained model: only the bias stays. ``"init": "project"`` takes the old
+    kernel over, too; a dry run tells which it is. An entry None leaves alone what it matches.
 
     ``deformable_roi_pool`` stands for RoI pooling (torchvision's RoIAlign or RoIPool) and takes ``channels``, those of the
     map; ``deform`` stands for torchvision's DeformConv2d, keeps its weights and takes nothing; all other layers stand for
@@ -448,6 +450,8 @@ def _maker(pattern: str, entry: Mapping[str, Any] | None) -> Callable[[nn.Module
         raise ValueError(f"plan[{pattern!r}] must be a mapping with the key 'layer', or None; got {entry!r}")
     spec = dict(entry)
     layer = spec.pop("layer")
+    if is_dotted(layer):
+        return _own_maker(f"plan[{pattern!r}]", layer, spec)
     if layer not in LAYERS:
         raise ValueError(
             f"plan[{pattern!r}]: no layer {layer!r}{_nearest(layer, LAYERS)}; layers are {', '.join(LAYERS)}"
@@ -458,6 +462,30 @@ def _maker(pattern: str, entry: Mapping[str, Any] | None) -> Callable[[nn.Module
     except ValueError as error:
         raise ValueError(f"plan[{pattern!r}]: {error}") from error
     return lambda conv: make(conv, **spec)
+
+
+def _own_maker(where: str, layer: str, spec: Mapping[str, Any]) -> Callable[[nn.Module], nn.Module]:
+    """How a layer of the user's own is made from a convolution."""
+    try:
+        kind = find(layer, "a layer")
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    make = getattr(kind, "from_conv", None)
+    if not callable(make):
+        raise ValueError(f"{where}: {layer} must be a class with from_conv(conv, **arguments)")
+
+    def made(conv: nn.Module) -> nn.Module:
+        try:
+            inspect.signature(make).bind(conv, **spec)
+        except TypeError as error:
+            raise ValueError(f"{layer}.from_conv: {error}") from error
+        new = make(conv, **spec)
+        if not isinstance(new, nn.Module):
+            raise ValueError(f"{layer}.from_conv must return an nn.Module; got {type(new).__name__}")
+        like = next(conv.parameters())
+        return new.to(like.device, like.dtype).train(conv.training)
+
+    return made
 
 
 def layer_arguments(layer: str) -> list[str]:
@@ -490,7 +518,7 @@ def _settle(model: nn.Module, layer: nn.Module, fresh: bool) -> None:
             layer.to(like.device, like.dtype)
         return
     rule = getattr(model, "init_layer", None)
-    if rule is None or not fresh:
+    if rule is None or not fresh or not isinstance(layer, (*Ours, *Conventional)):
         return
     for part in (layer.conv, layer.log_polar) if isinstance(layer, tuple(Cross.values())) else (layer,):
         if part is not None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from foveal.data import FolderSet, ImageSet, Preset, batches, create_dataset
 from foveal.data import preset as usual_preset
+from foveal.data.own import OwnSet
 from foveal.data.section import Data
 from foveal.data.writing import write_file
 from foveal.metrics.segmentation import confusion
@@ -68,7 +69,7 @@ class Classification(Task):
         """One score for each class."""
         return len(classes)
 
-    def load(self, data: Data, split: str, root: str | None) -> tuple[ImageSet | FolderSet, Preset]:
+    def load(self, data: Data, split: str, root: str | None) -> tuple[ImageSet | FolderSet | OwnSet, Preset]:
         """One split of a set of labelled images, or of the part of it that `limit` or `fraction` leaves."""
         how: dict[str, Any] = {"test_fraction": data.test_fraction, "test_seed": data.test_seed}
         dataset = create_dataset(data.name, split, root=root, download=data.download, **how)
@@ -86,7 +87,7 @@ class Classification(Task):
 
     def batches(
         self,
-        dataset: ImageSet | FolderSet,
+        dataset: ImageSet | FolderSet | OwnSet,
         preparation: Preset,
         *,
         batch_size: int,
@@ -194,7 +195,7 @@ class Classification(Task):
         _write_classes(found, out)
 
 
-def _refuse_classes_without_images(dataset: ImageSet | FolderSet) -> None:
+def _refuse_classes_without_images(dataset: ImageSet | FolderSet | OwnSet) -> None:
     """Nothing is learned of one class alone, and nothing of a class without an image."""
     if len(dataset.classes) < 2:
         raise ValueError(
@@ -210,8 +211,10 @@ def _refuse_classes_without_images(dataset: ImageSet | FolderSet) -> None:
         )
 
 
-def _subset(dataset: ImageSet | FolderSet, kept: list[int]) -> ImageSet | FolderSet:
+def _subset(dataset: ImageSet | FolderSet | OwnSet, kept: list[int]) -> ImageSet | FolderSet | OwnSet:
     """Some images of a set."""
+    if isinstance(dataset, OwnSet):
+        return dataset.subset(kept)
     labels = dataset.labels[kept]
     if isinstance(dataset, ImageSet):
         return dataclasses.replace(dataset, images=dataset.images[kept], labels=labels)
