@@ -80,6 +80,12 @@ def train(
             continue
         measured = _measured(recipe, {k.removeprefix("test_"): v for k, v in result.items()})
         console.print(f"  {escape(measured)}")
+        if "chosen_epoch" in result:
+            headline = recipe.make_task().metrics[0]
+            best = headline.text(result[f"val_{headline.name}"])
+            console.print(
+                f"  epoch {result['chosen_epoch']}, the best on the validation images: {headline.title} {best} there"
+            )
 
     def tell(done: int, turns: int) -> None:
         if not done:
@@ -196,6 +202,8 @@ def _print_epoch(progress: Progress) -> None:
         return
     metric, key = progress.metric, f"test_{progress.metric.name}"
     test = f"  test {metric.text(row[key])}" if key in row else ""
+    if f"val_{metric.name}" in row:
+        test = f"  val {metric.text(row[f'val_{metric.name}'])}{test}"
     share = "" if progress.value is None else f"  train {metric.text(progress.value)}"
     pace = f"  {per_second(row['images_per_s'])} images/s" if row["images_per_s"] else ""
     trained = f"  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}"
@@ -226,7 +234,9 @@ class _Bar:
 
         metric, key = progress.metric, f"test_{progress.metric.name}"
         if progress.row and key in progress.row:
-            self.test = f" test {metric.text(progress.row[key], 1)}"
+            val = progress.row.get(f"val_{metric.name}")
+            shown = "" if val is None else f" val {metric.text(val, 1)}"
+            self.test = f"{shown} test {metric.text(progress.row[key], 1)}"
         trained = "" if progress.value is None else f" train {metric.text(progress.value, 1)}"
         numbers = f"loss {progress.loss:.3f}{trained}{self.test} {per_second(progress.images_per_s)}/s"
         self.bar.update(
@@ -241,7 +251,9 @@ class _Bar:
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run: runs/quickstart/conv/seed0.")],
     data_root: Annotated[Path | None, typer.Option(help="Where the data lies, if not where the recipe says.")] = None,
-    split: Annotated[Literal["train", "test"], typer.Option(help="Which images, without augmentation.")] = "test",
+    split: Annotated[
+        Literal["train", "val", "test"], typer.Option(help="Which images, without augmentation.")
+    ] = "test",
     results: Annotated[Path | None, typer.Option(help="File for what a detector finds, as COCO's results.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
 ) -> None:

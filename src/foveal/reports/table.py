@@ -154,6 +154,7 @@ def _row(name: str, folders: Sequence[Path]) -> dict[str, Any]:
         "published": _printed(published) if published else None,
         "quoted": False,
         "quick": quick,
+        "chosen_on": "val" if any("chosen_epoch" in run for run in finished) else None,
         "differs": recipe.differences if recipe else [],
         "headline": headline,
         "metrics": [_about_metric(metric) for metric in metrics],
@@ -405,7 +406,8 @@ def _by_statistic(
         means = {name: statistics.fmean(found) if found else None for name, found in columns.items()}
         return {**means, "std_of_epochs": around}
     chosen: Mapping[str, Any] = result
-    if statistic == "best":
+    on_test = statistic == "best" and "chosen_epoch" not in result
+    if on_test:
         candidates = [line for line in (result, *measured) if line[key] is not None]
         best = headline.best(line[key] for line in candidates) if candidates else None
         chosen = next((line for line in candidates if line[key] == best), result)
@@ -414,7 +416,7 @@ def _by_statistic(
     if not isinstance(correct, int) or not isinstance(n, int):
         return found
     share = found[headline.name] or 0.0
-    return {**found, "interval": wilson_interval(round(share * n) if statistic == "best" else correct, n)}
+    return {**found, "interval": wilson_interval(round(share * n) if on_test else correct, n)}
 
 
 def _stays_below(lines: Sequence[Mapping[str, Any]], target: float | None) -> dict[str, Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -63,7 +62,7 @@ class Classification:
             _refuse_classes_without_images(dataset)
         kept = kept_images(data, len(dataset))
         if kept is not None:
-            dataset = _subset(dataset, kept)
+            dataset = dataset.subset(kept)
         return dataset, self.preparation(data)
 
     def preparation(self, data: Data) -> Preset:
@@ -162,11 +161,3 @@ def _refuse_classes_without_images(dataset: ImageSet | FolderSet) -> None:
             f"the train split of {dataset.name} has no image of {', '.join(without[:12])}{more}; add images, or take these "
             "classes out"
         )
-
-
-def _subset(dataset: ImageSet | FolderSet, kept: list[int]) -> ImageSet | FolderSet:
-    """Some images of a set."""
-    labels = dataset.labels[kept]
-    if isinstance(dataset, ImageSet):
-        return dataclasses.replace(dataset, images=dataset.images[kept], labels=labels)
-    return dataclasses.replace(dataset, paths=tuple(dataset.paths[index] for index in kept), labels=labels)
