@@ -3,8 +3,11 @@
 # torch takes a second to import, so everything of foveal is imported inside the commands: --help must be instant.
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -40,6 +43,7 @@ def train(
 
     from foveal.data.writing import write_file
     from foveal.recipes.schema import Recipe
+    from foveal.reports.classes import in_a_line
     from foveal.reports.write import print_table, report
     from foveal.training.environment import pick_device
     from foveal.training.run import fit
@@ -80,6 +84,9 @@ def train(
             continue
         measured = _measured(recipe, {k.removeprefix("test_"): v for k, v in result.items()})
         console.print(f"  {escape(measured)}")
+        for metric in getattr(recipe.make_task(), "per_class", ()):
+            if values := result.get(f"test_{metric.name}"):
+                console.print(f"  {escape(in_a_line(result['classes'], values, metric))}")
         if "chosen_epoch" in result:
             headline = recipe.make_task().metrics[0]
             best = headline.text(result[f"val_{headline.name}"])
@@ -255,9 +262,14 @@ def evaluate(
         Literal["train", "val", "test"], typer.Option(help="Which images, without augmentation.")
     ] = "test",
     results: Annotated[Path | None, typer.Option(help="File for what a detector finds, as COCO's results.")] = None,
+    wrong: Annotated[Path | None, typer.Option(help="File (CSV) for the images that are classified wrong.")] = None,
+    confusion: Annotated[Path | None, typer.Option(help="File (CSV) for images or pixels by class and call.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
 ) -> None:
-    """Measure the saved network of a run on its images."""
+    """Measure the saved network of a run on its images, all together and class by class."""
+    from foveal.data.writing import write_file
+    from foveal.reports.cases import wrong_images
+    from foveal.reports.classes import confused
     from foveal.reports.speeds import milliseconds
     from foveal.training.environment import pick_device
     from foveal.training.evaluate import evaluate as measure
@@ -266,6 +278,14 @@ def evaluate(
     recipe, model = load_run(run)
     if results is not None and recipe.task.name != "detection":
         raise ValueError(f"--results is for detection, and {run} is a run of {recipe.task.name}")
+    task: Any = recipe.make_task()
+    for option, given, needs in (("--wrong", wrong, "class_accuracy"), ("--confusion", confusion, "confusion")):
+        if given is not None and needs != "confusion" and recipe.task.name != "classification":
+            raise ValueError(f"{option} is for classification, and {run} is a run of {recipe.task.name}")
+        if given is not None and not hasattr(task, "confusion"):
+            raise ValueError(
+                f"{option} is for classification and segmentation, and {run} is a run of {recipe.task.name}"
+            )
     totals: list[Any] = []
     if data_root is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": str(data_root)})})
@@ -276,7 +296,7 @@ def evaluate(
         dataset,
         preset,
         batch_size=settings.batch_size,
-        task=recipe.make_task(),
+        task=task,
         amp=settings.amp,
         channels_last=settings.channels_last,
         workers=recipe.data.workers,
@@ -285,11 +305,49 @@ def evaluate(
     tell(f"{recipe.name}: {_measured(recipe, measured, split)}")
     loss = "" if measured["loss"] is None else f"loss {measured['loss']:.4f}, "
     tell(f"{loss}{milliseconds(measured['ms_per_image'])} per image in batches of {settings.batch_size}")
+    _print_classes(task, dataset.classes, measured)
+    matrix = task.confusion(totals[0]).long().tolist() if hasattr(task, "confusion") else None
+    if matrix and recipe.task.name == "classification":
+        for line in confused(matrix, dataset.classes):
+            tell(line)
+    if confusion is not None and matrix:
+        lines = [
+            ["true \\ called", *dataset.classes],
+            *([c, *row] for c, row in zip(dataset.classes, matrix, strict=True)),
+        ]
+        write_file(confusion, _csv(lines))
+        tell(f"confusion: {confusion}")
+    if wrong is not None:
+        found = wrong_images(model, dataset, preset, task, batch_size=settings.batch_size)
+        names = dataset.classes
+        lines = [[one.file, names[one.true], names[one.called], f"{one.probability:.4f}"] for one in found]
+        write_file(wrong, _csv([["file", "class", "called", "probability"], *lines]))
+        tell(f"{len(found)} wrong: {wrong}")
     if results is not None:
-        from foveal.data.writing import write_file
-
         write_file(results, json.dumps(totals[0].results()).encode())
         tell(f"{measured['detections']} detections: {results}")
+
+
+def _print_classes(task: Any, classes: Sequence[str], measured: dict[str, Any]) -> None:
+    """A line for each class, with each of the task's numbers of classes."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from foveal.reports.classes import number
+
+    metrics = [metric for metric in getattr(task, "per_class", ()) if measured.get(metric.name)]
+    if not metrics:
+        return
+    table = Table("class", *(metric.head for metric in metrics), box=None)
+    for name, *values in zip(classes, *(measured[metric.name] for metric in metrics), strict=True):
+        table.add_row(Text(name), *(number(value, metric) for value, metric in zip(values, metrics, strict=True)))
+    make_console().print(table)
+
+
+def _csv(lines: list[list[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue().encode()
 
 
 def predict(

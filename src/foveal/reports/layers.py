@@ -21,10 +21,13 @@ from foveal.analysis import (
     effective_receptive_field,
     to_data_uri,
 )
-from foveal.reports.cases import best_and_worst
+from foveal.reports.cases import best_and_worst, draw_wrong, name_of, wrong_images
+from foveal.tasks.classification import Classification
 from foveal.tasks.detection import Detection
 from foveal.training.saved import load_data, load_run, one_line
 
+_LOOKED_AT = 512  # test images that wrong ones are sought among
+_MOST_WRONG = 8
 _MOST_PLACES = 3  # layers drawn for each row
 _SAMPLES = 32  # test images that offsets and receptive fields are measured on
 _SHOWN = 4  # of them
@@ -36,11 +39,12 @@ def pictures(out: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     loaded = [_load(out, row) for row in rows]
     models = [found["model"] for found in loaded if found["model"] is not None]
     places = _places(models)
-    shared = [place for place in places if all(_at(model, place) is not None for model in models)]
-    place = shared[-1] if shared else None
+    place = None
+    with contextlib.suppress(Exception):
+        place = _last_map([found for found in loaded if isinstance(found["images"], Tensor)])
     if place is None:
-        with contextlib.suppress(Exception):
-            place = _last_map([found for found in loaded if isinstance(found["images"], Tensor)])
+        shared = [place for place in places if all(_at(model, place) is not None for model in models)]
+        place = shared[-1] if shared else None
     sections: list[dict[str, Any]] = []
     fields = []
     for row, found in zip(rows, loaded, strict=True):
@@ -57,10 +61,16 @@ def pictures(out: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if hasattr(found["task"], "masks"):
             with _noted(problems, "the best and worst images"):
                 cases = [_cases(found)]
+        elif found["images"] is not None and isinstance(found["task"], Classification):
+            with _noted(problems, "images that are wrong"):
+                cases = _wrong(found)
         elif found["images"] is not None and isinstance(found["task"], Detection):
             with _noted(problems, "boxes on test images"):
                 cases = _boxes(found)
-        sections.append({"layers": layers, "problems": problems, "more": mine[_MOST_PLACES:], "cases": cases})
+        of = {Classification: "Images that are wrong", Detection: "Test images"}
+        head = of.get(type(found["task"]), "Best and worst images")
+        more = mine[_MOST_PLACES:]
+        sections.append({"layers": layers, "problems": problems, "more": more, "cases": cases, "head": head})
     return {"rows": sections, "field": {"place": place, "fields": fields} if fields else None}
 
 
@@ -100,6 +110,20 @@ def _cases(found: Mapping[str, Any]) -> dict[str, str]:
     return {"src": to_data_uri(figure, "png"), "text": text}
 
 
+def _wrong(found: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Images that a classification has wrong, the surest first."""
+    dataset, preset = found["data"]
+    looked_at = min(len(dataset), _LOOKED_AT)
+    wrong = wrong_images(found["model"], dataset, preset, found["task"], batch_size=_SAMPLES, most=looked_at)
+    if not wrong:
+        return []
+    of = "" if looked_at == len(dataset) else f"the first {looked_at} of "
+    shown = wrong[:_MOST_WRONG]
+    some = "" if len(shown) == len(wrong) else f"; the {len(shown)} that it is surest of"
+    text = f"Wrong: {len(wrong)} of {of}{len(dataset)} test images{some}"
+    return [{"src": to_data_uri(draw_wrong(dataset, shown), "png"), "text": text}]
+
+
 @torch.no_grad()
 def _boxes(found: Mapping[str, Any]) -> list[dict[str, str]]:
     """What a detector sees in some test images, and the true boxes."""
@@ -111,7 +135,7 @@ def _boxes(found: Mapping[str, Any]) -> list[dict[str, str]]:
         boxes, labels, scores = (seen[key][best].cpu() for key in ("boxes", "labels", "scores"))
         names = truths.dataset.classes
         figure = draw_boxes(image.cpu(), boxes, labels, names, scores, threshold=0.0, truth=truth)
-        text = f"Test image {index}: the {len(best)} boxes of the highest scores; dashed: the {len(truth)} true ones"
+        text = f"{name_of(truths.dataset, index)}: the {len(best)} boxes of the highest scores; dashed: the {len(truth)} true ones"
         pictures.append({"src": to_data_uri(figure, "png"), "text": text})
     return pictures
 
@@ -153,10 +177,13 @@ def _first_conv(model: nn.Module) -> list[str]:
 
 
 def _last_map(loaded: Sequence[Mapping[str, Any]]) -> str | None:
-    """The last module that all networks have and that gives a map of more than one position."""
+    """The last module that weighs a map in all networks and gives one of more than one position: what a pooling behind it
+    sees is another field."""
     if not loaded:
         return None
-    common = set.intersection(*(set(dict(found["model"].named_modules())) for found in loaded)) - {""}
+    common = set.intersection(
+        *({name for name, m in found["model"].named_modules() if _weighs(m)} for found in loaded)
+    ) - {""}
     last = None
 
     def note(name: str, output: Any) -> None:
@@ -176,6 +203,10 @@ def _last_map(loaded: Sequence[Mapping[str, Any]]) -> str | None:
         for hook in hooks:
             hook.remove()
     return last
+
+
+def _weighs(module: nn.Module) -> bool:
+    return all(hasattr(module, key) for key in ("in_channels", "out_channels", "kernel_size"))
 
 
 def _at(model: nn.Module, name: str) -> nn.Module | None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from foveal.data.section import Data
 
 
+_SMALL = 30  # classes whose confusion matrix is kept with every result
+
+
 @dataclass(frozen=True)
 class Classification:
     """One label per image: cross entropy, and accuracy from integer counts.
@@ -128,7 +131,7 @@ class Classification:
 
     def summary(self, totals: Tensor) -> dict[str, Any]:
         """The metrics of summed counts: ``loss``, ``accuracy`` (0 to 1), ``correct`` and ``n``; ``top5_error``; while testing
-        ``class_accuracy``, that of each class (None: no image of it)."""
+        ``class_accuracy``, that of each class (None: no image of it), and, of up to 30 classes, ``confusion``."""
         loss, correct, n, *five = totals[: 3 + self.top5].tolist()
         found: dict[str, Any] = {"loss": loss / max(n, 1), "accuracy": correct / max(n, 1)}
         if five:
@@ -137,6 +140,8 @@ class Classification:
         matrix = self.confusion(totals)
         if matrix is None:
             return found
+        if len(matrix) <= _SMALL:
+            found["confusion"] = matrix.long().tolist()
         there = zip(matrix.diagonal().tolist(), matrix.sum(1).tolist(), strict=True)
         return found | {"class_accuracy": [right / images if images else None for right, images in there]}
 

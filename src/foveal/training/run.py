@@ -141,7 +141,7 @@ def _fit(
             training.run_to_the_end()
             with signals.at_once():
                 content = {"seed": seed, "task": recipe.task.name, **training.result()}
-                content |= {"quick": recipe.is_quick, "device": str(device)}
+                content |= {"quick": recipe.is_quick, "device": str(device), "classes": training.about["classes"]}
     shown = recipe.model_dump(include={"name", "title", "note", "row", "statistic"}) | {"differs": recipe.differences}
     shown["published"] = recipe.comparable.model_dump() if recipe.comparable else None
     content = {**shown, "table": out.resolve().name, **content, **shown}
