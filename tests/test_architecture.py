@@ -48,7 +48,7 @@ ONLY = {
 }
 """Where a room may be imported through some of its files alone."""
 FLOORS = {
-    "tasks": ["task inference masks", "classification detection maps", "segmentation vessels", "create"],
+    "tasks": ["task inference masks", "wrong", "classification detection maps", "segmentation vessels", "create"],
     "metrics": ["average_precision intervals segmentation"],
     "recipes": ["yaml_source", "schema", "load"],
     "training": [

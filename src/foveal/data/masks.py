@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from foveal.data.coco import VOC_CLASSES
-from foveal.data.datasets import nearest
+from foveal.data.datasets import has_val, nearest
 from foveal.data.images import (
     SUFFIXES,
     UNREADABLE,
@@ -221,7 +221,7 @@ def create_mask_dataset(
 
     Args:
         name: one of ``list_mask_datasets()``.
-        split: "train" or "test".
+        split: "train" or "test"; "val" where ``masks`` has all three.
         root: the folder with the data.
         binary: masks are pictures in black and white, of "background" and "object" or the two names of classes.txt.
 
@@ -238,8 +238,8 @@ def create_mask_dataset(
         return open_own(name, split, root, MaskSet)
     if name not in _NAMES:
         raise ValueError(f"name must be that of a set with masks; got {name!r}, {nearest(name, _NAMES)}")
-    if split not in ("train", "test"):
-        raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
+    if split not in ("train", "test") and not (split == "val" and has_val(name, root)):
+        raise ValueError(f"split must be 'train' or 'test', or 'val' where a set has all three; got {split!r}")
     if name == "shapes_masks":
         return _shapes(split, binary)
     if root is None:

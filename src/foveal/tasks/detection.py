@@ -21,7 +21,7 @@ from foveal.data.section import Data
 from foveal.data.writing import write_file
 from foveal.metrics.average_precision import average_precision, coco_results
 from foveal.named import is_dotted
-from foveal.tasks.task import Metric, Opened, Task, kept_images, one_each
+from foveal.tasks.task import Metric, Opened, Task, kept_images, name_of, one_each
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -226,9 +226,7 @@ class Detection(Task):
             boxes, labels, scores = (seen[key][best].cpu() for key in ("boxes", "labels", "scores"))
             names = truths.dataset.classes
             figure = draw_boxes(image.cpu(), boxes, labels, names, scores, threshold=0.0, truth=truth)
-            text = (
-                f"Test image {index}: the {len(best)} boxes of the highest scores; dashed: the {len(truth)} true ones"
-            )
+            text = f"{name_of(truths.dataset, index)}: the {len(best)} boxes of the highest scores; dashed: the {len(truth)} true ones"
             yield figure, text
 
 

@@ -18,7 +18,7 @@ from foveal.data.own import OwnSet
 from foveal.data.section import Data
 from foveal.tasks.inference import all_views, by_windows
 from foveal.tasks.masks import draw_cases, overlay, save_mask, save_picture, to_image, write_probabilities
-from foveal.tasks.task import Opened, Task, kept_images, one_each
+from foveal.tasks.task import Opened, Task, kept_images, name_of, one_each
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,6 +50,7 @@ class MaskTask(Task):
         *(f"data.augment.{key}" for key in _AUGMENTATIONS),
     )
     options = ("views", "window", "probabilities")
+    drawn = "Best and worst images"
     binary: ClassVar[bool] = False
     """Whether masks are of an object and the rest, in black and white."""
 
@@ -217,7 +218,7 @@ def best_and_worst(
         if value is not None:
             mask = truths[0].mask
             image = scaled(to_image(images[0], preset.mean, preset.std), (mask.shape[0], mask.shape[1]))
-            caption = f"image {number}: {metric.title} {metric.text(value)}"
+            caption = f"{name_of(dataset, number - 1)}: {metric.title} {metric.text(value)}"
             seen.append((value, caption, image, mask, task.masks(outputs, [mask.shape])[0]))
         if number == most:
             break
