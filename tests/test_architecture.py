@@ -57,7 +57,7 @@ FLOORS = {
         "saved",
         "run speed trained",
     ],
-    "reports": ["speeds table", "columns charts layers", "notes", "page", "write"],
+    "reports": ["speeds classes", "table", "columns charts layers", "notes", "page", "write"],
     "evaluation": ["networks predict", "activation drawing localise"],
 }
 """The floors inside of rooms, from the lowest: a file imports files of lower floors, and none beside it."""
