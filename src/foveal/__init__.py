@@ -11,12 +11,16 @@ if TYPE_CHECKING:
         CrossConv2d,
         CrossConv3d,
         DeformableRoIPool,
+        DeformConv2d,
+        DeformConv4,
         LogPolarConv1d,
         LogPolarConv2d,
         LogPolarConv3d,
         LogPolarPool2d,
+        ModulatedDeformConv2d,
         PointLogPolarConv,
     )
+    from foveal.ops.take_over import take_over
     from foveal.surgery import LAYERS, convert, reparameterize
 
 __all__ = [
@@ -25,18 +29,25 @@ __all__ = [
     "CrossConv1d",
     "CrossConv2d",
     "CrossConv3d",
+    "DeformConv2d",
+    "DeformConv4",
     "DeformableRoIPool",
     "LogPolarConv1d",
     "LogPolarConv2d",
     "LogPolarConv3d",
     "LogPolarPool2d",
+    "ModulatedDeformConv2d",
     "PointLogPolarConv",
     "convert",
     "fold",
     "reparameterize",
+    "take_over",
 ]
-_SURGERY = ("LAYERS", "convert", "reparameterize")
-_DEPLOY = ("fold",)
+_WHERE = {
+    **dict.fromkeys(("LAYERS", "convert", "reparameterize"), "foveal.surgery"),
+    "fold": "foveal.deploy",
+    "take_over": "foveal.ops.take_over",
+}
 _ROOMS = (
     "analysis",
     "bench",
@@ -58,10 +69,8 @@ _ROOMS = (
 
 def __getattr__(name: str) -> Any:
     """Names are handed on when they are asked for: torch takes a second to import, and ``foveal --help`` needs none."""
-    if name in _DEPLOY:
-        return getattr(import_module("foveal.deploy"), name)
     if name in __all__:
-        return getattr(import_module("foveal.surgery" if name in _SURGERY else "foveal.layers"), name)
+        return getattr(import_module(_WHERE.get(name, "foveal.layers")), name)
     if name in _ROOMS:
         return import_module(f"foveal.{name}")
     if name == "load":

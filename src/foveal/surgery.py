@@ -18,18 +18,22 @@ from foveal.layers import (
     CrossConv2d,
     CrossConv3d,
     DeformableRoIPool,
+    DeformConv2d,
     LogPolarConv1d,
     LogPolarConv2d,
     LogPolarConv3d,
+    ModulatedDeformConv2d,
+    deformable,
     roi,
     shaped,
     timm_convs,
 )
+from foveal.named import find, is_dotted
 
 Model = TypeVar("Model", bound=nn.Module)
 LogPolar = {1: LogPolarConv1d, 2: LogPolarConv2d, 3: LogPolarConv3d}
 Cross = {1: CrossConv1d, 2: CrossConv2d, 3: CrossConv3d}
-Ours = (*LogPolar.values(), *Cross.values(), AnisotropicConv2d)
+Ours = (*LogPolar.values(), *Cross.values(), AnisotropicConv2d, DeformConv2d, ModulatedDeformConv2d)
 Conventional = tuple(shaped.CONVS.values())
 
 
@@ -65,8 +69,11 @@ def _dilated(conv: nn.Module, *, dilation: Any = 2, **spec: Any) -> nn.Module:
     return _conv(conv, dilation=dilation, **spec)
 
 
-def _deformable(conv: Any, **spec: Any) -> AnisotropicConv2d:
-    """The deformable convolution: one scale, offsets without bound."""
+def _deformable(conv: Any, **spec: Any) -> AnisotropicConv2d | ModulatedDeformConv2d:
+    """The deformable convolution: one scale, offsets without bound; or, by an argument of its own, DCNv2's."""
+    if not spec.keys().isdisjoint(("modulated", "offset_groups", "mask_scale")):
+        _check_names("deformable", spec, (ModulatedDeformConv2d,), " with masks or offset groups")
+        return ModulatedDeformConv2d.from_conv(conv, **{"modulated": False, **spec})
     return AnisotropicConv2d.from_conv(conv, **{"scales": (1,), "offset_bound": None, **spec})
 
 
@@ -88,13 +95,15 @@ def _cross(conv: nn.Module, **spec: Any) -> nn.Module:
 _MAKERS: dict[str, tuple[Callable[..., nn.Module], tuple[type[nn.Module], ...]]] = {
     "conv": (_conv, Conventional),
     "dilated": (_dilated, Conventional),
-    "deformable": (_deformable, (AnisotropicConv2d,)),
+    "deformable": (_deformable, (AnisotropicConv2d, ModulatedDeformConv2d)),
     "log_polar": (_log_polar, tuple(LogPolar.values())),
     "cross": (_cross, (*Cross.values(), *LogPolar.values())),
     "anisotropic": (AnisotropicConv2d.from_conv, (AnisotropicConv2d,)),
+    "deform": (lambda module: DeformConv2d.from_module(module), ()),
     "deformable_roi_pool": (DeformableRoIPool.from_pool, (DeformableRoIPool,)),
 }
 _POOLING = "deformable_roi_pool"  # the one that stands for a RoI pooling, not for a convolution
+_DEFORM = "deform"  # the one that stands for torchvision's deformable convolution
 LAYERS = tuple(_MAKERS)
 _TAKEN = {
     "self",
@@ -151,12 +160,14 @@ def convert(model: Any, plan: Plan, *, dry_run: bool = False, input_size: Sequen
     ``"type:Conv2d[kernel_size=3, groups=1]"``. Conditions are kernel_size and stride (``3``, or ``3x5``), groups,
     in_channels, out_channels and depthwise (``true`` or ``false``). ``type:`` passes over 1x1 kernels, which mix channels and
     see nothing around them, unless a condition asks for ``kernel_size=1``. An entry is
-    ``{"layer": name, ...}`` with a name of ``LAYERS``; its other keys are arguments of that layer and override what is
-    taken from the convolution. The weights start fresh, also in a pretrained model: only the bias stays. ``"init": "project"``
-    takes the old kernel over, too; a dry run tells which it is. An entry None leaves alone what it matches.
+    ``{"layer": name, ...}`` with a name of ``LAYERS``, or ``"package.module:Name"`` of a layer of your own, a class with
+    ``from_conv(conv, **arguments)``; its other keys are arguments of that layer and override what is taken from the
+    convolution. The weights start fresh, also in a pretrained model: only the bias stays. ``"init": "project"`` takes the old
+    kernel over, too; a dry run tells which it is. An entry None leaves alone what it matches.
 
     ``deformable_roi_pool`` stands for RoI pooling (torchvision's RoIAlign or RoIPool) and takes ``channels``, those of the
-    map; all other layers stand for convolutions, and a pattern passes over what its layer cannot stand for.
+    map; ``deform`` stands for torchvision's DeformConv2d, keeps its weights and takes nothing; all other layers stand for
+    convolutions, and a pattern passes over what its layer cannot stand for.
 
     The convolution tells the dimensions: nn.Conv1d, nn.Conv2d and nn.Conv3d can become conv, dilated, log_polar and cross
     of as many, and nn.Conv2d all others, too.
@@ -213,7 +224,9 @@ def _replacements(model: nn.Module, plan: Plan) -> list[Replacement]:
     conditions = {pattern: _conditions(pattern) for pattern in plan}
     left = dict.fromkeys(plan, True)
     replacements: list[Replacement] = []
-    for names, conv in _modules(model, lambda module: _is_conv(module) or roi.is_pool(module)):
+    for names, conv in _modules(
+        model, lambda module: _is_conv(module) or roi.is_pool(module) or deformable.is_torchvisions(module)
+    ):
         pattern = next(
             (
                 p
@@ -292,8 +305,11 @@ def _put(model: Model, replacements: Sequence[Replacement]) -> Model:
 
 
 def _stands_for(entry: Mapping[str, Any] | None, module: nn.Module) -> bool:
-    """Whether an entry is for such a module: a RoI pooling or a convolution."""
-    return entry is None or (entry["layer"] == _POOLING) == roi.is_pool(module)
+    """Whether an entry is for such a module: a RoI pooling, a deformable convolution of torchvision's or a convolution."""
+    if entry is None:
+        return True
+    alone = _POOLING if roi.is_pool(module) else _DEFORM if deformable.is_torchvisions(module) else None
+    return entry["layer"] == alone or (alone is None and entry["layer"] not in (_POOLING, _DEFORM))
 
 
 _HOOKS = (
@@ -434,6 +450,8 @@ def _maker(pattern: str, entry: Mapping[str, Any] | None) -> Callable[[nn.Module
         raise ValueError(f"plan[{pattern!r}] must be a mapping with the key 'layer', or None; got {entry!r}")
     spec = dict(entry)
     layer = spec.pop("layer")
+    if is_dotted(layer):
+        return _own_maker(f"plan[{pattern!r}]", layer, spec)
     if layer not in LAYERS:
         raise ValueError(
             f"plan[{pattern!r}]: no layer {layer!r}{_nearest(layer, LAYERS)}; layers are {', '.join(LAYERS)}"
@@ -446,6 +464,30 @@ def _maker(pattern: str, entry: Mapping[str, Any] | None) -> Callable[[nn.Module
     return lambda conv: make(conv, **spec)
 
 
+def _own_maker(where: str, layer: str, spec: Mapping[str, Any]) -> Callable[[nn.Module], nn.Module]:
+    """How a layer of the user's own is made from a convolution."""
+    try:
+        kind = find(layer, "a layer")
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    make = getattr(kind, "from_conv", None)
+    if not callable(make):
+        raise ValueError(f"{where}: {layer} must be a class with from_conv(conv, **arguments)")
+
+    def made(conv: nn.Module) -> nn.Module:
+        try:
+            inspect.signature(make).bind(conv, **spec)
+        except TypeError as error:
+            raise ValueError(f"{layer}.from_conv: {error}") from error
+        new = make(conv, **spec)
+        if not isinstance(new, nn.Module):
+            raise ValueError(f"{layer}.from_conv must return an nn.Module; got {type(new).__name__}")
+        like = next(conv.parameters())
+        return new.to(like.device, like.dtype).train(conv.training)
+
+    return made
+
+
 def layer_arguments(layer: str) -> list[str]:
     """What an entry of a plan may say of a layer, beside its name.
 
@@ -455,13 +497,13 @@ def layer_arguments(layer: str) -> list[str]:
     """
     made = _MAKERS[layer][1]
     allowed = {name for cls in made for name in inspect.signature(cls.__init__).parameters} - _TAKEN
-    return sorted(allowed | ({"init"} if layer != _POOLING else set()))
+    return sorted(allowed | ({"init"} if layer not in (_POOLING, _DEFORM) else set()))
 
 
 def _check_names(layer: str, spec: Iterable[str], constructors: Iterable[type[nn.Module]], where: str = "") -> None:
     """The constructors of a layer take each argument of an entry."""
     allowed = {name for cls in constructors for name in inspect.signature(cls.__init__).parameters} - _TAKEN
-    allowed |= {"init"} if layer != _POOLING else set()
+    allowed |= {"init"} if layer not in (_POOLING, _DEFORM) else set()
     for name in spec:
         if name not in allowed:
             raise ValueError(f"layer {layer!r} has no argument {name!r}{where}{_nearest(name, sorted(allowed))}")
@@ -476,7 +518,7 @@ def _settle(model: nn.Module, layer: nn.Module, fresh: bool) -> None:
             layer.to(like.device, like.dtype)
         return
     rule = getattr(model, "init_layer", None)
-    if rule is None or not fresh:
+    if rule is None or not fresh or not isinstance(layer, (*Ours, *Conventional)):
         return
     for part in (layer.conv, layer.log_polar) if isinstance(layer, tuple(Cross.values())) else (layer,):
         if part is not None:
@@ -490,6 +532,9 @@ def _why_unmatched(model: nn.Module, pattern: str, entry: Mapping[str, Any] | No
     if entry is not None and entry["layer"] == _POOLING:
         pools = ", ".join(name for names, _ in _modules(model, roi.is_pool) for name in names) or "none"
         return f"plan[{pattern!r}] is left with no RoI pooling (RoIAlign or RoIPool of torchvision); the model's are {pools}"
+    if entry is not None and entry["layer"] == _DEFORM:
+        found = ", ".join(name for names, _ in _modules(model, deformable.is_torchvisions) for name in names) or "none"
+        return f"plan[{pattern!r}] is left with no DeformConv2d of torchvision; the model's are {found}"
     convs = [name for names, _ in _modules(model, _is_conv) for name in names]
     conditions = _conditions(pattern)
     if any(name in convs for name in matched) and not any(

@@ -82,3 +82,26 @@ def test_a_class_must_have_a_training_image(tmp_path: Path) -> None:
     assert len(Classification().load(data, "test", str(tmp_path))[0]) == 3
     with pytest.raises(ValueError, match="must have two classes or more; got a alone"):
         Classification().load(npz(tmp_path, [0, 0], ["a"]), "train", str(tmp_path))
+
+
+def test_each_class_has_its_accuracy_and_images_are_counted_by_both_classes() -> None:
+    task = Classification(top5=True)
+    outputs = torch.eye(4)[torch.tensor([0, 1, 1, 2, 0])]
+    labels = torch.tensor([0, 1, 0, 2, 2])
+    totals = task.count(outputs, labels) + task.count(outputs[:1], labels[:1])
+    assert task.summary(totals)["class_accuracy"] == [pytest.approx(2 / 3), 1.0, 0.5, None]
+    matrix = task.confusion(totals)
+    assert matrix is not None
+    assert matrix.tolist() == [[2, 1, 0, 0], [0, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]]
+    trained = task.count(outputs, labels, train=True)
+    assert task.confusion(trained) is None
+    assert "class_accuracy" not in task.summary(trained)
+
+
+def test_networks_with_auxiliary_outputs_are_refused_by_name() -> None:
+    class Two(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x, x
+
+    with pytest.raises(ValueError, match=r"one tensor of scores; Two gives tuple.*aux_logits: false"):
+        Classification().forward(Two(), torch.zeros(1, 2), torch.zeros(1))

@@ -215,3 +215,100 @@ def test_masks_in_black_and_white_are_two_classes_for_a_recipe_that_says_so(tmp_
     result = fit(Recipe.model_validate(row), tmp_path / "out")
     assert len(result["test_iou"]) == 2
     assert all(value is not None for value in result["test_iou"])
+
+
+# ---- class weights, Dice, and networks that give a dict ----
+
+
+def test_class_weights_are_those_of_cross_entropy() -> None:
+    weights = [0.2, 3.0, 1.0]
+    scores, truth = torch.randn(3, 3, 12, 12), truths()
+    masks = torch.stack([each.mask for each in truth])
+    loss = Segmentation(class_weights=weights).loss(scores, truth)
+    expected = F.cross_entropy(scores, masks, torch.tensor(weights), ignore_index=255)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    with pytest.raises(ValueError, match=r"task.class_weights must be 2 numbers, for background, vessel; got 3"):
+        Segmentation(class_weights=weights).outputs(("background", "vessel"))
+    for wrong in ([0, 0], [1, -1], "balanced", [True, 1.0]):
+        with pytest.raises(ValueError, match="class_weights must be numbers from 0"):
+            Segmentation(class_weights=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="class_weights are of the cross entropy"):
+        Segmentation(loss_terms="dice", class_weights=[1.0, 2.0])
+    with pytest.raises(ValueError, match="loss_terms must be ce, dice or ce_dice; got 'bce'"):
+        Segmentation(loss_terms="bce")
+
+
+def test_dice_is_the_mean_over_classes_of_the_soft_coefficient() -> None:
+    scores, truth = torch.randn(3, 3, 12, 12, dtype=torch.float64), truths()
+    shares = scores.float().softmax(1)
+    each = []
+    for label in range(3):
+        both = either = 0.0
+        for image, one in zip(shares, truth, strict=True):
+            seen, mine = one.mask != 255, one.mask == label
+            both += float(image[label][mine].sum())
+            either += float(image[label][seen].sum()) + int(mine.sum())
+        each.append((2 * both + 1) / (either + 1))
+    dice = Segmentation(loss_terms="dice").loss(scores, truth)
+    assert dice.item() == pytest.approx(1 - sum(each) / 3, rel=1e-5)
+    both_terms = Segmentation(loss_terms="ce_dice").loss(scores, truth)
+    assert both_terms.item() == pytest.approx(dice.item() + Segmentation().loss(scores, truth).item(), rel=1e-6)
+    perfect = F.one_hot(torch.stack([one.mask.clamp(max=2) for one in truth]), 3).movedim(-1, 1) * 100.0
+    assert Segmentation(loss_terms="dice").loss(perfect, truth).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_each_class_has_its_iou_and_dice() -> None:
+    task = Segmentation()
+    mask = torch.zeros(4, 4, dtype=torch.long)
+    mask[0] = 1
+    scores = torch.zeros(1, 3, 4, 4)
+    scores[:, 0] = 1.0  # calls all background
+    found = task.summary(task.count(scores, [Truth(mask, None)], train=False))
+    assert found["iou"] == [0.75, 0.0, None]
+    assert found["dice"] == [pytest.approx(24 / 28), 0.0, None]
+    assert [metric.name for metric in task.per_class] == ["iou", "dice"]
+
+
+class Dict(nn.Module):
+    """As torchvision's segmentation networks: a dict with the maps, and auxiliary ones while training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        maps = self.conv(x)
+        return {"out": maps, "aux": 2 * maps} if self.training else {"out": maps}
+
+
+def test_networks_that_give_a_dict() -> None:
+    network, truth, images = Dict(), truths(), torch.randn(3, 3, 12, 12)
+    task = Segmentation()
+    outputs = task.forward(network.train(), images, truth)
+    plain = task.loss(outputs["out"], truth)
+    assert task.loss(outputs, truth).item() == pytest.approx(
+        plain.item() + 0.5 * task.loss(outputs["aux"], truth).item()
+    )
+    assert torch.equal(task.count(outputs, truth, train=True), task.count(outputs["out"], truth, train=True))
+    assert task.forward(network.eval(), images, truth).shape == (3, 3, 12, 12)
+    with pytest.raises(ValueError, match="auxiliary maps are for the task segmentation"):
+        Vessels().forward(network.train(), images, truth)
+    with pytest.raises(ValueError, match=r"segmentation needs maps of scores .* the network gives shape \[3, 10\]"):
+        task.forward(nn.Sequential(nn.Flatten(), nn.Linear(432, 10)).eval(), images, truth)
+
+
+@pytest.mark.parametrize("network", ["lraspp_mobilenet_v3_large", "fcn_resnet50"])
+def test_torchvisions_networks_train(tmp_path: Path, network: str) -> None:
+    row = Recipe.model_validate(
+        {
+            "name": "row",
+            "task": {"name": "segmentation"},
+            "model": {"name": network},
+            "data": {"name": "shapes_masks", "limit": 4},
+            "train": {"epochs": 1, "batch_size": 2, "lr": 0.01},
+        }
+    )
+    result = fit(row, tmp_path, device="cpu")
+    assert 0 <= result["test_miou"] <= 1
+    assert len(result["test_iou"]) == len(result["test_dice"]) == 6
+    assert load_run(tmp_path / "row" / "seed0")[1].training is False

@@ -942,3 +942,105 @@ def test_a_step_seeds_the_devices_in_use_alone(root: Path, tmp_path: Path, monke
     """torch.manual_seed takes a stack trace for each kind of device that was never used: 0.2 ms a step."""
     monkeypatch.setattr(torch, "manual_seed", lambda seed: pytest.fail("torch.manual_seed in a training step"))
     assert fit(recipe(root), tmp_path)["seed"] == 0
+
+
+# ---- what a network must fit, and pretrained weights ----
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"num_classes": 1000}, "recipe row: model.num_classes is 1000, and the data has 4 classes: leave it out"),
+        ({"num_classes": 2}, "model.num_classes is 2, and the data has 4 classes"),
+        ({"in_channels": 3}, "model.in_channels is 3, and the data has 1 channels"),
+    ],
+)
+def test_a_network_of_other_classes_than_the_data_is_refused(
+    root: Path, tmp_path: Path, said: dict[str, int], words: str
+) -> None:
+    row = recipe(root)
+    other = row.model_copy(update={"model": type(row.model)(name="small_cnn", **said)})
+    with pytest.raises(ValueError, match=words):
+        fit(other, tmp_path, device="cpu")
+    same = row.model_copy(update={"model": type(row.model)(name="small_cnn", num_classes=4, in_channels=1)})
+    assert build(same, num_classes=4, in_channels=1).fc.out_features == 4
+
+
+def pretrained(root: Path, weights: Path, plan: dict[str, Any]) -> Recipe:
+    row = recipe(root, plan, epochs=1)
+    return row.model_copy(update={"model": type(row.model)(name="small_cnn", weights=str(weights))})
+
+
+def test_a_pretrained_network_is_fine_tuned_and_opened_without_its_weights(root: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "own.pth"
+    torch.manual_seed(7)
+    state = (
+        importlib.import_module("foveal.models").create_model("small_cnn", num_classes=9, in_channels=1).state_dict()
+    )
+    torch.save(state, weights)
+    plan = {"conv1": {"layer": "log_polar", "kernel_size": 5, "init": "project"}}
+    started = build(pretrained(root, weights, plan), num_classes=4, in_channels=1)
+    assert torch.equal(started.conv2.weight, state["conv2.weight"])
+    assert started.conv1.weight.sum().item() == pytest.approx(state["conv1.weight"].sum().item(), rel=1e-4)
+    assert started.fc.out_features == 4
+    fit(pretrained(root, weights, plan), tmp_path / "out", device="cpu")
+    weights.unlink()
+    opened = load_run(tmp_path / "out" / "row" / "seed0")[1]
+    assert opened.conv1.bins.shape == (5, 5)
+
+
+def test_fresh_layers_in_a_pretrained_network_are_told(root: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "own.pth"
+    torch.save(build(recipe(root), num_classes=4, in_channels=1).state_dict(), weights)
+    with pytest.warns(
+        UserWarning, match="recipe row: conv1 of the plan starts fresh in a pretrained network; init: project"
+    ):
+        build(pretrained(root, weights, {"conv1": {"layer": "dilated"}}), num_classes=4, in_channels=1)
+    build(pretrained(root, weights, {"conv1": {"layer": "dilated", "init": "fresh"}}), num_classes=4, in_channels=1)
+    build(recipe(root, {"conv1": {"layer": "dilated"}}), num_classes=4, in_channels=1)
+
+
+# ---- validation ----
+
+
+def test_validation_images_choose_the_epoch_and_its_weights(root: Path, tmp_path: Path) -> None:
+    row = recipe(root, epochs=4, lr=0.3)
+    data = row.data.model_copy(update={"val_fraction": 0.25})
+    chosen = row.model_copy(update={"data": data, "statistic": "best"})
+    result = fit(chosen, tmp_path / "best", device="cpu")
+    lines = list(csv.DictReader((tmp_path / "best/row/seed0/metrics.csv").read_text().splitlines()))
+    values = [float(line["val_accuracy"]) for line in lines]
+    assert len(values) == 4
+    assert result["chosen_epoch"] == 1 + values.index(max(values))
+    assert result["val_n"] == 8  # two or so of each of ten, at a quarter: round(2.5) = 2
+    assert result["test_accuracy"] == float(lines[result["chosen_epoch"] - 1]["test_accuracy"])
+    again, model = load_run(tmp_path / "best/row/seed0")
+    for split in ("val", "test"):
+        measured = evaluate(model, *load_data(again, split), batch_size=8)
+        assert measured["accuracy"] == result[f"{split}_accuracy"]
+    train, val = (load_data(chosen, split)[0] for split in ("train", "val"))
+    assert (len(train), len(val)) == (32, 8)
+    last = fit(row.model_copy(update={"data": data}), tmp_path / "last", device="cpu")
+    assert "chosen_epoch" not in last
+    assert last["val_accuracy"] == values[-1]
+
+
+def test_a_stopped_run_keeps_what_validation_chose(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = recipe(root, epochs=4, lr=0.3)
+    row = row.model_copy(update={"data": row.data.model_copy(update={"val_fraction": 0.25}), "statistic": "best"})
+    whole = fit(row, tmp_path / "whole", device="cpu")
+    real, calls = loop.Training._train_epoch, itertools.count()
+
+    def stop_in_the_last(self: Any) -> None:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Training, "_train_epoch", stop_in_the_last)
+        with pytest.raises(KeyboardInterrupt):
+            fit(row, tmp_path / "parts", device="cpu")
+    parts = fit(row, tmp_path / "parts", device="cpu")
+    assert (parts["chosen_epoch"], parts["test_accuracy"]) == (whole["chosen_epoch"], whole["test_accuracy"])
+    weights = [checkpoint.load_newest(tmp_path / name / "row/seed0/checkpoint").weights for name in ("whole", "parts")]  # type: ignore[union-attr]
+    assert_same_bits(*weights)

@@ -1,4 +1,4 @@
-"""Runs of the version before, whose folder lies beside this file: they open, and go on where they were stopped."""
+"""Runs of the version before, which open and go on; and the splits of a recipe's data."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from foveal.recipes.schema import Recipe
 from foveal.training import evaluate, fit, load, load_recipe, load_run
-from foveal.training.saved import load_classes, load_data, open_data, recipe_of, trained_on
+from foveal.training.saved import has_validation, load_classes, load_data, open_data, recipe_of, trained_on
 
 FORMER = Path(__file__).with_name("former_run")
 
@@ -46,3 +48,38 @@ def test_both_splits_are_opened_for_one_network(former: Path) -> None:
     train, test, preparation = open_data(load_recipe(former / "recipe.yaml"))
     assert (len(train), len(test), train.classes) == (12, 8, test.classes)
     assert preparation.size is None
+
+
+def test_splits_for_validation(tmp_path: Path) -> None:
+    def images(*splits: str) -> Recipe:
+        for split in splits:
+            for name in ("a", "b"):
+                place = tmp_path / split / name
+                place.mkdir(parents=True, exist_ok=True)
+                for k in range(4):
+                    Image.new("RGB", (8, 8), (k, 0, 0)).save(place / f"{k}.png")
+        return Recipe.model_validate(
+            {
+                "name": "row",
+                "model": {"name": "small_cnn"},
+                "data": {"name": "folder", "root": str(tmp_path), "size": 8},
+                "train": {"epochs": 1, "batch_size": 2, "lr": 0.1},
+            }
+        )
+
+    row = images("train", "val")
+    assert not has_validation(row), "the only folder beside train is that for tests"
+    assert len(load_data(row, "test")[0]) == 8
+    with pytest.raises(ValueError, match=r"no validation images: put them into val/ .* data.val_fraction: 0.1"):
+        load_data(row, "val")
+    drawn = row.model_copy(update={"data": row.data.model_copy(update={"val_fraction": 0.25})})
+    parts = [load_data(drawn, split)[0] for split in ("train", "val", "test")]
+    assert [len(part) for part in parts] == [6, 2, 8]
+    assert parts[1].labels.tolist() == [0, 1]
+    assert not set(parts[0].paths) & set(parts[1].paths)
+    images("test")
+    assert has_validation(row)
+    assert {path.parent.parent.name for path in load_data(row, "val")[0].paths} == {"val"}
+    assert {path.parent.parent.name for path in load_data(row, "test")[0].paths} == {"test"}
+    with pytest.raises(ValueError, match=r"and .* has val; leave it out"):
+        load_data(drawn, "train")

@@ -33,16 +33,15 @@ def cost(
 
     import foveal
     from foveal import analysis
-    from foveal.models import create_model
     from foveal.recipes.load import load_plan
     from foveal.reports.speeds import milliseconds
 
     size = _size(input_size)
     channels = size[0]
-    networks = {model: create_model(model, num_classes=num_classes, in_channels=channels)}
+    networks = {model: _network(model, None, None, channels, num_classes)}
     changes: list[Any] = []
     if plan is not None:
-        changed = create_model(model, num_classes=num_classes, in_channels=channels)
+        changed = _network(model, None, None, channels, num_classes)
         changes = foveal.convert(changed, load_plan(plan), dry_run=True, input_size=size)
         networks["converted"] = foveal.convert(changed, load_plan(plan))
     costs = [analysis.cost(network, size, latency=False) for network in networks.values()]
@@ -398,15 +397,18 @@ def _files(name: str) -> list[str]:
     return files
 
 
-def _network(name: str, plan: str | None, weights: str | None, channels: int) -> Any:
+def _network(name: str, plan: str | None, weights: str | None, channels: int, num_classes: int = 10) -> Any:
     """A trained network of a run, or one by its name; converted where there is a plan."""
     import foveal
     from foveal.evaluation.networks import network_by_name
+    from foveal.named import is_dotted, search_in
     from foveal.recipes.load import load_plan
     from foveal.training import load_run
 
+    if is_dotted(name):
+        search_in(".")
     if not _is_run(name):
-        return network_by_name(name, plan, weights, in_channels=channels, num_classes=10)[0]
+        return network_by_name(name, plan, weights, in_channels=channels, num_classes=num_classes)[0]
     if weights is not None:
         raise ValueError(f"--weights is for a network by name; {name} is the folder of a run, which has its own")
     network = load_run(name)[1]

@@ -3,8 +3,11 @@
 # torch takes a second to import, so everything of foveal is imported inside the commands: --help must be instant.
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -40,6 +43,7 @@ def train(
 
     from foveal.data.writing import write_file
     from foveal.recipes.schema import Recipe
+    from foveal.reports.classes import in_a_line
     from foveal.reports.write import print_table, report
     from foveal.training.environment import pick_device
     from foveal.training.run import fit
@@ -80,6 +84,15 @@ def train(
             continue
         measured = _measured(recipe, {k.removeprefix("test_"): v for k, v in result.items()})
         console.print(f"  {escape(measured)}")
+        for metric in recipe.make_task().per_class:
+            if values := result.get(f"test_{metric.name}"):
+                console.print(f"  {escape(in_a_line(result['classes'], values, metric))}")
+        if "chosen_epoch" in result:
+            headline = recipe.make_task().metrics[0]
+            best = headline.text(result[f"val_{headline.name}"])
+            console.print(
+                f"  epoch {result['chosen_epoch']}, the best on the validation images: {headline.title} {best} there"
+            )
 
     def tell(done: int, turns: int) -> None:
         if not done:
@@ -196,6 +209,8 @@ def _print_epoch(progress: Progress) -> None:
         return
     metric, key = progress.metric, f"test_{progress.metric.name}"
     test = f"  test {metric.text(row[key])}" if key in row else ""
+    if f"val_{metric.name}" in row:
+        test = f"  val {metric.text(row[f'val_{metric.name}'])}{test}"
     share = "" if progress.value is None else f"  train {metric.text(progress.value)}"
     pace = f"  {per_second(row['images_per_s'])} images/s" if row["images_per_s"] else ""
     trained = f"  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}"
@@ -226,7 +241,9 @@ class _Bar:
 
         metric, key = progress.metric, f"test_{progress.metric.name}"
         if progress.row and key in progress.row:
-            self.test = f" test {metric.text(progress.row[key], 1)}"
+            val = progress.row.get(f"val_{metric.name}")
+            shown = "" if val is None else f" val {metric.text(val, 1)}"
+            self.test = f"{shown} test {metric.text(progress.row[key], 1)}"
         trained = "" if progress.value is None else f" train {metric.text(progress.value, 1)}"
         numbers = f"loss {progress.loss:.3f}{trained}{self.test} {per_second(progress.images_per_s)}/s"
         self.bar.update(
@@ -241,20 +258,29 @@ class _Bar:
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run: runs/quickstart/conv/seed0.")],
     data_root: Annotated[Path | None, typer.Option(help="Where the data lies, if not where the recipe says.")] = None,
-    split: Annotated[Literal["train", "test"], typer.Option(help="Which images, without augmentation.")] = "test",
+    split: Annotated[
+        Literal["train", "val", "test"], typer.Option(help="Which images, without augmentation.")
+    ] = "test",
     results: Annotated[Path | None, typer.Option(help="File for what a detector finds, as COCO's results.")] = None,
+    wrong: Annotated[Path | None, typer.Option(help="File (CSV) for the images that are classified wrong.")] = None,
+    confusion: Annotated[Path | None, typer.Option(help="File (CSV) for images or pixels by class and call.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
 ) -> None:
-    """Measure the saved network of a run on its images."""
+    """Measure the saved network of a run on its images, all together and class by class."""
+    from foveal.data.writing import write_file
+    from foveal.reports.classes import confused
     from foveal.reports.speeds import milliseconds
     from foveal.training.environment import pick_device
     from foveal.training.evaluate import evaluate as measure
     from foveal.training.saved import load_data, load_run
 
     recipe, model = load_run(run)
-    task = recipe.make_task()
+    task: Any = recipe.make_task()
     if results is not None and task.result_format is None:
         raise ValueError(f"--results is not for {recipe.task.name}, which {run} is a run of")
+    for option, given, method in (("--wrong", wrong, "wrong"), ("--confusion", confusion, "confusion")):
+        if given is not None and not hasattr(task, method):
+            raise ValueError(f"{option} is not for {recipe.task.name}, which {run} is a run of")
     totals: list[Any] = []
     if data_root is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": str(data_root)})})
@@ -274,11 +300,49 @@ def evaluate(
     tell(f"{recipe.name}: {_measured(recipe, measured, split)}")
     loss = "" if measured["loss"] is None else f"loss {measured['loss']:.4f}, "
     tell(f"{loss}{milliseconds(measured['ms_per_image'])} per image in batches of {settings.batch_size}")
+    _print_classes(task, dataset.classes, measured)
+    matrix = task.confusion(totals[0]).long().tolist() if hasattr(task, "confusion") else None
+    if matrix and hasattr(task, "wrong"):
+        for line in confused(matrix, dataset.classes):
+            tell(line)
+    if confusion is not None and matrix:
+        lines = [
+            ["true \\ called", *dataset.classes],
+            *([c, *row] for c, row in zip(dataset.classes, matrix, strict=True)),
+        ]
+        write_file(confusion, _csv(lines))
+        tell(f"confusion: {confusion}")
+    if wrong is not None:
+        found = task.wrong(model, dataset, preset, batch_size=settings.batch_size)
+        names = dataset.classes
+        lines = [[one.file, names[one.true], names[one.called], f"{one.probability:.4f}"] for one in found]
+        write_file(wrong, _csv([["file", "class", "called", "probability"], *lines]))
+        tell(f"{len(found)} wrong: {wrong}")
     if results is not None:
-        from foveal.data.writing import write_file
-
         write_file(results, json.dumps(totals[0].results()).encode())
         tell(f"{measured['detections']} detections: {results}")
+
+
+def _print_classes(task: Any, classes: Sequence[str], measured: dict[str, Any]) -> None:
+    """A line for each class, with each of the task's numbers of classes."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from foveal.reports.classes import number
+
+    metrics = [metric for metric in task.per_class if measured.get(metric.name)]
+    if not metrics:
+        return
+    table = Table("class", *(metric.head for metric in metrics), box=None)
+    for name, *values in zip(classes, *(measured[metric.name] for metric in metrics), strict=True):
+        table.add_row(Text(name), *(number(value, metric) for value, metric in zip(values, metrics, strict=True)))
+    make_console().print(table)
+
+
+def _csv(lines: list[list[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue().encode()
 
 
 def predict(

@@ -54,9 +54,9 @@ def read_boxed(root: str | Path, split: str = "test") -> BoxedSet:
       annotations, in alphabetical order. Images whose numbers stand in root/*blacklist*.txt (a file of the development
       kit) are left out. "test" is what it calls val.
 
-    A box of one pixel's width or height is none, and images without a box are left out. Boxes are of the pixels as they are stored,
-    and are turned together with an image that has an EXIF orientation; where the size in an annotation of CLS-LOC is
-    that of the image as it is seen, they are so already.
+    A box of one pixel's width or height is none, and images without a box are left out. Boxes are of the pixels as they are
+    stored, and are turned together with an image that has an EXIF orientation; where the size in an annotation of CLS-LOC
+    is that of the image as it is seen, they are so already.
 
     Args:
         root: the folder.

@@ -142,9 +142,10 @@ def read_coco(
 ) -> DetectionSet:
     """Open a set by its COCO instances file.
 
-    Boxes are cut at the image's border, and turned together with an image that has an EXIF orientation, where the size that is noted
-    is that of the image as stored; where it is that of the image as seen they are so already. Boxes without area (a side below a hundredth of a pixel is none), and those that lie
-    outside their image, are left out with one warning that counts them.
+    Boxes are cut at the image's border, and turned together with an image that has an EXIF orientation, where the size that is
+    noted is that of the image as stored; where it is that of the image as seen they are so already. Boxes without area (a
+    side below a hundredth of a pixel is none), and those that lie outside their image, are left out with one warning that
+    counts them.
 
     Args:
         annotations: the JSON file, with ``images``, ``annotations`` and ``categories``.

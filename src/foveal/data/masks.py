@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from foveal.data.coco import VOC_CLASSES
-from foveal.data.datasets import nearest
+from foveal.data.datasets import has_val, nearest
 from foveal.data.images import (
     SUFFIXES,
     UNREADABLE,
@@ -29,7 +29,9 @@ from foveal.data.images import (
     warn_left_out,
 )
 from foveal.data.layouts import root_is_missing
+from foveal.data.own import OwnSet, open_own
 from foveal.data.synthetic import SHAPES, draw_shapes
+from foveal.named import is_dotted
 
 IGNORE = 255
 """The value of pixels that belong to no class and are not looked at."""
@@ -199,7 +201,9 @@ def list_mask_datasets() -> list[str]:
     return list(_NAMES)
 
 
-def create_mask_dataset(name: str, split: str, root: str | Path | None = None, *, binary: bool = False) -> MaskSet:
+def create_mask_dataset(
+    name: str, split: str, root: str | Path | None = None, *, binary: bool = False
+) -> MaskSet | OwnSet:
     """Open a set of images with masks.
 
     - ``voc``: torchvision's layout, root/VOCdevkit/VOC2012/ with JPEGImages, SegmentationClass and
@@ -209,13 +213,15 @@ def create_mask_dataset(name: str, split: str, root: str | Path | None = None, *
     - ``drive``: its original folders, root/training and root/test with images, 1st_manual and mask (the fields of view).
       A download of today may come without test/1st_manual.
     - ``shapes_masks``: 1,000 and 200 drawn images of 64x64; the classes are background and five shapes. No root.
+    - ``"package.module:Name"``: a set of your own, what ``Name(split, root)`` makes: with ``classes``, ``len()`` and ``[index]``,
+      which gives uint8 Tensor[3, H, W], the mask Tensor[H, W] and, where there is one, the field of view bool Tensor[H, W].
     - ``masks``: root/<split>/images/ and root/<split>/masks/ with one mask of the same name for each image; a folder
       "val" stands for "test"; root/<split>/fields/ is optional, and so is root/classes.txt, one name a line. All masks are
       read once, so that their values fit the classes: those of classes.txt, else the numbers of the training masks.
 
     Args:
         name: one of ``list_mask_datasets()``.
-        split: "train" or "test".
+        split: "train" or "test"; "val" where ``masks`` has all three.
         root: the folder with the data.
         binary: masks are pictures in black and white, of "background" and "object" or the two names of classes.txt.
 
@@ -228,10 +234,12 @@ def create_mask_dataset(name: str, split: str, root: str | Path | None = None, *
         >>> len(shapes), shapes.classes[:2], shapes[0][1].unique()
         (200, ('background', 'disc'), tensor([0, 3], dtype=torch.uint8))
     """
+    if is_dotted(name):
+        return open_own(name, split, root, MaskSet)
     if name not in _NAMES:
         raise ValueError(f"name must be that of a set with masks; got {name!r}, {nearest(name, _NAMES)}")
-    if split not in ("train", "test"):
-        raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
+    if split not in ("train", "test") and not (split == "val" and has_val(name, root)):
+        raise ValueError(f"split must be 'train' or 'test', or 'val' where a set has all three; got {split!r}")
     if name == "shapes_masks":
         return _shapes(split, binary)
     if root is None:

@@ -84,6 +84,8 @@ class Data(Section):
     """Of name: folder whose class folders are not parted into train and test: this share of each class is for tests."""
     test_seed: int = Field(default=0, ge=0)
     """Of the drawing of `test_fraction`, the same for all seeds and rows."""
+    val_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """This share of the training images, of each class alike, is taken out for validation: `statistic: best` chooses by it."""
     limit: int | None = Field(default=None, ge=1)
     """At most this many images of each split, drawn once for all seeds: for a quick try."""
     fraction: float | None = Field(default=None, gt=0, lt=1)

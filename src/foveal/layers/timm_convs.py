@@ -27,7 +27,7 @@ class WeightStandardised(nn.Module):
         scale: another, for all of them.
 
     Shape:
-        a weight [O, ...] or, for each scale of an anisotropic layer, [S, O, C / groups, kh, kw] -> the same.
+        a weight of images, [O, C / groups, ...] or, for each scale of an anisotropic layer, [S, O, C / groups, kh, kw] -> the same.
 
     Example:
         >>> weight = WeightStandardised(eps=0.0)(torch.randn(4, 3, 13))

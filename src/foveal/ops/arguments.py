@@ -17,7 +17,7 @@ FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 def numbers(name: str, value: int | Sequence[int], dims: int, *, at_least: int) -> tuple[int, ...]:
     """Normalise a whole number, or one for each dimension."""
     given = value.tolist() if isinstance(value, np.ndarray) else value
-    each = tuple(map(_whole, given)) if isinstance(given, Sequence) else (_whole(given),) * dims
+    each = tuple(map(whole, given)) if isinstance(given, Sequence) else (whole(given),) * dims
     if len(each) != dims or not all(v is not None and v >= at_least for v in each):
         several = {2: "a pair", 3: "three"}[dims]
         raise ValueError(f"{name} must be a whole number of at least {at_least} or {several} of them; got {value!r}")
@@ -30,7 +30,7 @@ def pair(name: str, value: int | Sequence[int], *, at_least: int) -> tuple[int, 
     return first, second
 
 
-def _whole(value: Any) -> Any:
+def whole(value: Any) -> Any:
     """A whole number, of whatever kind has ``__index__``; None for what is none. Symbols of a compiler or tracer stay."""
     if isinstance(value, bool):
         return None
@@ -69,7 +69,7 @@ def split_padding(
     return before, tuple(reach - half for reach, half in zip(window, before, strict=True))
 
 
-def check_input(input: Tensor, channels: int, weight: Tensor, dims: int = 2) -> None:
+def check_input(input: Tensor, channels: int, weight: Tensor | None, dims: int = 2) -> None:
     """The rules of nn.Conv2d or nn.Conv3d on its input, with the argument named."""
     if input.ndim != dims + 2:
         axes = "H, W" if dims == 2 else "D, H, W"
@@ -81,7 +81,7 @@ def check_input(input: Tensor, channels: int, weight: Tensor, dims: int = 2) -> 
     if 0 in input.shape[1:]:
         raise ValueError(f"input must have no empty dimension but the batch; got shape {tuple(input.shape)}")
     check_floating(input)
-    if weight.dtype != input.dtype:
+    if weight is not None and weight.dtype != input.dtype:
         raise ValueError(f"weight must have the dtype of input, {input.dtype}; got {weight.dtype}")
 
 
@@ -100,7 +100,7 @@ def check_weight(weight: Tensor, dims: tuple[str, ...], groups: int) -> None:
     """A weight has its dimensions, and groups divide its output channels."""
     if weight.ndim != len(dims):
         raise ValueError(f"weight must be [{', '.join(dims)}]; got shape {tuple(weight.shape)}")
-    if (_whole(groups) or 0) < 1:
+    if (whole(groups) or 0) < 1:
         raise ValueError(f"groups must be a whole number of at least 1; got {groups!r}")
     out_channels = weight.shape[dims.index("O")]
     if out_channels < 1 or out_channels % groups:
@@ -158,7 +158,8 @@ def at_once(*tensors: Tensor | None) -> bool:
         torch.compiler.is_compiling()
         or _C._len_torch_dispatch_stack()
         or _C._len_torch_function_stack()
-        or transforming()
+        or _C._are_functorch_transforms_active()  # as transforming(), without its calls
+        or forward_ad._current_level >= 0
         or _C._is_any_autocast_enabled()
         or _C._is_tracing()
         or _C._autograd._profiler_enabled()

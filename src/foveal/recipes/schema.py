@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -19,6 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from foveal.data.section import OF_TASKS, Data, Section, shown
+from foveal.named import find, is_dotted, search_in
 from foveal.recipes.yaml_source import Dumper, dotted
 from foveal.tasks.create import create_task, keys_of_train
 from foveal.tasks.task import Task
@@ -28,6 +30,19 @@ def _kind_of_mean(value: Any) -> Any:
     k = value.get("mean_of_last") if isinstance(value, dict) and len(value) == 1 else None
     if value not in ("best", "last") and not (type(k) is int and k >= 1):
         raise PydanticCustomError("rule", "must be best, last or {mean_of_last: 10} (got {got})", {"got": shown(value)})
+    return value
+
+
+def _kind_of_optimizer(value: Any) -> Any:
+    if is_dotted(value):
+        try:
+            find(value, "an optimizer")
+        except ValueError as error:
+            raise PydanticCustomError("rule", "{problem}", {"problem": str(error)}) from None
+    elif value not in ("sgd", "adam"):
+        near = difflib.get_close_matches(str(value), ["sgd", "adam"], n=1)
+        cure = f"; did you mean {near[0]}?" if near else ", or package.module:Name of your own"
+        raise PydanticCustomError("rule", "must be sgd or adam (got {got}){cure}", {"got": shown(value), "cure": cure})
     return value
 
 
@@ -68,8 +83,8 @@ class Train(Section):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = False
     weight_decay: float = Field(default=0.0, ge=0)
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    """`momentum` and `nesterov` are SGD's; Adam has PyTorch's betas."""
+    optimizer: Annotated[str, BeforeValidator(_kind_of_optimizer)] = "sgd"
+    """sgd, adam, or one of your own, "package.module:Name"; `momentum` and `nesterov` are SGD's; Adam has PyTorch's betas."""
     lr_factors: dict[str, Annotated[float, Field(ge=0)]] = {}
     """What the rate is multiplied by for parameters whose name a pattern matches (fnmatch; the first match wins)."""
     schedule: Literal["constant", "step", "cosine", "poly", "plateau"] = "constant"
@@ -266,6 +281,15 @@ class _Row(Section):
     note: str = ""
     row: int = 0
     """Place in the table; rows with the same number stand in alphabetical order."""
+    home: str | None = None
+    """The folder that parts of your own ("package.module:Name") are looked for in; by default that of the recipe's file."""
+
+    @field_validator("home")
+    @classmethod
+    def _is_searched(cls, home: str | None) -> str | None:
+        if home is not None:
+            search_in(home)
+        return home
 
     @field_validator("name")
     @classmethod

@@ -33,11 +33,12 @@ def pictures(out: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     loaded = [_load(out, row) for row in rows]
     models = [found["model"] for found in loaded if found["model"] is not None]
     places = _places(models)
-    shared = [place for place in places if all(_at(model, place) is not None for model in models)]
-    place = shared[-1] if shared else None
+    place = None
+    with contextlib.suppress(Exception):
+        place = _last_map([found for found in loaded if isinstance(found["images"], Tensor)])
     if place is None:
-        with contextlib.suppress(Exception):
-            place = _last_map([found for found in loaded if isinstance(found["images"], Tensor)])
+        shared = [place for place in places if all(_at(model, place) is not None for model in models)]
+        place = shared[-1] if shared else None
     sections: list[dict[str, Any]] = []
     fields = []
     for row, found in zip(rows, loaded, strict=True):
@@ -55,7 +56,8 @@ def pictures(out: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             with _noted(problems, "results on test images"):
                 for figure, text in found["task"].draw(found["model"], *found["data"]):
                     cases.append({"src": to_data_uri(figure, "png"), "text": text})
-        sections.append({"layers": layers, "problems": problems, "more": mine[_MOST_PLACES:], "cases": cases})
+        head, more = getattr(found["task"], "drawn", ""), mine[_MOST_PLACES:]
+        sections.append({"layers": layers, "problems": problems, "more": more, "cases": cases, "head": head})
     return {"rows": sections, "field": {"place": place, "fields": fields} if fields else None}
 
 
@@ -127,10 +129,13 @@ def _first_conv(model: nn.Module) -> list[str]:
 
 
 def _last_map(loaded: Sequence[Mapping[str, Any]]) -> str | None:
-    """The last module that all networks have and that gives a map of more than one position."""
+    """The last module that weighs a map in all networks and gives one of more than one position: what a pooling behind it
+    sees is another field."""
     if not loaded:
         return None
-    common = set.intersection(*(set(dict(found["model"].named_modules())) for found in loaded)) - {""}
+    common = set.intersection(
+        *({name for name, m in found["model"].named_modules() if _weighs(m)} for found in loaded)
+    ) - {""}
     last = None
 
     def note(name: str, output: Any) -> None:
@@ -150,6 +155,10 @@ def _last_map(loaded: Sequence[Mapping[str, Any]]) -> str | None:
         for hook in hooks:
             hook.remove()
     return last
+
+
+def _weighs(module: nn.Module) -> bool:
+    return all(hasattr(module, key) for key in ("in_channels", "out_channels", "kernel_size"))
 
 
 def _at(model: nn.Module, name: str) -> nn.Module | None:

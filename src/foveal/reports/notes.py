@@ -30,7 +30,13 @@ def notes_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     statistics = {json.dumps(row["statistic"]): row["statistic"] for row in rows if headline_of(row)["n"]}
     for kind in statistics.values():
         if kind == "best":
-            notes.append(f"{capital} of the best epoch of each run, chosen on the test images, as the recipe states.")
+            chosen = {row["chosen_on"] for row in rows if row["statistic"] == "best" and headline_of(row)["n"]}
+            if "val" in chosen:
+                notes.append(f"Test {title} of the epoch of each run that is best on the validation images.")
+            if None in chosen:
+                notes.append(
+                    f"{capital} of the best epoch of each run, chosen on the test images, as the recipe states."
+                )
         elif isinstance(kind, dict):
             alone = "; ± of a single run is over these epochs" if 1 in counts else ""
             notes.append(f"{capital} is the mean of the last {kind['mean_of_last']} epochs of each run{alone}.")

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from foveal.reports.charts import charts
+from foveal.reports.classes import class_tables
 from foveal.reports.columns import (
     about_published,
     head,
@@ -69,6 +70,7 @@ def page_of(out: Path, rows: list[dict[str, Any]]) -> str:
         pace=pace_table(rows),
         charts=charts(out, rows),
         field=drawn["field"],
+        class_tables=class_tables(rows),
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from foveal.metrics.intervals import wilson_interval
 from foveal.recipes.load import load_recipe, load_row
 from foveal.recipes.schema import Published, Quoted
+from foveal.reports.classes import classes_of
 from foveal.tasks.classification import Classification
 from foveal.tasks.create import create_task
 from foveal.tasks.task import Metric
@@ -46,6 +47,7 @@ def table(out: str | Path) -> list[dict[str, Any]]:
       until the headline is within a point of its last value, and in how many ``runs`` it came to that;
     - ``params``, ``macs``, ``conv_macs``; ``train_images_per_s`` and ``ms_per_image``, with ``in_turns`` true medians over the
       turns of ``speed.json`` (then with ``batch`` and ``ms_per_batch``), else those of the runs, which are not the same moment;
+    - ``classes``: what `foveal.reports.classes.classes_of` says of each class, of the networks that were saved;
     - ``runs``, each with ``folder``, ``seed``, ``state`` ("finished", "unfinished" or "damaged"), ``problem``,
       ``environment``, a value of each metric such as ``accuracy``, ``interval`` and what its result.json holds.
 
@@ -154,6 +156,8 @@ def _row(name: str, folders: Sequence[Path]) -> dict[str, Any]:
         "published": _printed(published) if published else None,
         "quoted": False,
         "quick": quick,
+        "classes": classes_of(finished, recipe.make_task().per_class) if recipe else None,
+        "chosen_on": "val" if any("chosen_epoch" in run for run in finished) else None,
         "differs": recipe.differences if recipe else [],
         "headline": headline,
         "metrics": [_about_metric(metric) for metric in metrics],
@@ -405,7 +409,8 @@ def _by_statistic(
         means = {name: statistics.fmean(found) if found else None for name, found in columns.items()}
         return {**means, "std_of_epochs": around}
     chosen: Mapping[str, Any] = result
-    if statistic == "best":
+    on_test = statistic == "best" and "chosen_epoch" not in result
+    if on_test:
         candidates = [line for line in (result, *measured) if line[key] is not None]
         best = headline.best(line[key] for line in candidates) if candidates else None
         chosen = next((line for line in candidates if line[key] == best), result)
@@ -414,7 +419,7 @@ def _by_statistic(
     if not isinstance(correct, int) or not isinstance(n, int):
         return found
     share = found[headline.name] or 0.0
-    return {**found, "interval": wilson_interval(round(share * n) if statistic == "best" else correct, n)}
+    return {**found, "interval": wilson_interval(round(share * n) if on_test else correct, n)}
 
 
 def _stays_below(lines: Sequence[Mapping[str, Any]], target: float | None) -> dict[str, Any] | None:

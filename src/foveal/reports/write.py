@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foveal.data.writing import write_file
+from foveal.reports.classes import class_tables
 from foveal.reports.columns import is_changed, metrics_table, pace_table, results_table
 from foveal.reports.notes import notes_of
 from foveal.reports.page import page_of
@@ -78,7 +79,7 @@ def print_table(out: str | Path, console: Console) -> None:
     from rich.text import Text
 
     rows = table(out)
-    for heads, lines in (results_table(rows), metrics_table(rows), pace_table(rows)):
+    for heads, lines in (results_table(rows), metrics_table(rows), *class_tables(rows), pace_table(rows)):
         shown = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, padding=(0, 1, 0, 0), pad_edge=False)
         shown.add_column(heads[0], overflow="fold")
         for head in heads[1:]:

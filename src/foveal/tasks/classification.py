@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +18,23 @@ from torch import Tensor, nn
 
 from foveal.data import FolderSet, ImageSet, Preset, batches, create_dataset
 from foveal.data import preset as usual_preset
+from foveal.data.own import OwnSet
 from foveal.data.section import Data
 from foveal.data.writing import write_file
 from foveal.metrics.segmentation import confusion
 from foveal.tasks.task import Metric, Opened, Task, kept_images
+from foveal.tasks.wrong import Wrong, draw_wrong, wrong_images
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _AUGMENTATIONS = ("pad", "crop", "flip", "cutout")
 _AT_ONCE = 32  # images in a batch of predictions
+_LOOKED_AT = 512  # test images that wrong ones are sought among
+_SHOWN = 8  # of them
+
+
+_SMALL = 30  # classes whose confusion matrix is kept with every result
 
 
 @dataclass(frozen=True)
@@ -62,13 +72,14 @@ class Classification(Task):
         some = (Metric("top5_error", "top-5 error", higher_is_better=False),) if self.top5 else ()
         return (Metric("accuracy", "accuracy"), *some)
 
+    drawn = "Images that are wrong"
     per_class = (Metric("class_accuracy", "accuracy"),)
 
     def outputs(self, classes: Sequence[str]) -> int:
         """One score for each class."""
         return len(classes)
 
-    def load(self, data: Data, split: str, root: str | None) -> tuple[ImageSet | FolderSet, Preset]:
+    def load(self, data: Data, split: str, root: str | None) -> tuple[ImageSet | FolderSet | OwnSet, Preset]:
         """One split of a set of labelled images, or of the part of it that `limit` or `fraction` leaves."""
         how: dict[str, Any] = {"test_fraction": data.test_fraction, "test_seed": data.test_seed}
         dataset = create_dataset(data.name, split, root=root, download=data.download, **how)
@@ -76,7 +87,7 @@ class Classification(Task):
             _refuse_classes_without_images(dataset)
         kept = kept_images(data, len(dataset))
         if kept is not None:
-            dataset = _subset(dataset, kept)
+            dataset = dataset.subset(kept)
         return dataset, self.preset(data)
 
     def preset(self, data: Data) -> Preset:
@@ -86,7 +97,7 @@ class Classification(Task):
 
     def batches(
         self,
-        dataset: ImageSet | FolderSet,
+        dataset: ImageSet | FolderSet | OwnSet,
         preparation: Preset,
         *,
         batch_size: int,
@@ -142,7 +153,7 @@ class Classification(Task):
 
     def summary(self, totals: Tensor) -> dict[str, Any]:
         """The metrics of summed counts: ``loss``, ``accuracy`` (0 to 1), ``correct`` and ``n``; ``top5_error``; while testing
-        ``class_accuracy``, that of each class (None: no image of it)."""
+        ``class_accuracy``, that of each class (None: no image of it), and, of up to 30 classes, ``confusion``."""
         loss, correct, n, *five = totals[: 3 + self.top5].tolist()
         found: dict[str, Any] = {"loss": loss / max(n, 1), "accuracy": correct / max(n, 1)}
         if five:
@@ -151,6 +162,8 @@ class Classification(Task):
         matrix = self.confusion(totals)
         if matrix is None:
             return found
+        if len(matrix) <= _SMALL:
+            found["confusion"] = matrix.long().tolist()
         there = zip(matrix.diagonal().tolist(), matrix.sum(1).tolist(), strict=True)
         return found | {"class_accuracy": [right / images if images else None for right, images in there]}
 
@@ -159,6 +172,21 @@ class Classification(Task):
         counts = totals[3 + self.top5 :]
         side = math.isqrt(len(counts))
         return counts.reshape(side, side) if side else None
+
+    def wrong(self, network: nn.Module, dataset: Any, preparation: Any, **how: Any) -> list[Wrong]:
+        """The images that are taken for another class, the surest first: :func:`foveal.tasks.wrong.wrong_images`."""
+        return wrong_images(network, dataset, preparation, self, **how)
+
+    def draw(self, network: nn.Module, dataset: Any, preparation: Any) -> Iterator[tuple[Figure, str]]:
+        """Images that are wrong, those first that it is surest of."""
+        looked_at = min(len(dataset), _LOOKED_AT)
+        found = self.wrong(network, dataset, preparation, batch_size=_AT_ONCE, most=looked_at)
+        if not found:
+            return
+        of = "" if looked_at == len(dataset) else f"the first {looked_at} of "
+        shown = found[:_SHOWN]
+        some = "" if len(shown) == len(found) else f"; the {len(shown)} that it is surest of"
+        yield draw_wrong(dataset, shown), f"Wrong: {len(found)} of {of}{len(dataset)} test images{some}"
 
     def check(self, outputs: Tensor, classes: Sequence[str]) -> None:
         """Scores of another set's classes mean nothing."""
@@ -194,7 +222,7 @@ class Classification(Task):
         _write_classes(found, out)
 
 
-def _refuse_classes_without_images(dataset: ImageSet | FolderSet) -> None:
+def _refuse_classes_without_images(dataset: ImageSet | FolderSet | OwnSet) -> None:
     """Nothing is learned of one class alone, and nothing of a class without an image."""
     if len(dataset.classes) < 2:
         raise ValueError(
@@ -208,14 +236,6 @@ def _refuse_classes_without_images(dataset: ImageSet | FolderSet) -> None:
             f"the train split of {dataset.name} has no image of {', '.join(without[:12])}{more}; add images, or take these "
             "classes out"
         )
-
-
-def _subset(dataset: ImageSet | FolderSet, kept: list[int]) -> ImageSet | FolderSet:
-    """Some images of a set."""
-    labels = dataset.labels[kept]
-    if isinstance(dataset, ImageSet):
-        return dataclasses.replace(dataset, images=dataset.images[kept], labels=labels)
-    return dataclasses.replace(dataset, paths=tuple(dataset.paths[index] for index in kept), labels=labels)
 
 
 @torch.no_grad()

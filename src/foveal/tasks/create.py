@@ -6,6 +6,7 @@ import difflib
 import inspect
 from typing import Any
 
+from foveal.named import find, is_dotted
 from foveal.tasks.classification import Classification
 from foveal.tasks.detection import Detection
 from foveal.tasks.segmentation import Segmentation
@@ -25,7 +26,7 @@ def create_task(name: str, **keywords: Any) -> Task:
     """A task by its name.
 
     Args:
-        name: one of ``TASKS``.
+        name: one of ``TASKS``, or ``"package.module:Name"`` of a class of your own that derives from `Task`.
         keywords: the task's own.
 
     Raises:
@@ -58,6 +59,11 @@ def keys_of_train(name: str) -> list[str]:
 
 
 def _kind(name: str) -> type[Task]:
+    if is_dotted(name):
+        own = find(name, "a task")
+        if not isinstance(own, type) or Task not in own.__mro__:
+            raise ValueError(f"{name} must be a class that derives from foveal.tasks.Task; it is {own!r}")
+        return own
     if name not in TASKS:
         near = difflib.get_close_matches(str(name), TASKS, n=1)
         cure = f"did you mean {near[0]}?" if near else f"valid are {', '.join(TASKS)}"

@@ -16,10 +16,12 @@ from foveal.data import decode
 from foveal.data.box_batches import box_batches
 from foveal.data.coco import DetectionSet, read_coco, read_voc, shape_scenes
 from foveal.data.layouts import root_is_missing
+from foveal.data.own import open_own
 from foveal.data.section import Data
 from foveal.data.writing import write_file
 from foveal.metrics.average_precision import average_precision, coco_results
-from foveal.tasks.task import Metric, Opened, Task, kept_images, one_each
+from foveal.named import is_dotted
+from foveal.tasks.task import Metric, Opened, Task, kept_images, name_of, one_each
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,7 +63,8 @@ class Detection(Task):
     """Objects as boxes with classes: the detector's own losses, and mean average precision by COCO's rules.
 
     Data by name: ``coco`` (ROOT/annotations/instances_train2017.json and ROOT/train2017, likewise val2017 for tests), ``voc``
-    (ROOT/VOCdevkit/VOC2012, train and val), ``shape_scenes`` (drawn, without files: rings, triangles and crosses of 20 to 64 pixels).
+    (ROOT/VOCdevkit/VOC2012, train and val), ``shape_scenes`` (drawn, without files: rings, triangles and crosses of 20 to 64 pixels);
+    one of your own, ``package.module:Name``, makes a `foveal.data.coco.DetectionSet` of the split and the root.
 
     Args:
         proposals: for a detector without a proposal network, the file of each split's proposals under the root, with
@@ -103,6 +106,8 @@ class Detection(Task):
     def _open(self, data: Data, split: str, root: str | None) -> DetectionSet:
         if self.proposals is not None and data.name != "coco":
             raise ValueError(f"task.proposals are of coco; leave them out for {data.name}")
+        if is_dotted(data.name):
+            return open_own(data.name, split, root, DetectionSet, only=True)
         if data.name == "shape_scenes":
             size = 96 if data.size is None else max(data.size)
             count = _SCENES[split] if data.limit is None else min(data.limit, _SCENES[split])
@@ -221,9 +226,7 @@ class Detection(Task):
             boxes, labels, scores = (seen[key][best].cpu() for key in ("boxes", "labels", "scores"))
             names = truths.dataset.classes
             figure = draw_boxes(image.cpu(), boxes, labels, names, scores, threshold=0.0, truth=truth)
-            text = (
-                f"Test image {index}: the {len(best)} boxes of the highest scores; dashed: the {len(truth)} true ones"
-            )
+            text = f"{name_of(truths.dataset, index)}: the {len(best)} boxes of the highest scores; dashed: the {len(truth)} true ones"
             yield figure, text
 
 

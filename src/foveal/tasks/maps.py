@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveal.data import JointPreset, MaskSet, Truth, create_mask_dataset, decode, joint_batches, scaled
+from foveal.data.own import OwnSet
 from foveal.data.section import Data
 from foveal.tasks.inference import all_views, by_windows
 from foveal.tasks.masks import draw_cases, overlay, save_mask, save_picture, to_image, write_probabilities
-from foveal.tasks.task import Opened, Task, kept_images, one_each
+from foveal.tasks.task import Opened, Task, kept_images, name_of, one_each
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,6 +50,7 @@ class MaskTask(Task):
         *(f"data.augment.{key}" for key in _AUGMENTATIONS),
     )
     options = ("views", "window", "probabilities")
+    drawn = "Best and worst images"
     binary: ClassVar[bool] = False
     """Whether masks are of an object and the rest, in black and white."""
 
@@ -72,7 +74,7 @@ class MaskTask(Task):
     def masks(self, outputs: Tensor, sizes: Sequence[Sequence[int]]) -> list[Tensor]:
         """The classes that an evaluation's outputs stand for, int64 Tensor[H, W] for each image at its own size."""
 
-    def load(self, data: Data, split: str, root: str | None) -> tuple[MaskSet, JointPreset]:
+    def load(self, data: Data, split: str, root: str | None) -> tuple[MaskSet | OwnSet, JointPreset]:
         """One split of a set of images with masks."""
         dataset = create_mask_dataset(data.name, split, root, binary=self.binary or data.binary_masks)
         kept = kept_images(data, len(dataset))
@@ -86,7 +88,7 @@ class MaskTask(Task):
 
     def batches(
         self,
-        dataset: MaskSet,
+        dataset: MaskSet | OwnSet,
         preparation: JointPreset,
         *,
         batch_size: int,
@@ -151,7 +153,9 @@ class MaskTask(Task):
                 written += write_probabilities(self.shares_of(outputs), mask, trained.classes, out / path.stem)
             yield path, *written
 
-    def draw(self, network: nn.Module, dataset: MaskSet, preparation: JointPreset) -> Iterator[tuple[Figure, str]]:
+    def draw(
+        self, network: nn.Module, dataset: MaskSet | OwnSet, preparation: JointPreset
+    ) -> Iterator[tuple[Figure, str]]:
         """The images on which the network is best and worst."""
         yield best_and_worst(network, self, dataset, preparation)
 
@@ -181,7 +185,13 @@ def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 @torch.no_grad()
 def best_and_worst(
-    model: nn.Module, task: MaskTask, dataset: MaskSet, preset: JointPreset, *, most: int = 32, extremes: int = 2
+    model: nn.Module,
+    task: MaskTask,
+    dataset: MaskSet | OwnSet,
+    preset: JointPreset,
+    *,
+    most: int = 32,
+    extremes: int = 2,
 ) -> tuple[Figure, str]:
     """Measure a network image by image, and draw the best and the worst, the best first.
 
@@ -208,7 +218,7 @@ def best_and_worst(
         if value is not None:
             mask = truths[0].mask
             image = scaled(to_image(images[0], preset.mean, preset.std), (mask.shape[0], mask.shape[1]))
-            caption = f"image {number}: {metric.title} {metric.text(value)}"
+            caption = f"{name_of(dataset, number - 1)}: {metric.title} {metric.text(value)}"
             seen.append((value, caption, image, mask, task.masks(outputs, [mask.shape])[0]))
         if number == most:
             break

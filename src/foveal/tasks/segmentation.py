@@ -121,8 +121,12 @@ class Segmentation(MaskTask):
         """``loss``, ``oacc``, ``macc``, ``facc``, ``miou``; and ``iou`` and ``dice`` of each class (None: neither there nor
         called). The loss is the cross entropy without weights."""
         totals = totals.cpu()
-        matrix = totals[2:].reshape(math.isqrt(len(totals) - 2), -1)
+        matrix = self.confusion(totals)
         return {"loss": float(totals[0] / totals[1].clamp_min(1)), **shares(matrix), **class_shares(matrix)}
+
+    def confusion(self, totals: Tensor) -> Tensor:
+        """How many pixels of class t were called p, Tensor[classes, classes] with t down."""
+        return totals[2:].reshape(math.isqrt(len(totals) - 2), -1).cpu()
 
     def masks(self, outputs: Tensor, sizes: Sequence[Sequence[int]]) -> list[Tensor]:
         """The classes that an evaluation's outputs stand for, int64 Tensor[H, W] for each image at its own size."""

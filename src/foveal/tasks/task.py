@@ -114,12 +114,14 @@ class Task(Protocol):
     """The arguments of its `predict`."""
     result_format: str | None = None
     """What the file is called that ``sums.results()`` gives the content of; None where there is none."""
+    per_class: tuple[Metric, ...] = ()
+    """What its summary lists for each class, None where undefined."""
+    drawn: str = "Test images"
+    """What the pictures are headed that it draws."""
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """What it is judged by; the first one is the headline of tables, `statistic` and comparisons."""
-
-    # per_class: tuple[Metric, ...], where a task has it: what its summary lists for each class, None where undefined
 
     def outputs(self, classes: Sequence[str]) -> int:
         """The `num_classes` that a network gets for these classes."""
@@ -197,6 +199,14 @@ class Task(Protocol):
     def draw(self, network: nn.Module, dataset: Any, preparation: Any) -> Iterable[tuple[Figure, str]]:
         """Pictures of a network's results on test images for the report, and a sentence about each; by default none."""
         return ()
+
+
+def name_of(dataset: Any, index: int) -> str:
+    """What an image of a set is called: its file, or its number from 0."""
+    for places in (getattr(dataset, key, None) for key in ("paths", "images", "files")):
+        if isinstance(places, Sequence) and index < len(places) and not isinstance(places[index], Tensor):
+            return Path(str(places[index])).name
+    return f"image {index}"
 
 
 def kept_images(data: Data, count: int) -> list[int] | None:

@@ -46,6 +46,8 @@ class Streams:
     preparation: Any
     drop_last: bool
     workers: int
+    val: Any = None
+    """Images for validation, where there are any."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,9 @@ class Training:
         progress: Callable[[Progress], None] | None,
         save_every: float,
         signals: Signals,
+        choose: bool = False,
     ) -> None:
+        """With `choose` the network of the epoch that is best on the validation images is the outcome."""
         self.name, self.train, self.task, self.streams, self.about = name, train, task, streams, about
         self.run, self.seed, self.device = run, seed, device
         self.progress, self.save_every, self.signals = progress, save_every, signals
@@ -113,6 +117,9 @@ class Training:
         """Wall time of the whole run, earlier processes included; `timed` is training alone: seconds, images."""
         self.timed = [0.0, 0.0]
         self.warm = False
+        self.best: dict[str, Any] | None = None
+        """`epoch`, `value` and `weights` of the best one so far, where the validation images choose."""
+        self.choose = choose
         self.last_good: Path | None = None
         if saved is not None:
             self._resume(saved)
@@ -164,6 +171,7 @@ class Training:
             self.plateau.load_state_dict(state["plateau"])
         self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
         self.totals = None if state["totals"] is None else state["totals"].to(self.device)
+        self.best = state.get("best")
         self.history, self.seconds, self.timed = state["history"], state["seconds"], state["timed"]
         self.last_good = saved.folder
 
@@ -185,6 +193,8 @@ class Training:
             state["model"] = self.model.state_dict()
         if self.plateau is not None:
             state["plateau"] = self.plateau.state_dict()
+        if self.best is not None:
+            state["best"] = self.best
         weights = self.outcome.state_dict()
         self.last_good = checkpoint.save(self.run / "checkpoint", weights, state, dict(self.about), keep=self.last_good)
         self.saved_at = time.perf_counter()
@@ -211,9 +221,22 @@ class Training:
             self.history.append(row)
             self.epoch, self.batch, self.timed = self.epoch + 1, 0, [0.0, 0.0]
             self.totals = None
+            self._weigh(row)
             self._save()
             self._write_metrics()
             self._show(row)
+
+    def _weigh(self, row: Mapping[str, Any]) -> None:
+        """Keep the weights of an epoch that is better on the validation images; at the end go back to the best ones."""
+        headline = self.task.metrics[0]
+        value = row.get(f"val_{headline.name}") if self.choose else None
+        if value is not None and (
+            self.best is None or headline.best((value, self.best["value"])) != self.best["value"]
+        ):
+            weights = {name: tensor.detach().clone() for name, tensor in self.outcome.state_dict().items()}
+            self.best = {"epoch": self.epoch, "value": value, "weights": weights}
+        if self._is_over() and self.best is not None:
+            self.outcome.load_state_dict(self.best["weights"])
 
     def _train_epoch(self) -> None:
         train = self.train
@@ -315,18 +338,23 @@ class Training:
             "images_per_s": self.timed[1] / self.timed[0] if self.timed[1] else None,
         }
         if (self.epoch + 1) % train.eval_every == 0 or self._is_over(1):
-            measured = evaluate(
-                self.network if self.averaged is None else self.averaged,
-                self.streams.test,
-                self.streams.preparation,
-                batch_size=train.batch_size,
-                task=self.task,
-                amp=train.amp,
-                channels_last=train.channels_last,
-                workers=self.streams.workers,
-            )
-            row["ms_per_image"] = measured.pop("ms_per_image")
-            row |= {f"test_{key}": value for key, value in measured.items()}
+            splits = {"test": self.streams.test, "val": self.streams.val}
+            for split, images in splits.items():
+                if images is None:
+                    continue
+                measured = evaluate(
+                    self.network if self.averaged is None else self.averaged,
+                    images,
+                    self.streams.preparation,
+                    batch_size=train.batch_size,
+                    task=self.task,
+                    amp=train.amp,
+                    channels_last=train.channels_last,
+                    workers=self.streams.workers,
+                )
+                row.setdefault("ms_per_image", measured.pop("ms_per_image"))
+                measured.pop("ms_per_image", None)
+                row |= {f"{split}_{key}": value for key, value in measured.items()}
         return row | {"seconds": self._elapsed()}
 
     def _refuse_nan(self) -> None:
@@ -371,28 +399,28 @@ class Training:
         text = io.StringIO()
         names = [metric.name for metric in self.task.metrics]
         counted = [metric.name for metric in self.task.metrics if metric.in_training]
-        trained, tested = (
-            [f"{split}_{name}" for name in ("loss", *part)] for split, part in (("train", counted), ("test", names))
-        )
-        columns = ("epoch", "step", "lr", *trained, *tested, "seconds", "images_per_s")
+        splits = [("train", counted), ("test", names), *([("val", names)] if self.streams.val is not None else [])]
+        measured = [f"{split}_{name}" for split, part in splits for name in ("loss", *part)]
+        columns = ("epoch", "step", "lr", *measured, "seconds", "images_per_s")
         table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
         table.writeheader()
         table.writerows(self.history)
         write_file(self.run / "metrics.csv", text.getvalue().encode())
 
     def result(self) -> dict[str, Any]:
-        """What stands in result.json besides names and settings: the last epoch's numbers, the cost, the speed."""
+        """What stands in result.json besides names and settings: the numbers of the last epoch or of the chosen one, the cost, the speed."""
         how: dict[str, Any] = {"train": False, "device": self.device, "workers": 0}
         inputs, _ = next(
             iter(self.task.batches(self.streams.test, self.streams.preparation, batch_size=1, seed=0, epoch=0, **how))
         )
         spent = cost(self.outcome, tuple(inputs[0].shape), latency=False)
-        last, headline = self.history[-1], self.task.metrics[0]
+        last, headline = self.history[-1 if self.best is None else self.best["epoch"] - 1], self.task.metrics[0]
         measured = [row for row in self.history if "ms_per_image" in row]
         values = [value for row in measured if (value := row[f"test_{headline.name}"]) is not None]
         paces = [row["images_per_s"] for row in self.history if row["images_per_s"]]
         return {
-            **{key: value for key, value in last.items() if key.startswith("test_")},
+            **{key: value for key, value in last.items() if key.startswith(("test_", "val_"))},
+            **({} if self.best is None else {"chosen_epoch": self.best["epoch"]}),
             f"best_test_{headline.name}": headline.best(values) if values else None,
             **{key: value for key, value in last.items() if key.startswith("train_")},
             "params": spent.params,

@@ -28,7 +28,7 @@ from foveal.training.run_folder import (
     refuse_several_processes,
     to_json,
 )
-from foveal.training.saved import open_data
+from foveal.training.saved import open_data, open_validation
 from foveal.training.signals import Signals
 
 
@@ -141,7 +141,7 @@ def _fit(
             training.run_to_the_end()
             with signals.at_once():
                 content = {"seed": seed, "task": recipe.task.name, **training.result()}
-                content |= {"quick": recipe.is_quick, "device": str(device)}
+                content |= {"quick": recipe.is_quick, "device": str(device), "classes": training.about["classes"]}
     shown = recipe.model_dump(include={"name", "title", "note", "row", "statistic"}) | {"differs": recipe.differences}
     shown["published"] = recipe.comparable.model_dump() if recipe.comparable else None
     content = {**shown, "table": out.resolve().name, **content, **shown}
@@ -165,8 +165,12 @@ def _opened(
     about: dict[str, Any] = {"in_channels": in_channels, "classes": list(train_set.classes), "images": images}
     if isinstance(train_set, ImageSet):
         about["size"] = list(train_set.images.shape[2:])
+    val_set = open_validation(recipe, train_set)
+    if val_set is not None:
+        about["val_images"] = len(val_set)
     if isinstance(train_set, ImageSet) and isinstance(test_set, ImageSet):
         train_set, test_set = train_set.to(device), test_set.to(device)
+        val_set = val_set.to(device) if isinstance(val_set, ImageSet) else val_set
     num_classes = task.outputs(train_set.classes)
     model = build(recipe, num_classes=num_classes, in_channels=in_channels, seed=seed)
     saved = checkpoint.load_newest(run / "checkpoint")
@@ -178,7 +182,7 @@ def _opened(
         recipe.name,
         recipe.train,
         task,
-        Streams(train_set, test_set, preparation, recipe.data.drop_last, recipe.data.workers),
+        Streams(train_set, test_set, preparation, recipe.data.drop_last, recipe.data.workers, val_set),
         model,
         run=run,
         seed=seed,
@@ -188,4 +192,5 @@ def _opened(
         progress=progress,
         save_every=save_every,
         signals=signals,
+        choose=recipe.statistic == "best" and val_set is not None,
     )

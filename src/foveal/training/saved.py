@@ -8,9 +8,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from foveal.data import Expected, check_files, for_network
+from foveal.data.datasets import drawn_share, has_val
 from foveal.recipes.load import load_recipe
 from foveal.recipes.schema import Recipe
 from foveal.training import checkpoint
@@ -76,7 +77,7 @@ def load_data(recipe: Recipe, split: str, run: str | Path | None = None) -> tupl
 
     Args:
         recipe: names the data and the task.
-        split: "train" or "test".
+        split: "train", "test", or "val" where there is one: see `has_validation`.
         run: the folder of a run, for whose network the data is: labels then index the classes that it was trained on.
 
     Raises:
@@ -95,11 +96,37 @@ def load_data(recipe: Recipe, split: str, run: str | Path | None = None) -> tupl
     files = {name: Expected(file.bytes, sha256=file.sha256) for name, file in data.files.items()}
     cure = "put the file there that the recipe was made for, or change data.files in it"
     check_files(root or ".", files, missing=cure, damaged=cure)
-    dataset, preparation = recipe.make_task().load(data, split, root)
+    dataset, preparation = _split(recipe, split, root)
     if run is not None:
         about = trained_on(run)
         dataset = for_network(dataset, about["classes"], about["in_channels"], whose=f"the network of {run}")
     return dataset, preparation
+
+
+def has_validation(recipe: Recipe) -> bool:
+    """Whether a recipe has images for validation: files of their own, or a share of the training images."""
+    data = recipe.data
+    return data.val_fraction is not None or has_val(data.name, data.root and os.path.expandvars(data.root))
+
+
+def _split(recipe: Recipe, split: str, root: str | None) -> tuple[Any, Any]:
+    """What the task opens; of training images those that are not, or, for validation, those that are taken out."""
+    data, task = recipe.data, recipe.make_task()
+    if split == "val" and not has_validation(recipe):
+        raise ValueError(
+            f"data {data.name} has no validation images: put them into val/ beside train/ and test/, or take a share of the "
+            "training images, data.val_fraction: 0.1"
+        )
+    if data.val_fraction is None or split == "test":
+        return task.load(data, split, root)
+    if has_val(data.name, root):
+        raise ValueError(
+            f"data.val_fraction takes validation out of the training images, and {root} has val; leave it out"
+        )
+    dataset, preparation = task.load(data, "train", root)
+    labels = getattr(dataset, "labels", None)  # of a detection set they are of boxes
+    drawn = drawn_share(len(dataset), data.val_fraction, labels if isinstance(labels, Tensor) else None)
+    return dataset.subset([k for k in range(len(dataset)) if (k in drawn) == (split == "val")]), preparation
 
 
 def open_data(recipe: Recipe) -> tuple[Any, Any, Any]:
@@ -111,6 +138,14 @@ def open_data(recipe: Recipe) -> tuple[Any, Any, Any]:
     train_set, preparation = load_data(recipe, "train")
     test_set, _ = load_data(recipe, "test")
     return train_set, for_network(test_set, train_set.classes, train_set[0][0].shape[0]), preparation
+
+
+def open_validation(recipe: Recipe, train_set: Any) -> Any:
+    """The validation images of a recipe, as the network of its training images sees them; None where there are none."""
+    if not has_validation(recipe):
+        return None
+    val_set, _ = load_data(recipe, "val")
+    return for_network(val_set, train_set.classes, train_set[0][0].shape[0])
 
 
 # ---- files of a run's folder ------------------------------------------------------------------------------------------
