@@ -27,7 +27,7 @@ MAY_USE = {
     "bench": {"surgery", "layers", "models", "ops"},
     "training": {"recipes", "tasks", "surgery", "data", "models", "analysis"},
     "reports": {"training", "recipes", "tasks", "metrics", "data", "analysis"},
-    "evaluation": {"reports", "training", "recipes", "tasks", "surgery", "data", "models", "analysis"},
+    "evaluation": {"deploy", "reports", "training", "recipes", "tasks", "surgery", "data", "models", "analysis"},
     "cli": {
         "evaluation",
         "reports",

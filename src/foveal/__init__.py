@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from foveal.deploy import fold
+    from foveal.deploy import export, fold
     from foveal.layers import (
         AnisotropicConv2d,
         CrossConv1d,
@@ -39,13 +39,14 @@ __all__ = [
     "ModulatedDeformConv2d",
     "PointLogPolarConv",
     "convert",
+    "export",
     "fold",
     "reparameterize",
     "take_over",
 ]
 _WHERE = {
     **dict.fromkeys(("LAYERS", "convert", "reparameterize"), "foveal.surgery"),
-    "fold": "foveal.deploy",
+    **dict.fromkeys(("export", "fold"), "foveal.deploy"),
     "take_over": "foveal.ops.take_over",
 }
 _ROOMS = (
