@@ -26,6 +26,19 @@ class AtPoints(nn.Module):
         return self.layer(self.points, features)
 
 
+class AtOffsets(nn.Module):
+    """A deformable convolution as a function of its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = layers.DeformConv2d(4, 4, 3, padding=1)
+        self.predict = nn.Conv2d(4, 27, 3, padding=1)
+
+    def forward(self, input):
+        offset, mask = self.predict(input).split([18, 9], 1)
+        return self.layer(input, offset, mask)
+
+
 class OfBoxes(nn.Module):
     """RoI pooling as a function of the map."""
 
@@ -60,6 +73,9 @@ FORMS = {
     "anisotropic_concat": (lambda: AnisotropicConv2d(4, 4, fuse="concat"), IMAGE),
     "anisotropic_reflect": (lambda: AnisotropicConv2d(4, 4, scales=(1, 3), padding_mode="reflect"), IMAGE),
     "learned": (lambda: AnisotropicConv2d(4, 4, scales="learned"), IMAGE),
+    "deform": (AtOffsets, IMAGE),
+    "modulated": (lambda: layers.ModulatedDeformConv2d(4, 4, offset_groups=2), IMAGE),
+    "deform_4": (lambda: layers.DeformConv4(4, offset_groups=2), IMAGE),
     "pool_mean": (lambda: LogPolarPool2d(5), IMAGE),
     "pool_sum": (lambda: LogPolarPool2d(5, reduce="sum", arrangement="bins"), IMAGE),
     "pool_max": (lambda: LogPolarPool2d(5, reduce="max"), IMAGE),
@@ -79,9 +95,9 @@ def build(form, dtype=torch.float32):
 
 
 def test_there_is_a_form_of_every_layer():
-    assert {type(build(form)[0]) for form in FORMS} | {type(build(form)[0].layer) for form in ("points", "roi")} >= {
-        kind for kind in vars(layers).values() if isinstance(kind, type) and issubclass(kind, nn.Module)
-    }
+    assert {type(build(form)[0]) for form in FORMS} | {
+        type(build(form)[0].layer) for form in ("points", "roi", "deform")
+    } >= {kind for kind in vars(layers).values() if isinstance(kind, type) and issubclass(kind, nn.Module)}
 
 
 def dual(function, primals, tangents):
