@@ -11,6 +11,7 @@ from torch.func import functional_call
 from foveal import layers, reparameterize
 from foveal.layers import AnisotropicConv2d, LogPolarConv2d, LogPolarPool2d, cross
 from foveal.ops.binned import op as binned
+from foveal.ops.sampled import forms
 from foveal.ops.sampled import op as sampled
 
 
@@ -251,7 +252,7 @@ def first_faked(layer, input):
 def test_training_follows_any_first_call(form, first):
     for cache in (sampled._READY, binned._READY):
         cache.clear()
-    sampled._known_taps.cache_clear()
+    forms._known_taps.cache_clear()
     cross._joint_map.cache_clear()
     layer, input = build(form)
     if form == "points" and first is first_faked:
