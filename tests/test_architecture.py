@@ -16,7 +16,7 @@ MAY_USE = {
     "data": set(),
     "analysis": set(),
     "layers": {"geometry", "ops"},
-    "surgery": {"layers"},
+    "surgery": {"geometry", "layers"},
     "training": {"surgery", "models", "data", "analysis"},
     "bench": {"surgery", "layers", "models", "ops"},
     "cli": {"bench", "training", "surgery", "layers", "geometry", "ops", "models", "data", "analysis"},
