@@ -18,7 +18,7 @@ MAY_USE = {
     "layers": {"geometry", "ops"},
     "surgery": {"geometry", "layers"},
     "training": {"surgery", "models", "data", "analysis"},
-    "bench": {"surgery", "layers", "models", "ops"},
+    "bench": {"surgery", "layers", "geometry", "models", "ops"},
     "cli": {"bench", "training", "surgery", "layers", "geometry", "ops", "models", "data", "analysis"},
     "__main__": {"cli"},
 }
