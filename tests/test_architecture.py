@@ -26,7 +26,7 @@ MAY_USE = {
     "bench": {"surgery", "layers", "models", "ops"},
     "training": {"recipes", "tasks", "surgery", "data", "models", "analysis"},
     "reports": {"training", "recipes", "tasks", "metrics", "data", "analysis"},
-    "evaluation": {"reports", "training", "recipes", "tasks", "surgery", "data", "models", "analysis"},
+    "evaluation": {"reports", "training", "recipes", "tasks", "surgery", "layers", "data", "models", "analysis"},
     "cli": {
         "evaluation",
         "reports",
@@ -52,12 +52,14 @@ FLOORS = {
     "metrics": ["average_precision intervals segmentation"],
     "recipes": ["yaml_source", "schema", "load"],
     "training": [
-        "environment signals captured checkpoint build evaluate optimisation",
+        "environment signals captured checkpoint build evaluate optimisation trackers",
+        "watchers",
         "run_folder loop",
         "saved",
         "run speed trained",
+        "rows",
     ],
-    "reports": ["speeds table", "columns charts layers", "notes", "page", "write"],
+    "reports": ["speeds classes", "table", "columns charts layers", "notes", "page", "write"],
     "evaluation": ["networks predict", "activation drawing localise"],
 }
 """The floors inside of rooms, from the lowest: a file imports files of lower floors, and none beside it."""
