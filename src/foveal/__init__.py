@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from foveal.deploy import fold
     from foveal.layers import (
         AnisotropicConv2d,
         CrossConv1d,
@@ -38,17 +39,20 @@ __all__ = [
     "ModulatedDeformConv2d",
     "PointLogPolarConv",
     "convert",
+    "fold",
     "reparameterize",
     "take_over",
 ]
 _WHERE = {
     **dict.fromkeys(("LAYERS", "convert", "reparameterize"), "foveal.surgery"),
+    "fold": "foveal.deploy",
     "take_over": "foveal.ops.take_over",
 }
 _ROOMS = (
     "analysis",
     "bench",
     "data",
+    "deploy",
     "evaluation",
     "geometry",
     "layers",
