@@ -132,7 +132,7 @@ def draw(
     """
     from foveal import analysis
     from foveal.data.images import decode
-    from foveal.layers import LogPolarPool2d
+    from foveal.evaluation.drawing import draw_pooled_image
 
     if raw and what is not Drawn.kernels:
         raise ValueError(f"--raw is for kernels; {what.value} has no weights in it")
@@ -156,25 +156,7 @@ def draw(
     elif what is Drawn.bins:
         figure = analysis.draw_bins_on_image(module, pixels, position)
     else:
-        given = {**module.map, "center": "bin" if module.map["center"] == "bin" else "none"}
-        reach = (module.kernel_size, module.stride, module.padding, module.dilation)
-        pool = LogPolarPool2d(*reach, reduce=module.reduce, **given)
-        pixel = position or (pixels.shape[1] // 2, pixels.shape[2] // 2)
-        if not (pixel[0] < pixels.shape[1] and pixel[1] < pixels.shape[2]):
-            raise ValueError(f"--at must lie in the image of {pixels.shape[1]} x {pixels.shape[2]}, got {at}")
-        cell = (2 * given["radial_bins"], given["angular_bins"] // 2)
-        pooled = pool(pixels[None].float() / 255)[0]
-        # the output position whose window has its centre at the pixel, or else next after it, as far as there are any
-        shift = [before - edge // 2 for before, edge in zip(pool.before, pool.window, strict=True)]
-        last = [side // part - 1 for side, part in zip(pooled.shape[1:], cell, strict=True)]
-        place = [
-            min(max(-(-(p + d) // step), 0), end)
-            for p, d, step, end in zip(pixel, shift, pool.stride, last, strict=True)
-        ]
-        centre = [p * step - d for p, d, step in zip(place, shift, pool.stride, strict=True)]
-        figure = analysis.draw_pooled(
-            pixels, pooled, cell, (place[0], place[1]), pixel=(centre[0], centre[1]), bins=module
-        )
+        figure = draw_pooled_image(module, pixels, position)
     out = out or Path(f"{what.value}.png")
     analysis.save(figure, out)
     caption = figure.get_suptitle() or figure.axes[0].get_title()

@@ -196,11 +196,8 @@ def read_coco(
         if twice:
             raise ValueError(f"{path} lists {what} twice: {_some(twice)}; each must be there once")
     _check_there(files, path)
-    return _set(
-        (name, split, files, sizes, ids, [found[id_] for id_ in ids], classes, tuple(labels)),
-        None if proposals is None else _read_proposals(Path(proposals), ids),
-        str(path),
-    )
+    described = _Described(name, split, files, sizes, ids, [found[id_] for id_ in ids], classes, tuple(labels))
+    return _set(described, str(path), None if proposals is None else _read_proposals(Path(proposals), ids))
 
 
 def read_voc(root: str | Path, split: str, *, year: str = "2012", name: str = "voc") -> DetectionSet:
@@ -251,7 +248,7 @@ def read_voc(root: str | Path, split: str, *, year: str = "2012", name: str = "v
         raise ValueError(f"{base / 'Annotations'} has objects of unknown classes: {_some(strange)}")
     ids = tuple(range(1, len(stems) + 1))
     numbers = tuple(range(1, len(VOC_CLASSES) + 1))
-    return _set((name, split, files, sizes, ids, objects, VOC_CLASSES, numbers), None, str(listed))
+    return _set(_Described(name, split, files, sizes, ids, objects, VOC_CLASSES, numbers), str(listed))
 
 
 def shape_scenes(n: int, *, split: str, size: int = 96, seed: int = 0, **arguments: Any) -> DetectionSet:
@@ -266,7 +263,8 @@ def shape_scenes(n: int, *, split: str, size: int = 96, seed: int = 0, **argumen
     ]
     ids, numbers = tuple(range(1, n + 1)), tuple(range(1, len(drawn.classes) + 1))
     sizes = [(size, size)] * n
-    return _set(("shape_scenes", split, drawn.images, sizes, ids, objects, drawn.classes, numbers), None, "the scenes")
+    described = _Described("shape_scenes", split, drawn.images, sizes, ids, objects, drawn.classes, numbers)
+    return _set(described, "the scenes")
 
 
 @dataclass(frozen=True)
@@ -295,47 +293,61 @@ def _flag(name: str, value: object) -> bool:
     return text in ("1", "True")
 
 
-def _set(
-    parts: tuple[str, str, Any, Sequence[tuple[int, int]], tuple[int, ...], Sequence[Sequence[_Object]], Any, Any],
-    proposals: dict[int, list[list[float]]] | None,
-    source: str,
-) -> DetectionSet:
-    """Put a set together; boxes are cut at the border, and those without area are left out."""
-    name, split, images, sizes, ids, objects, classes, category_ids = parts
-    kept: list[list[_Object]] = []
-    flat = outside = 0
-    for (height, width), things in zip(sizes, objects, strict=True):
-        kept.append([])
-        for thing in things:
-            left, top, right, bottom = thing.box
-            cut = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
-            if not (right - left >= _LEAST and bottom - top >= _LEAST):  # a NaN is none either
-                flat += 1
-            elif not (cut[2] - cut[0] >= _LEAST and cut[3] - cut[1] >= _LEAST):
-                outside += 1
-            else:
-                kept[-1].append(replace(thing, box=cut))
-    if flat or outside:
-        told = f"{source}: {flat} boxes without area and {outside} outside their image are left out"
-        warnings.warn(told, stacklevel=3)
+@dataclass(frozen=True)
+class _Described:
+    """A set as its files, or drawn scenes, describe it: boxes may reach over the border and be without area."""
+
+    name: str
+    split: str
+    images: Any
+    sizes: Sequence[tuple[int, int]]
+    ids: tuple[int, ...]
+    objects: Sequence[Sequence[_Object]]
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+    def whole_boxes(self, source: str) -> list[list[_Object]]:
+        """Boxes cut at the border; those without area, and those outside, are left out and counted."""
+        kept: list[list[_Object]] = []
+        flat = outside = 0
+        for (height, width), things in zip(self.sizes, self.objects, strict=True):
+            kept.append([])
+            for thing in things:
+                left, top, right, bottom = thing.box
+                cut = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
+                if not (right - left >= _LEAST and bottom - top >= _LEAST):  # a NaN is none either
+                    flat += 1
+                elif not (cut[2] - cut[0] >= _LEAST and cut[3] - cut[1] >= _LEAST):
+                    outside += 1
+                else:
+                    kept[-1].append(replace(thing, box=cut))
+        if flat or outside:
+            told = f"{source}: {flat} boxes without area and {outside} outside their image are left out"
+            warnings.warn(told, stacklevel=4)
+        return kept
+
+
+def _set(described: _Described, source: str, proposals: dict[int, list[list[float]]] | None = None) -> DetectionSet:
+    """The set of what is described."""
+    kept, sizes = described.whole_boxes(source), described.sizes
     given = None
     if proposals is not None:
-        given = tuple(_corners(proposals[id_], *size) for id_, size in zip(ids, sizes, strict=True))
+        given = tuple(_corners(proposals[id_], *size) for id_, size in zip(described.ids, sizes, strict=True))
     found = DetectionSet(
-        name=name,
-        split=split,
-        images=images,
+        name=described.name,
+        split=described.split,
+        images=described.images,
         sizes=torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2),
-        ids=ids,
+        ids=described.ids,
         boxes=tuple(torch.tensor([t.box for t in things]).reshape(-1, 4) for things in kept),
         labels=tuple(torch.tensor([t.label for t in things], dtype=torch.int64) for things in kept),
         areas=tuple(torch.tensor([t.area for t in things], dtype=torch.float32) for things in kept),
         crowd=tuple(torch.tensor([t.crowd for t in things], dtype=torch.bool) for things in kept),
-        classes=classes,
-        category_ids=category_ids,
+        classes=described.classes,
+        category_ids=described.category_ids,
         proposals=given,
     )
-    return found if isinstance(images, Tensor) else _as_seen(found, source)
+    return found if isinstance(described.images, Tensor) else _as_seen(found, source)
 
 
 def _as_seen(found: DetectionSet, source: str) -> DetectionSet:

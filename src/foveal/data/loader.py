@@ -7,9 +7,9 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from foveal.data.datasets import FolderSet, ImageSet
+from foveal.data.epoch import order_of, parts_of, read_in
 from foveal.data.hashing import random_below, random_bits
 from foveal.data.own import OwnSet
 from foveal.data.presets import Preset
@@ -37,10 +37,7 @@ class Batches:
         return -(-(self.stop - self.start) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.arange(len(self.dataset), device="cpu")
-        if self.train:
-            order = random_bits(self.seed, self.epoch, _ORDER, order).argsort(stable=True)
-        order = order[self.start : self.stop]
+        order = order_of(len(self.dataset), self.seed, self.epoch, train=self.train)[self.start : self.stop]
         if not len(order):
             return
         if isinstance(self.dataset, ImageSet):
@@ -49,7 +46,7 @@ class Batches:
             stored = self._from_memory(self.dataset.to(self.device), indices)
         else:
             indices = order.to(self.device).split(self.batch_size)
-            stored = self._from_files(self.dataset, [part.tolist() for part in order.split(self.batch_size)])
+            stored = self._from_files(self.dataset, parts_of(order, self.batch_size))
         for images, labels in self._prepared(indices, stored):
             yield from zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True)
 
@@ -90,18 +87,8 @@ class Batches:
         return partial(_cropped, self.preset, self.seed, self.epoch)
 
     def _from_files(self, dataset: FolderSet | OwnSet, indices: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
-        loader: Iterable[tuple[Tensor, Tensor] | ValueError] = DataLoader(
-            range(len(dataset)),  # type: ignore[arg-type]
-            batch_sampler=indices,
-            collate_fn=partial(_read, dataset, self._shaper()),
-            num_workers=self.workers,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # without it every pass would draw from the global one
-        )
-        for batch in loader:
-            if isinstance(batch, ValueError):
-                raise batch
-            images, labels = batch
+        reading = partial(_read, dataset, self._shaper())
+        for images, labels in read_in(indices, reading, workers=self.workers, pin=self.device.type == "cuda"):
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
 

@@ -114,6 +114,9 @@ class Train(Section):
     """On CUDA, record the step of classification once and replay it, for networks whose steps the host cannot start fast enough."""
     clip_grad_norm: float | None = Field(default=None, gt=0)
     eval_every: int = Field(default=1, ge=1)
+    stop_after: int | None = Field(default=None, ge=1)
+    """The training ends when so many measured epochs brought no better headline on the validation images of
+    `data.val_fraction`; with `statistic: best` the best epoch's weights are kept."""
     alternate: int | None = Field(default=None, ge=1)
     """Epochs that learned scales train alone before the offsets do, in turn: the control variates of ACN, III-B."""
 
@@ -386,6 +389,16 @@ class Recipe(_Row):
             told = "; ".join(f"{key} {problem}" for key, problem in problems.items())
             raise PydanticCustomError("not_taken", "{told}", {"told": told, "problems": problems})
         return section
+
+    @field_validator("train")
+    @classmethod
+    def _can_stop(cls, train: Train, info: ValidationInfo) -> Train:
+        if train.stop_after is not None and "data" in info.data and info.data["data"].val_fraction is None:
+            rule = (
+                "stop_after needs images for validation, which no test is made on: set data.val_fraction, such as 0.1"
+            )
+            raise PydanticCustomError("rule", rule)
+        return train
 
     @field_validator("train")
     @classmethod

@@ -50,7 +50,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Truth:
+class Shown:
     """Which images of a set a batch has, and the proposals for them."""
 
     dataset: DetectionSet
@@ -159,7 +159,7 @@ class Detection(Task):
                 yield images, targets
             else:
                 indices = tuple(int(target["index"]) for target in targets)
-                yield images, Truth(dataset, indices, _proposals(targets))
+                yield images, Shown(dataset, indices, _proposals(targets))
 
     def forward(self, network: nn.Module, inputs: list[Tensor], targets: Any) -> Any:
         """A dict of losses while training, else detections."""
