@@ -81,6 +81,8 @@ def deform_roi_pool(
     points = 4 * sampling_ratio**2
     pixels = input.permute(0, 2, 3, 1).reshape(batch * height * width, channels).to(wide)
     blend: Any = reference.definition_of_blend if arguments.transforming() else _Blend.apply
+    if torch.compiler.is_compiling():  # which knows no second derivative of anything
+        blend = reference.gather
     shares = torch.stack(share, -1).reshape(-1, points) / sampling_ratio**2
     pooled = blend(pixels, torch.stack(index, -1).reshape(-1, points), shares)
     return pooled.reshape(len(boxes), rows, columns, channels).permute(0, 3, 1, 2).to(input.dtype)
@@ -217,7 +219,7 @@ class _Blend(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
         rows, index, share = ctx.saved_tensors
-        twice = torch.is_grad_enabled()
+        twice = torch.is_grad_enabled() or arguments.transforming()
         with torch.enable_grad():
             given = [each if twice else each.detach().requires_grad_(each.requires_grad) for each in (rows, share)]
             blend = reference.definition_of_blend if twice else reference.gather
