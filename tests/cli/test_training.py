@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
@@ -36,6 +37,10 @@ def test_train_without_a_terminal(trained: Path, table: Path, run: Run) -> None:
     assert (
         len([line for line in lines if re.match(r"  test accuracy .*% \(\d of 8; 95 % interval .* to .*\)", line)]) == 4
     )
+    assert "2 rows, 4 runs: beta, alpha" in lines
+    epochs = [line for line in lines if line.startswith("  epoch")]
+    assert [" left with all runs" in line for line in epochs] == [True, True, True, False]
+    assert len([line for line in lines if re.match(r"  accuracy of 0 [\d.]+%, 1 [\d.]+%", line)]) == 4
     assert not re.search(r"\x1b|[━╸]", "".join(lines))
     assert (trained / "report.html").stat().st_size > 1000
     assert [row["name"] for row in json.loads((trained / "table.json").read_text())["rows"]] == ["beta", "alpha"]
@@ -208,11 +213,20 @@ def test_evaluate(run: Run, trained: Path, table: Path, tmp_path: Path) -> None:
     assert (code, err) == (0, "")
     assert f"({result['test_correct']} of 8; 95 % interval" in out
     assert "ms per image in batches of 4" in out
+    assert re.search(r"class +accuracy, %", out)
+    files = tmp_path / "wrong.csv", tmp_path / "confusion.csv"
+    code, out, err = run("evaluate", trained / "alpha/seed1", "--wrong", files[0], "--confusion", files[1])
+    assert (code, err) == (0, "")
+    wrong, counts = (list(csv.reader(path.read_text().splitlines())) for path in files)
+    assert len(wrong) - 1 == 8 - result["test_correct"]
+    assert sum(int(row[k]) for k, row in enumerate(counts[1:], 1)) == result["test_correct"]
+    code, _, err = run("evaluate", trained / "alpha/seed1", "--split", "val")
+    assert (code, "has no validation images: put them into val/" in err) == (2, True)
     _, seen, _ = run("evaluate", trained / "alpha/seed1", "--split", "train")
     assert re.search(r"^alpha: train accuracy \d+\.\d\d% \(\d+ of 8;", seen)
     code, _, err = run("evaluate", trained / "alpha/seed1", "--split", "all")
     assert code == 2
-    assert "'all' is not one of 'train', 'test'" in err
+    assert "'all' is not one of 'train', 'val', 'test'" in err
     code, _, err = run("evaluate", trained / "alpha/seed1", "--data-root", tmp_path)
     assert code == 2
     assert str(tmp_path) in err

@@ -7,7 +7,9 @@ import csv
 import io
 import json
 import re
+import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -67,21 +69,28 @@ def train(
                 write_file(out / row.name / "recipe.yaml", row.dump().encode())
     failures = []
     todo = [(row, seed) for row in rows for seed in range(seeds or row.seeds)]
+    if len(todo) > 1:
+        names = ", ".join(row.name for row in rows)
+        console.print(f"{len(rows)} row{'s' if len(rows) > 1 else ''}, {len(todo)} runs: {escape(names)}")
+    finished = [(out / row.name / f"seed{seed}" / "result.json").exists() for row, seed in todo]
+    clock = _Clock(len(todo) - sum(finished))
     for number, (recipe, seed) in enumerate(todo, 1):
-        finished = (out / recipe.name / f"seed{seed}" / "result.json").exists()
-        state = "  (trained before)" if finished else ""
+        state = "  (trained before)" if finished[number - 1] else ""
         count = f"{number}/{len(todo)}  " if len(todo) > 1 else ""
         console.print(f"{count}[bold]{escape(recipe.name)}[/bold]  seed {seed}  {escape(recipe.title)}{state}")
         try:
             if console.is_terminal:
-                with _Bar(console) as bar:
+                with _Bar(console, clock) as bar:
                     result = fit(recipe, out, seed=seed, device=chosen, progress=bar.show)
             else:
-                result = fit(recipe, out, seed=seed, device=chosen, progress=_print_epoch)
+                result = fit(recipe, out, seed=seed, device=chosen, progress=partial(_print_epoch, clock))
         except FloatingPointError as error:  # one row that diverges does not cost the others
             say(f"error: {error}")
             failures.append(f"{recipe.name}/seed{seed}")
+            clock.run_ends()
             continue
+        if not finished[number - 1]:
+            clock.run_ends()
         measured = _measured(recipe, {k.removeprefix("test_"): v for k, v in result.items()})
         console.print(f"  {escape(measured)}")
         for metric in getattr(recipe.make_task(), "per_class", ()):
@@ -200,7 +209,41 @@ def _measured(recipe: Recipe, found: dict[str, Any], split: str = "test") -> str
     return ", ".join([counted, *texts[1:]])
 
 
-def _print_epoch(progress: Progress) -> None:
+class _Clock:
+    """How long all runs that are left will take, if they take as long as those so far."""
+
+    def __init__(self, runs: int) -> None:
+        self.runs, self.done, self.since = runs, 0, time.monotonic()
+
+    def run_ends(self) -> None:
+        self.done += 1
+
+    def left(self, of_this_run: float) -> str:
+        """In words, of all that is not trained yet; empty where that is this run alone."""
+        behind = self.runs - self.done - 1
+        if behind < 1:
+            return ""
+        each = (time.monotonic() - self.since + of_this_run) / (self.done + 1)
+        return f"{_duration(of_this_run + behind * each)} left with all runs"
+
+
+def _duration(seconds: float) -> str:
+    """A time in its largest unit.
+
+    Example:
+        >>> _duration(59.4), _duration(600), _duration(9000)
+        ('59 s', '10 min', '2.5 h')
+    """
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def _print_epoch(clock: _Clock, progress: Progress) -> None:
     """One plain line per epoch, for logs and pipes."""
     from foveal.reports.speeds import per_second
 
@@ -214,20 +257,26 @@ def _print_epoch(progress: Progress) -> None:
     share = "" if progress.value is None else f"  train {metric.text(progress.value)}"
     pace = f"  {per_second(row['images_per_s'])} images/s" if row["images_per_s"] else ""
     trained = f"  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}"
-    tell(f"{trained}{share}{test}{pace}  {progress.seconds_left:.0f} s left")
+    left = f"{_duration(progress.seconds_left)} left"
+    tell("  ".join(filter(None, [f"{trained}{share}{test}{pace}", left, clock.left(progress.seconds_left)])))
 
 
 class _Bar:
     """One line that follows a run on a terminal."""
 
-    def __init__(self, console: Console) -> None:
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    def __init__(self, console: Console, clock: _Clock) -> None:
+        from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
 
-        self.test = ""
+        self.test, self.clock = "", clock
         columns = [TextColumn("  {task.description}"), BarColumn(bar_width=12), TextColumn("{task.fields[text]}")]
-        self.bar = Bar(*columns, TimeRemainingColumn(compact=True), console=console, transient=True)
+        self.bar = Bar(*columns, console=console, transient=True)
         self.line = self.bar.add_task("starting", total=None, text="")
+        self.all = None
+        if clock.runs > 1:
+            self.all = self.bar.add_task(
+                f"run {clock.done + 1}/{clock.runs}", completed=clock.done, total=clock.runs, text=""
+            )
 
     def __enter__(self) -> _Bar:
         self.bar.start()
@@ -245,7 +294,11 @@ class _Bar:
             shown = "" if val is None else f" val {metric.text(val, 1)}"
             self.test = f"{shown} test {metric.text(progress.row[key], 1)}"
         trained = "" if progress.value is None else f" train {metric.text(progress.value, 1)}"
-        numbers = f"loss {progress.loss:.3f}{trained}{self.test} {per_second(progress.images_per_s)}/s"
+        numbers = f"loss {progress.loss:.3f}{trained}{self.test} {per_second(progress.images_per_s)}/s, "
+        numbers += f"{_duration(progress.seconds_left)} left"
+        if self.all is not None:
+            done = self.clock.done + progress.step / progress.steps
+            self.bar.update(self.all, completed=done, text=self.clock.left(progress.seconds_left))
         self.bar.update(
             self.line,
             description=f"epoch {progress.epoch}/{progress.epochs}",

@@ -369,10 +369,12 @@ class Recipe(_Row):
 
     @property
     def is_quick(self) -> bool:
-        """Whether it is trained on a part of the data or otherwise at a fraction of the row's size."""
+        """Whether it is trained on a part of the data or otherwise at a fraction of the row's size; a row with neither a
+        published number nor a quick form is its author's own, as large as it is meant to be."""
         parts = {"data.limit": self.data.limit, "data.fraction": self.data.fraction}
+        own = self.published is None and self.quick is None
         return self.form == "quick" or any(
-            part is not None and part != self.experiment.get(key) for key, part in parts.items()
+            part is not None and part != self.experiment.get(key) and not own for key, part in parts.items()
         )
 
     @property
