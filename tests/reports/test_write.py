@@ -266,7 +266,7 @@ def test_what_the_page_says_of_a_table(bare, tmp_path):
     assert "+2.00convworst run above its mean" in words
     assert "published only" in words
     assert "loss < 0.5 after" in words
-    assert words.count("Differs from the table's own experiment (lpsc): train.epochs 2 instead of 164.") == 1
+    assert words.count("Differs from the table's own experiment (fast-quick): train.epochs 2 instead of 164.") == 1
     assert words.count("Differs from") == 1
     assert "Quick rows see a part of the data or of the epochs: not comparable with published numbers." in words
     assert "99.9" not in words.replace("accuracy: 99.9", ""), "the number stands in the recipe only"
