@@ -31,6 +31,17 @@ def test_the_recipe_is_one(tmp_path):
     assert sum(p.numel() for p in model.parameters()) == 272_666
 
 
+def test_its_settings_fit_its_recipe(tmp_path):
+    from foveal.training import load_recipe
+
+    (text,) = blocks("yaml")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    overrides = re.findall(r"--set (train\S+?)`", README)
+    assert overrides
+    assert load_recipe(path, overrides).train.epochs == 200
+
+
 def test_the_two_commands():
     (commands,) = blocks("bash")
     assert "pip install '.[train]' && foveal train quickstart" in commands

@@ -64,8 +64,8 @@ class Train(Section):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = False
     weight_decay: float = Field(default=0.0, ge=0)
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    """`momentum` and `nesterov` are SGD's; Adam has PyTorch's betas."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """`momentum` and `nesterov` are SGD's; Adam and AdamW (whose decay is of the weights themselves) have PyTorch's betas."""
     lr_factors: dict[str, Annotated[float, Field(ge=0)]] = {}
     """What the rate is multiplied by for parameters whose name a pattern matches (fnmatch; the first match wins)."""
     schedule: Literal["constant", "step", "cosine", "poly", "plateau"] = "constant"
@@ -126,7 +126,10 @@ class Train(Section):
         if milestones != sorted(set(milestones)):
             raise PydanticCustomError("rule", "must rise from one to the next")
         if milestones and epochs and milestones[-1] >= epochs:
-            raise PydanticCustomError("rule", "must lie below epochs ({epochs})", {"epochs": epochs})
+            fitting = sorted({int(epochs * share) for share in (0.5, 0.75)} - {0})
+            cure = f"milestones: {fitting} fit" if fitting else "take schedule: cosine, which has none"
+            rule = "must lie below epochs ({epochs}), or the rate never drops there; {cure}"
+            raise PydanticCustomError("rule", rule, {"epochs": epochs, "cure": cure})
         return [int(milestone) if milestone == int(milestone) else milestone for milestone in milestones]
 
     @field_validator("patience", "early_stop", "min_lr")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from foveal.data.section import Data
 
 
+_AUGMENTATIONS = ("pad", "crop", "flip", "cutout", "randaugment", "mixup", "cutmix")
 _SMALL = 30  # classes whose confusion matrix is kept with every result
 
 
@@ -71,7 +72,7 @@ class Classification:
     def preparation(self, data: Data) -> Preset:
         """How images are prepared."""
         given = {key: value for key in ("size", "resize") if (value := getattr(data, key)) is not None}
-        return preset(data.name, **given, **augmentation(data, ("pad", "crop", "flip", "cutout")))
+        return preset(data.name, **given, **augmentation(data, _AUGMENTATIONS))
 
     def batches(
         self,
@@ -112,7 +113,7 @@ class Classification:
         return scores
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The training loss of Tensor[N, classes] against int64 Tensor[N], a scalar."""
+        """The training loss of Tensor[N, classes] against int64 Tensor[N] or shares Tensor[N, classes], a scalar."""
         return F.cross_entropy(outputs.float(), targets, label_smoothing=self.label_smoothing)
 
     def count(self, outputs: Tensor, targets: Tensor, *, train: bool = False) -> Tensor:
@@ -120,6 +121,8 @@ class Classification:
         within five where that is counted; while testing then the confusion matrix, row by row)."""
         outputs = outputs.detach().float()
         loss = F.cross_entropy(outputs, targets, reduction="sum")
+        if targets.ndim == 2:  # mixed images are counted as that of their larger share
+            targets = targets.argmax(1)
         correct = (outputs.argmax(1) == targets).sum()
         sums = [loss, correct, torch.full_like(loss, len(targets))]
         if self.top5:
