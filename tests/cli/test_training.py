@@ -42,6 +42,8 @@ def test_train_without_a_terminal(trained: Path, table: Path, run: Run) -> None:
     assert [" left with all runs" in line for line in epochs] == [True, True, True, False]
     assert len([line for line in lines if re.match(r"  accuracy of 0 [\d.]+%, 1 [\d.]+%", line)]) == 4
     assert not re.search(r"\x1b|[━╸]", "".join(lines))
+    code, _, err = run("train", table, "--data-root", table / "none", "--out", trained.parent / "other")
+    assert (code, f"data.root is {table / 'none'}: --data-root names another place" in err) == (2, True)
     assert (trained / "report.html").stat().st_size > 1000
     assert [row["name"] for row in json.loads((trained / "table.json").read_text())["rows"]] == ["beta", "alpha"]
     before = (trained / "beta/seed0/result.json").read_bytes()

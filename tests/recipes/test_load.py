@@ -493,3 +493,13 @@ def test_null_takes_a_key_out(tmp_path: Path) -> None:
         load_recipe(path, ["train.epochs=1"])
     with pytest.raises(RecipeError, match=r"train\.lr: is missing"):
         load_recipe(path, ["train.lr=null"])
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "near"),
+    [("train", "lerning_rate", "lr"), ("train", "learning_rate", "lr"), ("train", "num_epochs", "epochs"),
+     ("data", "num_workers", "workers"), ("data", "image_size", "size")],
+)  # fmt: skip
+def test_what_others_call_a_key(tmp_path: Path, section: str, key: str, near: str) -> None:
+    text = "model: {name: small_cnn}\ndata: {name: npz}\ntrain: {epochs: 1, batch_size: 1, lr: 0.1}\n"
+    assert any(f"{section}.{key}: unknown key; did you mean {near}?" in mistake for mistake in mistakes(tmp_path, text, (f"{section}.{key}=1",)))  # fmt: skip

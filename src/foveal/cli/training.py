@@ -32,6 +32,9 @@ def train(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Each row at the small size that it states.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    data_root: Annotated[
+        Path | None, typer.Option(help="Where the data lies, if not where the recipes say: their data.root.")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipes: train.epochs=2.")
     ] = None,
@@ -53,7 +56,8 @@ def train(
     from foveal.training.speed import time_in_turns
 
     refuse_several_processes()
-    table = _read_table(recipes, overrides or [], quick)
+    place = [] if data_root is None else [f"data.root={json.dumps(str(data_root))}"]
+    table = _read_table(recipes, [*(overrides or []), *place], quick)
     rows = [row for row in table if isinstance(row, Recipe)]
     if not rows:
         raise ValueError(f"{', '.join(recipes)}: published only (model: null), there is nothing to train")
