@@ -54,7 +54,7 @@ FLOORS = {
         "saved",
         "run speed trained",
     ],
-    "reports": ["speeds table cases", "columns charts layers", "notes", "page", "write"],
+    "reports": ["speeds classes cases", "table", "columns charts layers", "notes", "page", "write"],
     "evaluation": ["networks predict", "activation drawing localise"],
 }
 """The floors inside of rooms, from the lowest: a file imports files of lower floors, and none beside it."""
@@ -140,6 +140,7 @@ def test_tests_mirror_the_sources():
             "test_examples.py",
             "test_export.py",
             "test_layer_pages.py",
+            "test_pages.py",
             "test_published.py",
             "test_readme.py",
             "test_recipes.py",
