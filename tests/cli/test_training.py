@@ -309,3 +309,16 @@ def test_predict(run: Run, tmp_path: Path, torchvision: Any) -> None:
     assert "row: test mIoU" in out
     code, _, error = run("predict", folder, tmp_path / "b.png", "--out", tmp_path / "masks")
     assert (code, "b.png is not there" in error) == (2, True)
+
+
+def test_what_validation_chose_is_told(run: Run, table: Path, tmp_path: Path) -> None:
+    said = ("--set", "data.val_fraction=0.25", "--set", "statistic=best", "--set", "train.epochs=2")
+    code, out, err = run("train", table / "beta.yaml", "--out", tmp_path, *said)
+    assert (code, err) == (0, "")
+    assert re.search(r"  epoch [12], the best on the validation images: accuracy [\d.]+% there\n", out)
+    assert re.search(r"  epoch 2/2  loss .*  val [\d.]+%  test [\d.]+%", out)
+    assert "Test accuracy of the epoch of each run that is best on the validation images." in out
+    assert "Changed from what the recipe says (beta): " in " ".join(out.split())
+    (run_folder,) = tmp_path.glob("beta*/seed0")
+    code, out, _ = run("evaluate", run_folder, "--split", "val")
+    assert (code, out.startswith(f"{run_folder.parent.name}: val accuracy ")) == (0, True)

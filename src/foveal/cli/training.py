@@ -390,10 +390,12 @@ def _print_classes(task: Any, classes: Sequence[str], measured: dict[str, Any]) 
     from rich.table import Table
     from rich.text import Text
 
-    from foveal.reports.classes import number
+    from foveal.reports.classes import in_a_line, number
 
     metrics = [metric for metric in getattr(task, "per_class", ()) if measured.get(metric.name)]
-    if not metrics:
+    if not metrics or len(classes) > 100:  # --confusion tells all
+        for metric in metrics:
+            tell(in_a_line(classes, measured[metric.name], metric))
         return
     table = Table("class", *(metric.head for metric in metrics), box=None)
     for name, *values in zip(classes, *(measured[metric.name] for metric in metrics), strict=True):

@@ -371,13 +371,17 @@ class Recipe(_Row):
         return experiment
 
     @property
+    def is_own(self) -> bool:
+        """Whether it is its author's own and of no paper's table: it has neither a published number nor a quick form."""
+        return self.published is None and self.quick is None and not self.claims and not self.differs
+
+    @property
     def is_quick(self) -> bool:
-        """Whether it is trained on a part of the data or otherwise at a fraction of the row's size; a row with neither a
-        published number nor a quick form is its author's own, as large as it is meant to be."""
+        """Whether it is trained on a part of the data or otherwise at a fraction of the row's size; an own one is as large as
+        it is meant to be."""
         parts = {"data.limit": self.data.limit, "data.fraction": self.data.fraction}
-        own = self.published is None and self.quick is None
         return self.form == "quick" or any(
-            part is not None and part != self.experiment.get(key) and not own for key, part in parts.items()
+            part is not None and part != self.experiment.get(key) and not self.is_own for key, part in parts.items()
         )
 
     @property

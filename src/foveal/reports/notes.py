@@ -44,7 +44,9 @@ def notes_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         notes.append("Quick rows see a part of the data or of the epochs: not comparable with published numbers.")
     for differs in dict.fromkeys(tuple(row["differs"]) for row in rows if row["differs"]):
         names = ", ".join(row["name"] for row in rows if tuple(row["differs"]) == differs)
-        notes.append(f"Differs from the table's own experiment ({names}): {'; '.join(differs)}.")
+        own = all(row["own"] for row in rows if tuple(row["differs"]) == differs)
+        what = "Changed from what the recipe says" if own else "Differs from the table's own experiment"
+        notes.append(f"{what} ({names}): {'; '.join(differs)}.")
     if any(row["pace"][row["headline"]] for row in rows):
         below = "the training loss stays below the value, and until " if any(r["pace"]["loss"] for r in rows) else ""
         near = f"the test {title} is within one point of its last value"
