@@ -97,7 +97,7 @@ def test_no_arguments_show_the_help(run: Run) -> None:
         (["draw", "bin", "small_cnn"], "bin"),
         (["draw", "bins", "small_cnn"], "the network is not, and has not, a log-polar layer; --layer picks another"),
         (["draw", "bins", "small_cn"], "small_cnn"),
-        (["draw", "bins", "runs/nowhere/seed0"], "runs/nowhere/seed0 is not the folder of a run"),
+        (["draw", "bins", "runs/nowhere/seed0"], "runs/nowhere/seed0 is not there: name the folder of a run"),
         (["draw", "kernels", "small_cnn", "--layer", "conv9"], "--layer must name a layer of the network; got conv9"),
         (["draw", "kernels", "small_cnn", "--layer", "fc"], "fc is not, and has not, a convolution"),
         (["draw", "kernels", "small_cnn", "--out", "a.jpg"], "path must end in .svg or .png; got a.jpg"),

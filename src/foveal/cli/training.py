@@ -323,7 +323,10 @@ def evaluate(
     confusion: Annotated[Path | None, typer.Option(help="File (CSV) for images or pixels by class and call.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
 ) -> None:
-    """Measure the saved network of a run on its images, all together and class by class."""
+    """Measure the saved network of a run.
+
+    On all its test images together, and class by class.
+    """
     from foveal.data.writing import write_file
     from foveal.reports.cases import wrong_images
     from foveal.reports.classes import confused

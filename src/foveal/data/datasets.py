@@ -175,7 +175,7 @@ def drawn_share(count: int, fraction: float, labels: Tensor | None = None) -> se
 
     Example:
         >>> sorted(drawn_share(8, 0.25, torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])))
-        [2, 7]
+        [0, 6]
     """
     groups = [torch.arange(count, device="cpu")]
     if labels is not None:
