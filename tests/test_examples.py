@@ -27,6 +27,26 @@ def test_example(name, tmp_path):
         assert log_polar["gain"] == pytest.approx(log_polar["mean"] - base["mean"])
 
 
+def test_winning_scales_needs_no_arguments(tmp_path):
+    """As its user types it, on fewer images and epochs."""
+    code = (
+        "import runpy, sys, foveal.data.datasets as d, foveal.training as t\n"
+        "real = t.fit\n"
+        "t.fit = lambda recipe, out: real(t.Recipe.model_validate({**recipe.model_dump(), 'data': {'name': 'shapes', 'limit': 60},"
+        " 'train': {'epochs': 1, 'batch_size': 30, 'lr': 0.05}}), out)\n"
+        f"sys.argv = ['winning_scales.py']; runpy.run_path({str(ROOT / 'examples/winning_scales.py')!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert "pictures in runs/winning_scales, numbers in runs/winning_scales/scales_quick.json" in done.stdout
+    made = {path.name for path in (tmp_path / "runs/winning_scales").iterdir() if path.is_file()}
+    assert {
+        "winning_scales_trained.png",
+        "winning_scales_untrained.png",
+        "scales_by_size.png",
+        "scales_quick.json",
+    } <= made
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_figures_that_are_kept_are_of_three_seeds(name):
     kept = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())

@@ -31,6 +31,29 @@ def test_the_recipe_is_one(tmp_path):
     assert sum(p.numel() for p in model.parameters()) == 272_666
 
 
+def test_its_settings_fit_its_recipe(tmp_path):
+    from foveal.training import load_recipe
+
+    (text,) = blocks("yaml")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    overrides = re.findall(r"--set (train\S+?)`", README)
+    assert overrides
+    assert load_recipe(path, overrides).train.epochs == 200
+
+
+def test_its_entries_for_bibliographies_are_those_of_the_citation_file():
+    import yaml
+
+    (text,) = blocks("bibtex")
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    for work in (cited, *cited["references"]):
+        assert f"{{{work['title']}}}" in text
+    for person in (person for work in cited["references"] for person in work["authors"]):
+        assert f"{person['family-names']}, {person['given-names']}" in text
+    assert f"version = {{{cited['version']}}}" in text
+
+
 def test_the_two_commands():
     (commands,) = blocks("bash")
     assert "pip install '.[train]' && foveal train quickstart" in commands

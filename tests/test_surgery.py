@@ -521,3 +521,23 @@ def test_hooks_stay_and_their_handles_remove_them(layer):
         handle.remove()
     model(torch.randn(1, 3, 20, 20)).sum().backward()
     assert len(seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "plan", "words"),
+    [
+        (None, {}, "model must be an nn.Module; got None"),
+        ("resnet18", {}, r"got 'resnet18': foveal.models.create_model\('resnet18'\) makes one"),
+        (Net(), None, "plan must map patterns, as text, to entries .*; got None"),
+        (Net(), [("stem", LOG_POLAR)], "plan must map patterns"),
+        (Net(), {0: LOG_POLAR}, "plan must map patterns"),
+        (
+            Net(),
+            {"stem": {"layer": "anisotropic", "scales": 2}},
+            r"got 2; write \(2,\) for that one, \(1, 2\) for both",
+        ),
+    ],
+)
+def test_what_is_no_model_or_no_plan(model, plan, words):
+    with pytest.raises(ValueError, match=words):
+        convert(model, plan)

@@ -217,8 +217,8 @@ def convert(model: Any, plan: Plan, *, dry_run: bool = False, input_size: Sequen
 
     Raises:
         ValueError: an unknown condition, layer or argument (the nearest valid one is named), a pattern that is left with no
-            convolution, a subclass with a forward of its own, a parametrised module, a padding that cannot be kept.
-            The model is unchanged then.
+            convolution, a subclass with a forward of its own, a parametrised module, a padding that cannot be kept; or what
+            is no model or no plan. The model is unchanged then.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
@@ -226,6 +226,13 @@ def convert(model: Any, plan: Plan, *, dry_run: bool = False, input_size: Sequen
         >>> type(convert(model, plan)[0]).__name__
         'LogPolarConv2d'
     """
+    if not isinstance(model, nn.Module):
+        cure = f": foveal.models.create_model({model!r}) makes one of a name" if isinstance(model, str) else ""
+        raise ValueError(f"model must be an nn.Module; got {model!r:.60}{cure}")
+    if not isinstance(plan, Mapping) or not all(isinstance(pattern, str) for pattern in plan):
+        raise ValueError(
+            f"plan must map patterns, as text, to entries such as {{'layer': 'log_polar'}}; got {plan!r:.60}"
+        )
     if input_size is not None and not dry_run:
         raise ValueError("input_size is for the counts of a dry run: give dry_run=True, too")
     if not dry_run:

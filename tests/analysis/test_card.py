@@ -76,3 +76,18 @@ def test_images_come_to_the_range_of_pictures():
     assert flat.shape == (2, 2, 3)
     assert (flat == 0).all()
     assert card.pale(np.zeros(1)) > 0
+
+
+def test_titles_that_are_too_wide_are_folded_and_not_cut(tmp_path):
+    figure = card.blank(4.0, 2.0)
+    titles = ["deeplabv3plus_mobilenetv2, backbone.low.0.0.0, converted", "short"]
+    for k, title in enumerate(titles):
+        figure.add_subplot(1, 2, k + 1).set_title(title)
+    card._fold_titles(figure)
+    figure.draw_without_rendering()
+    for axes, title in zip(figure.axes, titles, strict=True):
+        folded = axes.get_title()
+        assert folded.replace("\n", "").replace(" ", "") == title.replace(" ", "")
+        assert axes.title.get_window_extent().width <= 1.1 * axes.get_window_extent().width
+    assert "\n" in figure.axes[0].get_title()
+    assert "\n" not in figure.axes[1].get_title()

@@ -46,6 +46,25 @@ def test_each_is_described(run: Run) -> None:
     assert run("list", "layers", "--all")[0] == 2
 
 
+def test_recipes_have_titles_and_their_cost(run: Run) -> None:
+    code, out, err = run("list", "recipes")
+    assert (code, err) == (0, "")
+    assert (
+        "quickstart/conv\n  title      3x3 convolution\n  cost       1 seed of 4 epochs of mnist5k for small_cnn; --quick: 1 seed of 1\n"
+        in out
+    )
+    (row,) = (
+        block for block in re.split(r"\n(?=\S)", out) if block.startswith("lpsc/ablation_angular_bins/angular_12\n")
+    )
+    told = " ".join(row.split())
+    assert (
+        "title 12 directions cost 1 seed of 164 epochs of cifar10 for cifar_alexnet; --quick: 1 seed of 5 epochs"
+        in told
+    )
+    assert "published only, nothing to train" in out
+    assert re.fullmatch(r"(\S+\n  title .*\n(?:   .*\n)*  cost .*\n(?:   .*\n)*)+", out)
+
+
 def test_models_are_described(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from foveal import models
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
@@ -37,7 +38,13 @@ def test_train_without_a_terminal(trained: Path, table: Path, run: Run) -> None:
     assert (
         len([line for line in lines if re.match(r"  test accuracy .*% \(\d of 8; 95 % interval .* to .*\)", line)]) == 4
     )
+    assert "2 rows, 4 runs: beta, alpha" in lines
+    epochs = [line for line in lines if line.startswith("  epoch")]
+    assert [" left with all runs" in line for line in epochs] == [True, True, True, False]
+    assert len([line for line in lines if re.match(r"  accuracy of 0 [\d.]+%, 1 [\d.]+%", line)]) == 4
     assert not re.search(r"\x1b|[━╸]", "".join(lines))
+    code, _, err = run("train", table, "--data-root", table / "none", "--out", trained.parent / "other")
+    assert (code, f"data.root is {table / 'none'}: --data-root names another place" in err) == (2, True)
     assert (trained / "report.html").stat().st_size > 1000
     assert [row["name"] for row in json.loads((trained / "table.json").read_text())["rows"]] == ["beta", "alpha"]
     before = (trained / "beta/seed0/result.json").read_bytes()
@@ -205,6 +212,15 @@ def test_evaluate(run: Run, trained: Path, table: Path, tmp_path: Path) -> None:
     assert (code, err) == (0, "")
     assert f"({result['test_correct']} of 8; 95 % interval" in out
     assert "ms per image in batches of 4" in out
+    assert re.search(r"class +accuracy, %", out)
+    files = tmp_path / "wrong.csv", tmp_path / "confusion.csv"
+    code, out, err = run("evaluate", trained / "alpha/seed1", "--wrong", files[0], "--confusion", files[1])
+    assert (code, err) == (0, "")
+    wrong, counts = (list(csv.reader(path.read_text().splitlines())) for path in files)
+    assert len(wrong) - 1 == 8 - result["test_correct"]
+    assert sum(int(row[k]) for k, row in enumerate(counts[1:], 1)) == result["test_correct"]
+    code, _, err = run("evaluate", trained / "alpha/seed1", "--split", "val")
+    assert (code, "has no validation images: put them into val/" in err) == (2, True)
     _, seen, _ = run("evaluate", trained / "alpha/seed1", "--split", "train")
     assert re.search(r"^alpha: train accuracy \d+\.\d\d% \(\d+ of 8;", seen)
     code, _, err = run("evaluate", trained / "alpha/seed1", "--split", "all")
@@ -290,3 +306,16 @@ def test_predict(run: Run, tmp_path: Path, torchvision: Any) -> None:
     assert "row: test mIoU" in out
     code, _, error = run("predict", folder, tmp_path / "b.png", "--out", tmp_path / "masks")
     assert (code, "b.png is not there" in error) == (2, True)
+
+
+def test_what_validation_chose_is_told(run: Run, table: Path, tmp_path: Path) -> None:
+    said = ("--set", "data.val_fraction=0.25", "--set", "statistic=best", "--set", "train.epochs=2")
+    code, out, err = run("train", table / "beta.yaml", "--out", tmp_path, *said)
+    assert (code, err) == (0, "")
+    assert re.search(r"  epoch [12], the best on the validation images: accuracy [\d.]+% there\n", out)
+    assert re.search(r"  epoch 2/2  loss .*  val [\d.]+%  test [\d.]+%", out)
+    assert "Test accuracy of the epoch of each run that is best on the validation images." in out
+    assert "Changed from what the recipe says (beta): " in " ".join(out.split())
+    (run_folder,) = tmp_path.glob("beta*/seed0")
+    code, out, _ = run("evaluate", run_folder, "--split", "val")
+    assert (code, out.startswith(f"{run_folder.parent.name}: val accuracy ")) == (0, True)

@@ -67,7 +67,7 @@ def test_list_datasets():
     [
         (("cifar", "train"), "name must be that of a data set; got 'cifar', the nearest: cifar10"),
         (("imagenet", "train"), "got 'imagenet', the names are mnist5k, shapes"),
-        (("mnist5k", "val"), "split must be 'train' or 'test'; got 'val'"),
+        (("mnist5k", "val"), "split must be 'train' or 'test', or 'val' where a set has all three; got 'val'"),
         (("npz", "train"), "data.root must name the folder of npz: --set data.root=ROOT, with ROOT/"),
         (("folder", "train"), "data.root must name the folder of folder: --set data.root=ROOT, with ROOT/"),
         (("npz", "train", "here", True), "download must be False for 'npz'"),
@@ -447,7 +447,8 @@ def test_torchvision_s_sets(tmp_path, known, name, split):
 )
 def test_missing_files(tmp_path, monkeypatch, name, first):
     with pytest.raises(
-        FileNotFoundError, match=f"expected [0-9,]+ bytes.*; fetch {name} with download=True, or set root"
+        FileNotFoundError,
+        match=f"expected [0-9,]+ bytes.*; fetch {name} with download=True .*--set data.download=true., or set root",
     ) as caught:
         create_dataset(name, "train", tmp_path)
     assert str(tmp_path / first) in str(caught.value)

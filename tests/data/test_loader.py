@@ -378,3 +378,57 @@ def test_an_unreadable_file_is_named(folder, workers):
     with pytest.raises(ValueError, match=f"{folder.paths[3].name}: cannot be read as an image") as caught:
         run(folder, Preset(size=(8, 8)), workers=workers)
     assert "\n" not in str(caught.value)  # and no traceback of a worker
+
+
+@pytest.mark.parametrize("settings", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
+def test_mixed_batches_are_a_function_of_seed_epoch_and_place(torchvision, settings):
+    data, preset = numbered(24), Preset(mean=(0.0,), std=(1 / 255,), **settings)
+    state = torch.get_rng_state()
+    first = run(data, preset, batch_size=8)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert equal(first, run(data, preset, batch_size=8))
+    assert equal(first[1:], run(data, preset, batch_size=8, start_batch=1)), "and goes on in the middle of an epoch"
+    assert not equal(first, run(data, preset, batch_size=8, epoch=1))
+    assert not equal(first, run(data, preset, batch_size=8, seed=1))
+    plain = run(data, Preset(mean=(0.0,), std=(1 / 255,)), batch_size=8)
+    shares = []
+    for (images, labels), (own, numbers) in zip(first, plain, strict=True):
+        assert labels.shape == (8, 24)
+        torch.testing.assert_close(labels.sum(1), torch.ones(8))
+        shares.append(labels[0, numbers[0]].item())
+        other = own.roll(1, 0)
+        blend = shares[-1] * own + (1 - shares[-1]) * other
+        cut = ((images == own) | (images == other)).all()
+        assert cut or torch.allclose(images, blend, atol=1e-3)
+    assert len(set(shares)) == 3
+    tested = run(data, preset, batch_size=8, train=False)
+    assert tested[0][1].dtype == torch.int64
+
+
+def test_randaugment_is_a_function_of_seed_epoch_and_index(torchvision, folder):
+    preset = Preset(mean=(0.0,), std=(1 / 255,), size=(6, 8), randaugment=9)
+    data = numbered(16)
+    whole, _ = by_index(run(data, preset, batch_size=16))
+    parts, _ = by_index(run(data, preset, batch_size=5))
+    assert torch.equal(whole, parts)
+    later, _ = by_index(run(data, preset, batch_size=16, epoch=1))
+    assert not torch.equal(whole, later)
+    plain, _ = by_index(run(data, Preset(mean=(0.0,), std=(1 / 255,), size=(6, 8))))
+    changed = (whole != plain).flatten(1).any(1)
+    assert changed.float().mean() > 0.5
+    alone, helped = (run(folder, preset, workers=workers) for workers in (0, 1))
+    assert equal(alone, helped)
+    tested = run(data, preset, train=False)
+    assert torch.equal(by_index(tested)[0], plain)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"randaugment": 31}, "randaugment must be a whole number from 0 to 30"),
+        ({"mixup": -1.0}, "mixup must be a number from 0"),
+    ],
+)
+def test_presets_of_mixing_are_checked(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        Preset(**wrong)

@@ -267,7 +267,7 @@ def test_names_and_splits() -> None:
     assert list_mask_datasets() == ["voc", "voc_aug", "drive", "shapes_masks", "masks"]
     for arguments, message in (
         (("vok", "train"), "name must be that of a set with masks; got 'vok', the nearest: voc"),
-        (("voc", "val", "."), "split must be 'train' or 'test'; got 'val'"),
+        (("voc", "val", "."), "split must be 'train' or 'test', or 'val' where a set has all three; got 'val'"),
         (("voc", "train"), "data.root must name the folder of voc: --set data.root=ROOT, with ROOT/"),
     ):
         with pytest.raises(ValueError, match=message):

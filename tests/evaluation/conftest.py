@@ -40,6 +40,7 @@ def trained(coloured, tmp_path_factory):
     row = {
         "model": {"name": "cifar_resnet20"},
         "data": {"name": "folder", "root": str(coloured), "size": [16, 24], "limit": 6},
+        "form": "quick",
         "train": {"epochs": 1, "batch_size": 6, "lr": 0.01},
     }
     for place, (name, plan) in enumerate((("second", {}), ("first", {"layer3.2.conv2": {"layer": "anisotropic"}}))):

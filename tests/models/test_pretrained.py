@@ -165,3 +165,33 @@ def test_weights_that_are_not_there(network, words, timm):
         FileNotFoundError, match=f"weights 'IMAGENET' of {network} must be a file with a state dict.*{words}"
     ):
         create_model(network, weights="IMAGENET")
+
+
+def test_what_weights_were_trained_for(tmp_path, timm):
+    from foveal.models.factory import about_weights
+
+    theirs = about_weights("resnet18", "IMAGENET1K_V1")
+    assert (theirs.num_classes, theirs.classes[207], theirs.resize, theirs.size) == (1000, "golden retriever", 256, 224)
+    timms = about_weights("resnet18.a1_in1k", "DEFAULT")
+    assert (timms.num_classes, timms.classes[207], timms.mean) == (1000, "golden retriever", (0.485, 0.456, 0.406))
+    torch.save(create_model("cifar_resnet20", num_classes=7).state_dict(), tmp_path / "own.pth")
+    own = about_weights("cifar_resnet20", tmp_path / "own.pth")
+    assert own == (7, None, None, None, None, None)
+    headless = {k: v for k, v in create_model("cifar_resnet20").state_dict().items() if not k.startswith("fc.")}
+    torch.save(headless, tmp_path / "headless.pth")
+    with pytest.raises(
+        ValueError, match=r"headless.pth must hold the network with its last layer, fc.bias or fc.weight"
+    ):
+        about_weights("cifar_resnet20", tmp_path / "headless.pth")
+    assert create_model("cifar_resnet20", num_classes=5, weights=tmp_path / "headless.pth").fc.out_features == 5
+
+
+def test_a_network_is_opened_without_what_it_started_from():
+    from foveal.models.pretrained import asks_for_weights, without_weights
+
+    said = {"weights": "DEFAULT", "aux_logits": False}
+    assert without_weights("googlenet", said) == {"weights": None, "aux_logits": False, "transform_input": True}
+    assert without_weights("googlenet", {"aux_logits": False}) == {"aux_logits": False}
+    assert without_weights("resnet10t", {"pretrained": True}) == {"pretrained": False}
+    assert asks_for_weights(said)
+    assert not asks_for_weights({"weights": None, "pretrained": False, "backbone_weights": "file.pth"})

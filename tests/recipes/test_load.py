@@ -77,7 +77,7 @@ MUTATIONS = [
     ("size: [28, 28]", "size: [28, 0]", "row.yaml:11: data.size[1]: must be at least 1 (got 0)"),
     ("size: [28, 28]", "size: big", "row.yaml:11: data.size: must be a list (got 'big')"),
     ("pad: 2", "pad: -1", "row.yaml:12: data.augment.pad: must be at least 0 (got -1)"),
-    ("pad: 2", "mixup: 1", "row.yaml:12: data.augment.mixup: unknown key; valid are pad, crop, flip, cutout"),
+    ("pad: 2", "mosaic: 1", "row.yaml:12: data.augment.mosaic: unknown key; valid are pad, crop, flip, cutout"),
     ("flip: true", "flip: 1", "row.yaml:12: data.augment.flip: must be true or false (got 1)"),
     ("  epochs: 10", "  epochz: 10", "row.yaml:13: train.epochs: is missing"),
     ("  epochs: 10", "  epochs: ten", "row.yaml:14: train.epochs: must be a whole number (got 'ten')"),
@@ -488,3 +488,43 @@ def test_numbers_are_those_of_yaml_1_2(tmp_path: Path) -> None:
         **{"a": 0.001, "b": 1.0, "c": 0.5, "d": -math.inf, "e": "no", "f": "0x10", "g": "1_000", "h": 7, "i": None},
         **{"j": "2001-01-01", "k": math.inf, "l": "on"},
     }
+
+
+def test_null_takes_a_key_out(tmp_path: Path) -> None:
+    path = tmp_path / "row.yaml"
+    path.write_text(
+        "model: {name: cifar_vgg16, dropout: 0.3}\nconvert: {a: {layer: dilated, dilation: 3}, b: {layer: conv}}\n"
+        "data: {name: cifar10, augment: {pad: 4}}\n"
+        "train: {epochs: 9, batch_size: 8, lr: 0.1, schedule: step, milestones: [6], nesterov: true}\n"
+    )
+    out = [
+        "model.dropout",
+        "convert.a.dilation",
+        "convert.b",
+        "data.augment",
+        "train.milestones",
+        "train.nesterov",
+        "seeds",
+    ]
+    found = load_recipe(path, [*(f"{key}=null" for key in out), "train.schedule=cosine"])
+    assert "dropout" not in found.model.model_dump()
+    assert found.convert == {"a": {"layer": "dilated"}, "b": None}, "an entry that is null leaves its layers alone"
+    assert (found.data.augment.pad, found.train.milestones, found.train.nesterov, found.seeds) == (0, [], False, 1)
+    with pytest.raises(
+        RecipeError, match=r"must lie below epochs \(4\), or the rate never drops there; milestones: \[2, 3\] fit"
+    ):
+        load_recipe(path, ["train.epochs=4"])
+    with pytest.raises(RecipeError, match=r"below epochs \(1\).*take schedule: cosine"):
+        load_recipe(path, ["train.epochs=1"])
+    with pytest.raises(RecipeError, match=r"train\.lr: is missing"):
+        load_recipe(path, ["train.lr=null"])
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "near"),
+    [("train", "lerning_rate", "lr"), ("train", "learning_rate", "lr"), ("train", "num_epochs", "epochs"),
+     ("data", "num_workers", "workers"), ("data", "image_size", "size")],
+)  # fmt: skip
+def test_what_others_call_a_key(tmp_path: Path, section: str, key: str, near: str) -> None:
+    text = "model: {name: small_cnn}\ndata: {name: npz}\ntrain: {epochs: 1, batch_size: 1, lr: 0.1}\n"
+    assert any(f"{section}.{key}: unknown key; did you mean {near}?" in mistake for mistake in mistakes(tmp_path, text, (f"{section}.{key}=1",)))  # fmt: skip

@@ -56,3 +56,16 @@ def test_what_decides_the_weights() -> None:
         assert load_recipe(ROW, [change]).identity() != row.identity()
     turned = row.model_copy(update={"convert": dict(reversed(row.convert.items()))})
     assert turned.identity() != row.identity()
+
+
+def test_own_data_is_not_called_quick() -> None:
+    own = {
+        "name": "row",
+        "model": {"name": "small_cnn"},
+        "data": {"name": "npz", "limit": 10},
+        "train": {"epochs": 1, "batch_size": 1, "lr": 0.1},
+    }
+    assert not Recipe.model_validate(own).is_quick
+    assert Recipe.model_validate(own | {"form": "quick"}).is_quick
+    assert Recipe.model_validate(own | {"published": {"accuracy": 90.0}}).is_quick
+    assert Recipe.model_validate(own | {"quick": {"train": {"epochs": 1}}}).is_quick

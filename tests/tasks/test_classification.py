@@ -105,3 +105,14 @@ def test_networks_with_auxiliary_outputs_are_refused_by_name() -> None:
 
     with pytest.raises(ValueError, match=r"one tensor of scores; Two gives tuple.*aux_logits: false"):
         Classification().forward(Two(), torch.zeros(1, 2), torch.zeros(1))
+
+
+def test_mixed_labels_are_shares() -> None:
+    outputs = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    shares = torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.4, 0.6], [1.0, 0.0, 0.0], [0.5, 0.25, 0.25]])
+    task = Classification()
+    expected = -(shares * outputs.log_softmax(1)).sum(1)
+    assert task.loss(outputs, shares).item() == pytest.approx(expected.mean().item(), rel=1e-5)
+    loss, correct, n = task.count(outputs, shares, train=True).tolist()
+    assert loss == pytest.approx(expected.sum().item(), rel=1e-5)
+    assert (correct, n) == (int((outputs.argmax(1) == shares.argmax(1)).sum()), 4)

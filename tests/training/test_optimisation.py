@@ -64,8 +64,9 @@ def test_frozen_parameters_are_left_out() -> None:
     assert [len(group) for _, group in parameter_groups(model, train())] == [2]
 
 
-def test_optimisers_are_pytorchs_own() -> None:
-    adam = train(optimizer="adam", weight_decay=0.1, lr_factors={"backbone.*": 0.1})
+@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_optimisers_are_pytorchs_own(name: str, kind: Any) -> None:
+    adam = train(optimizer=name, weight_decay=0.1, lr_factors={"backbone.*": 0.1})
     ours, theirs = network(), network()
     theirs.load_state_dict(ours.state_dict())
     parts = [
@@ -74,7 +75,7 @@ def test_optimisers_are_pytorchs_own() -> None:
     ]  # type: ignore[index]
     both = [
         (ours, optimizer(adam, parameter_groups(ours, adam))),
-        (theirs, torch.optim.Adam(parts, 1.0, weight_decay=0.1)),
+        (theirs, kind(parts, 1.0, weight_decay=0.1)),
     ]
     for model, stepping in both:
         model["head"](model["backbone"](torch.ones(1, 2))).sum().backward()  # type: ignore[index]

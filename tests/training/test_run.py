@@ -229,7 +229,9 @@ def test_limit_is_a_quick_try(root: Path, tmp_path: Path) -> None:
     assert torch.equal(part.images, again.images)  # type: ignore[union-attr]
     assert part.labels.unique().numel() == 4
     assert all((whole.images == image).flatten(1).all(1).any() for image in part.images)  # type: ignore[union-attr]
-    assert fit(row, tmp_path)["quick"] is True
+    assert fit(row, tmp_path / "own")["quick"] is False, "a row of one's own is as large as it is meant to be"
+    quick = row.model_copy(update={"form": "quick"})
+    assert fit(quick, tmp_path / "quick")["quick"] is True
 
 
 def renamed(root: Path, to: Path, split: str, classes: list[str], order: list[int]) -> None:

@@ -83,3 +83,21 @@ def test_splits_for_validation(tmp_path: Path) -> None:
     assert {path.parent.parent.name for path in load_data(row, "test")[0].paths} == {"test"}
     with pytest.raises(ValueError, match=r"and .* has val; leave it out"):
         load_data(drawn, "train")
+
+
+def test_a_root_that_is_not_there_says_from_where_it_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = {
+        "name": "row",
+        "model": {"name": "small_cnn"},
+        "data": {"name": "cifar10", "root": "images"},
+        "train": {"epochs": 1, "batch_size": 2, "lr": 0.1},
+    }
+    with pytest.raises(
+        FileNotFoundError,
+        match=rf"data_batch_1 is not there .*\. data\.root is images, relative to the current folder {tmp_path}: --data-root",
+    ):
+        load_data(Recipe.model_validate(row), "train")
+    row["data"]["root"] = str(tmp_path / "none")  # type: ignore[index]
+    with pytest.raises(FileNotFoundError, match=r"data.root is .*none: --data-root names another place"):
+        load_data(Recipe.model_validate(row), "train")

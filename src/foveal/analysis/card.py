@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import pickle
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -64,10 +65,39 @@ def _written(figure: Figure, format: str) -> bytes:
     from matplotlib import rc_context
 
     figure = pickle.loads(pickle.dumps(figure))  # each layout starts from the last one, so writing must not leave one
+    _fold_titles(figure)
     target = io.BytesIO()
     with rc_context({"svg.hashsalt": "foveal"}):
         figure.savefig(target, format=format, dpi=200, metadata={"Date": None} if format == "svg" else None)
     return target.getvalue()
+
+
+def _fold_titles(figure: Figure) -> None:
+    """Break titles that are wider than what they stand above, which would run into others or be cut."""
+    placed: list[tuple[Any, Any]] = [(axes.title, axes) for axes in figure.axes]
+    if figure._suptitle is not None:  # type: ignore[attr-defined]
+        placed.append((figure._suptitle, figure))  # type: ignore[attr-defined]
+    figure.draw_without_rendering()
+    for text, above in placed:
+        wide = text.get_window_extent().width
+        room = above.get_window_extent().width if above is not figure else figure.bbox.width
+        if not text.get_text() or wide <= 1.02 * room:
+            continue
+        lines = text.get_text().split("\n")
+        letters = max(8, int(max(map(len, lines)) * room / wide))
+        spaced = [re.sub(r"([._/])(?=\w)", "\\1\u200b", line) for line in lines]  # names may break behind a dot
+        folded = [part for line in spaced for part in _folded(line, letters)]
+        text.set_text("\n".join(folded))
+
+
+def _folded(line: str, letters: int) -> list[str]:
+    """A line in parts of at most so many letters, broken at spaces and marks first."""
+    parts = [""]
+    for word in re.split("(?<=[ \u200b])", line):
+        if parts[-1] and len(parts[-1]) + len(word.strip("\u200b")) > letters:
+            parts.append("")
+        parts[-1] += word.replace("\u200b", "")
+    return [part.strip() for part in parts]
 
 
 def blank(width: float, height: float) -> Figure:

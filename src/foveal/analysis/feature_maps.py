@@ -88,7 +88,7 @@ def draw_feature_maps(
     panels[0, 0].set_title(f"image, {image.shape[1]} × {image.shape[2]}", fontsize=7, color=card.INK)
     for row, (name, output) in zip(panels, found.items(), strict=True):
         maps = output[0].float().cpu()
-        most = maps.flatten(1).std(1).nan_to_num(0.0).argsort(descending=True)[:channels]
+        most = maps.flatten(1).std(1, correction=0).nan_to_num(0.0).argsort(descending=True)[:channels]
         for panel, picture, channel in zip(row[1:], card.backdrops(maps[most, None]), most.tolist(), strict=False):
             panel.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             panel.set_title(f"channel {channel}", fontsize=7, color=card.INK)

@@ -322,7 +322,14 @@ def cam(
         boxed = None if boxes is None else read_boxed(boxes)
         settings: dict[str, Any] = {"label": label, "layer": layer, "threshold": threshold, "rule": rule.value}
         title = "random weights: nobody trained this network" if networks.random else None
-        figure, found = draw_networks(networks, pictures, boxed=boxed, title=title, **settings)
+        try:
+            figure, found = draw_networks(networks, pictures, boxed=boxed, title=title, **settings)
+        except ValueError as error:
+            if layer is not None or "use grad_cam" not in str(error):
+                raise
+            raise ValueError(
+                str(error).partition("use grad_cam")[0] + "name a layer for Grad-CAM: --layer NAME"
+            ) from error
         analysis.save(figure, out)
         for one in found:
             left, top, right, bottom = one["box"]

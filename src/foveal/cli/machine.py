@@ -28,7 +28,8 @@ def list_names(
 ) -> None:
     """List models, layers, recipes and data sets.
 
-    Of one kind it also tells parameters and source of models, arguments of layers, and how the files of data sets lie.
+    Of one kind it also tells parameters and source of models, arguments of layers, how the files of data sets lie, and titles of
+    recipes with how long they train.
     """
     import foveal
     from foveal.data.layouts import LAYOUTS
@@ -45,6 +46,7 @@ def list_names(
         Listed.models: _about_model,
         Listed.layers: _about_layer,
         Listed.datasets: _about_dataset,
+        Listed.recipes: _about_recipe,
     }
     if every and what not in (None, Listed.models):
         raise ValueError(f"--all is for models; {what.value if what else ''} are listed whole without it")
@@ -76,6 +78,27 @@ def _about_layer(name: str) -> list[tuple[str, str]]:
     size = ", kernel_size: 9" if name == "log_polar" else ""  # the old window has no room for its bins
     plan = f"convert: {{'type:{kind}': {{layer: {name}{size}}}}}"
     return [("arguments", ", ".join(layer_arguments(name))), ("recipe", plan)]
+
+
+def _about_recipe(name: str) -> list[tuple[str, str]]:
+    from foveal.recipes.load import find_recipes, load_row
+    from foveal.recipes.schema import Quoted
+
+    (path,) = find_recipes(name)
+    row = load_row(path)
+    title = [("title", row.title or row.name)]
+    if isinstance(row, Quoted):
+        return [*title, ("cost", "published only, nothing to train")]
+
+    def cost(seeds: int, epochs: int) -> str:
+        return f"{seeds} seed{'s' if seeds > 1 else ''} of {epochs} epoch{'s' if epochs > 1 else ''}"
+
+    told = f"{cost(row.seeds, row.train.epochs)} of {row.data.name} for {row.model.name}"
+    if row.quick is not None:
+        short = load_row(path, quick=True)
+        told += f"; --quick: {cost(short.seeds, short.train.epochs)} of {short.data.name}"  # type: ignore[union-attr]
+        told += f", {short.data.limit} images" if short.data.limit else ""  # type: ignore[union-attr]
+    return [*title, ("cost", told)]
 
 
 def _about_dataset(name: str) -> list[tuple[str, str]]:

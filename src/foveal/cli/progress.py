@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
 from foveal.cli.terminal import say, tell
@@ -20,11 +21,47 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+class Clock:
+    """How long all runs that are left will take, if they take as long as those so far."""
+
+    def __init__(self, runs: int) -> None:
+        self.runs, self.done, self.since = runs, 0, time.monotonic()
+
+    def run_ends(self) -> None:
+        """One more."""
+        self.done += 1
+
+    def left(self, of_this_run: float) -> str:
+        """In words, of all that is not trained yet; empty where that is this run alone."""
+        behind = self.runs - self.done - 1
+        if behind < 1:
+            return ""
+        each = (time.monotonic() - self.since + of_this_run) / (self.done + 1)
+        return f"{_duration(of_this_run + behind * each)} left with all runs"
+
+
+def _duration(seconds: float) -> str:
+    """A time in its largest unit.
+
+    Example:
+        >>> _duration(59.4), _duration(600), _duration(9000)
+        ('59 s', '10 min', '2.5 h')
+    """
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
 class Told(Watcher):
     """A head for each of the runs, how it goes, and what it came to."""
 
-    def __init__(self, console: Console, count: int) -> None:
+    def __init__(self, console: Console, count: int, trained: int = 0) -> None:
         self.console, self.count, self.number = console, count, 0
+        self.clock = Clock(count - trained)
         self.bar: Bar | None = None
 
     def started(self, run: Begun) -> None:
@@ -35,7 +72,7 @@ class Told(Watcher):
         title = escape(run.recipe["title"])
         self.console.print(f"{count}[bold]{escape(run.name)}[/bold]  seed {run.seed}  {title}{state}")
         if self.console.is_terminal and not run.is_finished:
-            self.bar = Bar(self.console)
+            self.bar = Bar(self.console, self.clock)
 
     def step(self, progress: Progress) -> None:
         """Moves the bar."""
@@ -47,11 +84,13 @@ class Told(Watcher):
         if self.bar is not None:
             self.bar.show(progress)
         else:
-            tell(_line(progress))
+            tell(_line(progress, self.clock))
 
     def finished(self, result: Mapping[str, Any]) -> None:
         """The numbers on the test images."""
         self._clear()
+        if not self.run.is_finished:
+            self.clock.run_ends()
         found = {key.removeprefix("test_"): value for key, value in result.items()}
         self.console.print(f"  {escape(measured_text(self.run.metrics, found))}")
         for metric in self.run.per_class:
@@ -65,6 +104,7 @@ class Told(Watcher):
     def failed(self, error: BaseException) -> None:
         """A run that diverges does not end the program, so it is told here."""
         self._clear()
+        self.clock.run_ends()
         if isinstance(error, FloatingPointError):
             say(f"error: {error}")
 
@@ -77,11 +117,15 @@ class Told(Watcher):
 class Bar:
     """One line that follows a run on a terminal."""
 
-    def __init__(self, console: Console) -> None:
-        self.test = ""
+    def __init__(self, console: Console, clock: Clock) -> None:
+        self.test, self.clock = "", clock
         columns = [TextColumn("  {task.description}"), BarColumn(bar_width=12), TextColumn("{task.fields[text]}")]
-        self.bar = RichProgress(*columns, TimeRemainingColumn(compact=True), console=console, transient=True)
+        self.bar = RichProgress(*columns, console=console, transient=True)
         self.line = self.bar.add_task("starting", total=None, text="")
+        self.all = None
+        if clock.runs > 1:
+            named = f"run {clock.done + 1}/{clock.runs}"
+            self.all = self.bar.add_task(named, completed=clock.done, total=clock.runs, text="")
         self.bar.start()
         self.stop = self.bar.stop
 
@@ -93,7 +137,11 @@ class Bar:
             shown = "" if val is None else f" val {metric.text(val, 1)}"
             self.test = f"{shown} test {metric.text(progress.row[key], 1)}"
         trained = "" if progress.value is None else f" train {metric.text(progress.value, 1)}"
-        numbers = f"loss {progress.loss:.3f}{trained}{self.test} {per_second(progress.images_per_s)}/s"
+        numbers = f"loss {progress.loss:.3f}{trained}{self.test} {per_second(progress.images_per_s)}/s, "
+        numbers += f"{_duration(progress.seconds_left)} left"
+        if self.all is not None:
+            done = self.clock.done + progress.step / progress.steps
+            self.bar.update(self.all, completed=done, text=self.clock.left(progress.seconds_left))
         self.bar.update(
             self.line,
             description=f"epoch {progress.epoch}/{progress.epochs}",
@@ -103,7 +151,7 @@ class Bar:
         )
 
 
-def _line(progress: Progress) -> str:
+def _line(progress: Progress, clock: Clock) -> str:
     """An epoch in a line."""
     row, metric = progress.row or {}, progress.metric
     test = f"  test {metric.text(row[f'test_{metric.name}'])}" if f"test_{metric.name}" in row else ""
@@ -112,7 +160,8 @@ def _line(progress: Progress) -> str:
     share = "" if progress.value is None else f"  train {metric.text(progress.value)}"
     pace = f"  {per_second(row['images_per_s'])} images/s" if row.get("images_per_s") else ""
     trained = f"  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}"
-    return f"{trained}{share}{test}{pace}  {progress.seconds_left:.0f} s left"
+    left = f"{_duration(progress.seconds_left)} left"
+    return "  ".join(filter(None, [f"{trained}{share}{test}{pace}", left, clock.left(progress.seconds_left)]))
 
 
 def measured_text(metrics: Sequence[Metric], found: Mapping[str, Any], split: str = "test") -> str:

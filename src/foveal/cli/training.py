@@ -23,6 +23,9 @@ def train(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Each row at the small size that it states.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    data_root: Annotated[
+        Path | None, typer.Option(help="Where the data lies, if not where the recipes say: their data.root.")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipes: train.epochs=2.")
     ] = None,
@@ -51,11 +54,16 @@ def train(
     refuse_several_processes()
     search_in(".")
     watchers(watch or [])  # a wrong name is told before the work
-    table = read_table(recipes, overrides or [], quick=quick)
+    place = [] if data_root is None else [f"data.root={json.dumps(str(data_root))}"]
+    table = read_table(recipes, [*(overrides or []), *place], quick=quick)
     rows = [row for row in table if isinstance(row, Recipe)]
     out = out or default_out(recipes[0], rows)
     chosen, console = pick_device(device), make_console()
-    told = Told(console, sum(seeds or row.seeds for row in rows))
+    todo = [out / row.name / f"seed{seed}" for row in rows for seed in range(seeds or row.seeds)]
+    told = Told(console, len(todo), sum((run / "result.json").exists() for run in todo))
+    if len(todo) > 1:
+        names = ", ".join(row.name for row in rows)
+        console.print(f"{len(rows)} row{'s' if len(rows) > 1 else ''}, {len(todo)} runs: {escape(names)}")
     done = fit_table(table, out, seeds=seeds, device=chosen, watch=[told, *(watch or [])])
 
     def tell(turn: int, turns: int) -> None:
@@ -144,10 +152,12 @@ def _print_classes(task: Any, classes: Sequence[str], measured: dict[str, Any]) 
     from rich.table import Table
     from rich.text import Text
 
-    from foveal.reports.classes import number
+    from foveal.reports.classes import in_a_line, number
 
     metrics = [metric for metric in task.per_class if measured.get(metric.name)]
-    if not metrics:
+    if not metrics or len(classes) > 100:  # --confusion tells all
+        for metric in metrics:
+            tell(in_a_line(classes, measured[metric.name], metric))
         return
     table = Table("class", *(metric.head for metric in metrics), box=None)
     for name, *values in zip(classes, *(measured[metric.name] for metric in metrics), strict=True):

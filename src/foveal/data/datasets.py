@@ -254,7 +254,8 @@ def _torchvision(name: str, split: str, root: Path, download: bool) -> ImageSet:
     reader = getattr(datasets, _TORCHVISION[name])
     files = _expected_files(reader, name, split)
     again = f"remove it and fetch {name} again with download=True"
-    absent = f"fetch {name} with download=True, or set root to the folder that holds {next(iter(files))}"
+    told = "download=True (in a recipe data.download: true, or --set data.download=true)"
+    absent = f"fetch {name} with {told}, or set root to the folder that holds {next(iter(files))}"
     # torchvision checks the sums of all files but MNIST's, and does not say which one is wrong
     sized = files if name == "mnist" else {file: Expected(known.bytes) for file, known in files.items()}
     if not download:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_CLASSIFIED = "size, resize, limit, fraction, workers, drop_last, augment: {pad, crop, flip, cutout}"
-_MASKED = "size, resize, limit, fraction, workers, drop_last, augment: {crop, scale, flip, flip_vertical, quarter_turns, affine, colour}"
-_BOXED = "limit, fraction, workers, drop_last, augment: {flip}"
+_CLASSIFIED = "size, resize, val_fraction, limit, fraction, workers, drop_last, augment: {pad, crop, flip, cutout, randaugment, mixup, cutmix}"
+_MASKED = "size, resize, val_fraction, limit, fraction, workers, drop_last, augment: {crop, scale, flip, flip_vertical, quarter_turns, affine, colour}"
+_BOXED = "val_fraction, limit, fraction, workers, drop_last, augment: {flip}"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ LAYOUTS = (
     Layout(
         "folder",
         "classification",
-        "ROOT/train/<class>/<image>, ROOT/test or ROOT/val likewise; or ROOT/<class>/<image> with test_fraction",
+        "ROOT/train/<class>/<image>, ROOT/test (and ROOT/val for validation) or ROOT/val likewise; or ROOT/<class>/<image> with test_fraction",
         f"test_fraction, test_seed, {_CLASSIFIED}",
         "data: {name: folder, root: ROOT, size: 224, resize: 256}",
     ),

@@ -1,6 +1,7 @@
 """Batches: order, augmentation and normalisation as a pure function of seed, epoch and the sample's index."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +15,9 @@ from foveal.data.hashing import random_below, random_bits
 from foveal.data.own import OwnSet
 from foveal.data.presets import Preset
 
-_ORDER, _DOWN, _RIGHT, _FLIP, _CUT_ROW, _CUT_COLUMN, _CROP_ROW, _CROP_COLUMN, _RESIZED = range(9)  # what a draw is for
+_ORDER, _DOWN, _RIGHT, _FLIP, _CUT_ROW, _CUT_COLUMN, _CROP_ROW, _CROP_COLUMN, _RESIZED, _RANDAUGMENT, _MIX = range(
+    11
+)  # what a draw is for
 _PREPARED_TOGETHER = {"cuda": 2**23}  # numbers of the images of so many batches
 
 
@@ -47,8 +50,10 @@ class Batches:
         else:
             indices = order.to(self.device).split(self.batch_size)
             stored = self._from_files(self.dataset, parts_of(order, self.batch_size))
+        mixed = _Mixing.of(self) if self.train else None
         for images, labels in self._prepared(indices, stored):
-            yield from zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True)
+            for batch in zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True):
+                yield batch if mixed is None else mixed(*batch)
 
     def _at_once(self, dataset: ImageSet) -> int:
         """Batches that are prepared together: on a GPU many, for starting its kernels takes longer than what they do."""
@@ -74,7 +79,7 @@ class Batches:
         shaped = self._shaper()
         for index in indices:
             images = dataset.images[index]
-            if self.train and self.preset.crop != "centre":  # every image has another place and size
+            if self.train and (self.preset.crop != "centre" or self.preset.randaugment):  # every image in its own way
                 each = [shaped(image[None], k) for image, k in zip(images, index.tolist(), strict=True)]
                 yield torch.cat(each), dataset.labels[index]
             else:
@@ -82,9 +87,11 @@ class Batches:
 
     def _shaper(self) -> Callable[[Tensor, int], Tensor]:
         """What brings uint8 Tensor[N, C, H, W] to the preset's size; an image's index in the set decides chance."""
-        if not self.train or self.preset.crop == "centre":
-            return partial(_centred, self.preset)
-        return partial(_cropped, self.preset, self.seed, self.epoch)
+        cropped = self.train and self.preset.crop != "centre"
+        shaped = partial(_cropped, self.preset, self.seed, self.epoch) if cropped else partial(_centred, self.preset)
+        if not self.train or not self.preset.randaugment:
+            return shaped
+        return partial(_augmented, shaped, self.preset.randaugment, self.seed, self.epoch)
 
     def _from_files(self, dataset: FolderSet | OwnSet, indices: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
         reading = partial(_read, dataset, self._shaper())
@@ -127,7 +134,8 @@ def batches(
         start_batch: batches to leave out at the start, to go on in the middle of an epoch.
 
     Returns:
-        an iterable with a length, of images float32 Tensor[B, C, H, W] and labels int64 Tensor[B].
+        an iterable with a length, of images float32 Tensor[B, C, H, W] and labels int64 Tensor[B]; with mixup or CutMix, in
+        training, labels are shares float32 Tensor[B, classes], and how a batch is mixed is a function of its number, too.
 
     Raises:
         ValueError: an argument breaks its rule.
@@ -206,11 +214,52 @@ def _cropped(preset: Preset, seed: int, epoch: int, image: Tensor, index: int) -
     from torchvision.transforms import v2
 
     crop = v2.RandomResizedCrop((height, width), antialias=True)
-    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
-        torch.default_generator.manual_seed(int(random_bits(seed, epoch, _RESIZED, index)))
+    with _drawing(random_bits(seed, epoch, _RESIZED, index)):
         place = crop.make_params([image])
     part = image[..., place["top"] : place["top"] + place["height"], place["left"] : place["left"] + place["width"]]
     return _interpolated(part, (height, width))
+
+
+def _augmented(
+    shaped: Callable[[Tensor, int], Tensor], magnitude: int, seed: int, epoch: int, image: Tensor, index: int
+) -> Tensor:
+    """Two of RandAugment's operations on one uint8 image, brought to its size before."""
+    from torchvision.transforms import v2
+
+    image = shaped(image, index)
+    with _drawing(random_bits(seed, epoch, _RANDAUGMENT, index)):
+        return v2.RandAugment(magnitude=magnitude)(image)
+
+
+@contextmanager
+def _drawing(bits: Tensor) -> Iterator[None]:
+    """torchvision draws from the global generator: here from given bits, and it is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(bits))
+        yield
+
+
+class _Mixing:
+    """Blends batches with themselves, by their number in the epoch; labels become shares Tensor[B, classes]."""
+
+    def __init__(self, ways: Sequence[Callable[..., tuple[Tensor, Tensor]]], epoch: "Batches") -> None:
+        self.ways, self.epoch, self.number = ways, epoch, epoch.start // epoch.batch_size
+
+    @classmethod
+    def of(cls, epoch: "Batches") -> "_Mixing | None":
+        alphas = {"MixUp": epoch.preset.mixup, "CutMix": epoch.preset.cutmix}
+        if not any(alphas.values()):
+            return None
+        from torchvision.transforms import v2
+
+        classes = len(epoch.dataset.classes)
+        return cls([getattr(v2, name)(alpha=a, num_classes=classes) for name, a in alphas.items() if a], epoch)
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        bits = random_bits(self.epoch.seed, self.epoch.epoch, _MIX, self.number)
+        self.number += 1
+        with _drawing(bits):
+            return self.ways[int(random_below(bits, len(self.ways)))](images, labels)
 
 
 def _scaled(preset: Preset, images: Tensor) -> Tensor:

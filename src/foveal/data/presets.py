@@ -37,6 +37,10 @@ class Preset:
         flip: mirror an image left to right, or do not, with equal chance.
         cutout: side of a square of zeros (the mean) at a random place, in pixels; its centre lies in the image, its
             borders need not.
+        randaugment: magnitude, 0 to 30, of two operations drawn for each image (RandAugment, NeurIPS 2020, by torchvision);
+            0 for none.
+        mixup: alpha of mixup (ICLR 2018): batches are blended with themselves, and labels become shares; 0 for none.
+        cutmix: alpha of CutMix (ICCV 2019), likewise by rectangles. With both each batch gets one of them.
 
     Raises:
         ValueError: an argument breaks its rule.
@@ -50,6 +54,9 @@ class Preset:
     pad: int = 0
     flip: bool = False
     cutout: int = 0
+    randaugment: int = 0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
@@ -81,6 +88,11 @@ class Preset:
         for name in ("pad", "cutout"):
             if not _is_count(getattr(self, name)):
                 raise ValueError(f"{name} must be a whole number of pixels from 0; got {getattr(self, name)!r}")
+        if not _is_count(self.randaugment) or self.randaugment > 30:
+            raise ValueError(f"randaugment must be a whole number from 0 to 30; got {self.randaugment!r}")
+        for name in ("mixup", "cutmix"):
+            if not _is_number(getattr(self, name)) or getattr(self, name) < 0:
+                raise ValueError(f"{name} must be a number from 0; got {getattr(self, name)!r}")
         if not isinstance(self.flip, bool):
             raise ValueError(f"flip must be True or False; got {self.flip!r}")
 
@@ -134,7 +146,7 @@ def preset(name: str, **overrides: Any) -> Preset:
     Example:
         >>> preset("cifar10", cutout=16)
         Preset(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.201), size=None, resize=None, crop='centre',
-            pad=4, flip=True, cutout=16)
+            pad=4, flip=True, cutout=16, randaugment=0, mixup=0.0, cutmix=0.0)
     """
     if is_dotted(name):
         usual = getattr(find(name, "a data set"), "preset", _OWN)

@@ -49,6 +49,12 @@ class Augment(Section):
     """How `data.size` is cut out of a training image: see `foveal.data.Preset`."""
     flip: bool = False
     cutout: int = Field(default=0, ge=0)
+    randaugment: int = Field(default=0, ge=0, le=30)
+    """Magnitude of torchvision's RandAugment, two operations an image; 9 is usual, 0 is none."""
+    mixup: float = Field(default=0.0, ge=0)
+    """Alpha of mixup: batches are blended with themselves, labels too; 0.2 is usual, 0 is none."""
+    cutmix: float = Field(default=0.0, ge=0)
+    """Alpha of CutMix, likewise, by rectangles; with both a batch gets one of them."""
     scale: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] | None = None
     """For masks, as all that follows (see `foveal.data.JointPreset`): random factor of an image's size."""
     flip_vertical: bool = False

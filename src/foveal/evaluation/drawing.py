@@ -176,7 +176,7 @@ def _around_the_first_step_down(model: nn.Module, image: Tensor) -> list[str]:
     sizes: dict[str, int] = {}
 
     def note(name: str, output: Any) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4:
+        if isinstance(output, Tensor) and output.ndim == 4 and output[0, 0].numel() > 1:
             sizes.setdefault(name, output[0, 0].numel())
 
     convolutions = {

@@ -343,7 +343,14 @@ def _check_scales(scales: Sequence[float] | str) -> tuple[float, ...] | str:
     found = scales if isinstance(scales, tuple) else ()
     numbers = all(isinstance(s, int | float) and not isinstance(s, bool) and math.isfinite(s) and s > 0 for s in found)
     if not found or not numbers or len(set(found)) < len(found) or len(found) > MOST_SETS:
-        raise ValueError(f"scales must be 1 to {MOST_SETS} different positive numbers, or 'learned'; got {scales!r}")
+        cure = (
+            f"; write ({scales},) for that one, (1, {scales}) for both"
+            if isinstance(scales, int | float) and scales > 1
+            else ""
+        )
+        raise ValueError(
+            f"scales must be 1 to {MOST_SETS} different positive numbers, or 'learned'; got {scales!r}{cure}"
+        )
     return found
 
 

@@ -61,10 +61,28 @@ _KINDS = {
 }
 
 
+# what other programs call the keys of a recipe
+_ELSEWHERE = {
+    **{
+        "learning_rate": "lr",
+        "num_epochs": "epochs",
+        "max_epochs": "epochs",
+        "batch": "batch_size",
+        "optim": "optimizer",
+    },
+    **{"scheduler": "schedule", "lr_scheduler": "schedule", "wd": "weight_decay", "decay": "weight_decay"},
+    **{"gradient_clipping": "clip_grad_norm", "mixed_precision": "amp", "dataset": "data", "network": "model"},
+    **{"path": "root", "data_root": "root", "folder": "root", "num_workers": "workers", "image_size": "size"},
+    **{"augmentation": "augment", "transforms": "augment", "val_split": "val_fraction", "test_split": "test_fraction"},
+    **{"horizontal_flip": "flip", "vertical_flip": "flip_vertical", "rand_augment": "randaugment", "plan": "convert"},
+}
+
+
 def _nearest(word: str, valid: Iterable[str]) -> str:
     valid = list(valid)
-    near = difflib.get_close_matches(word.lower(), valid, n=1, cutoff=0.6)
-    return f"did you mean {near[0]}?" if near else f"valid are {', '.join(valid)}"
+    names = {**{name: name for name in valid}, **{other: name for other, name in _ELSEWHERE.items() if name in valid}}
+    near = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.6)
+    return f"did you mean {names[near[0]]}?" if near else f"valid are {', '.join(valid)}"
 
 
 def _explain(finding: ErrorDetails) -> str:

@@ -84,7 +84,8 @@ class Train(Section):
     nesterov: bool = False
     weight_decay: float = Field(default=0.0, ge=0)
     optimizer: Annotated[str, BeforeValidator(_kind_of_optimizer)] = "sgd"
-    """sgd, adam, or one of your own, "package.module:Name"; `momentum` and `nesterov` are SGD's; Adam has PyTorch's betas."""
+    """sgd, adam, adamw, or one of your own, "package.module:Name"; `momentum` and `nesterov` are SGD's; Adam and AdamW
+    (whose decay is of the weights themselves) have PyTorch's betas."""
     lr_factors: dict[str, Annotated[float, Field(ge=0)]] = {}
     """What the rate is multiplied by for parameters whose name a pattern matches (fnmatch; the first match wins)."""
     schedule: Literal["constant", "step", "cosine", "poly", "plateau"] = "constant"
@@ -148,7 +149,10 @@ class Train(Section):
         if milestones != sorted(set(milestones)):
             raise PydanticCustomError("rule", "must rise from one to the next")
         if milestones and epochs and milestones[-1] >= epochs:
-            raise PydanticCustomError("rule", "must lie below epochs ({epochs})", {"epochs": epochs})
+            fitting = sorted({int(epochs * share) for share in (0.5, 0.75)} - {0})
+            cure = f"milestones: {fitting} fit" if fitting else "take schedule: cosine, which has none"
+            rule = "must lie below epochs ({epochs}), or the rate never drops there; {cure}"
+            raise PydanticCustomError("rule", rule, {"epochs": epochs, "cure": cure})
         return [int(milestone) if milestone == int(milestone) else milestone for milestone in milestones]
 
     @field_validator("patience", "early_stop", "min_lr")
@@ -428,11 +432,17 @@ class Recipe(_Row):
         return experiment
 
     @property
+    def is_own(self) -> bool:
+        """Whether it is its author's own and of no paper's table: it has neither a published number nor a quick form."""
+        return self.published is None and self.quick is None and not self.claims and not self.differs
+
+    @property
     def is_quick(self) -> bool:
-        """Whether it is trained on a part of the data or otherwise at a fraction of the row's size."""
+        """Whether it is trained on a part of the data or otherwise at a fraction of the row's size; an own one is as large as
+        it is meant to be."""
         parts = {"data.limit": self.data.limit, "data.fraction": self.data.fraction}
         return self.form == "quick" or any(
-            part is not None and part != self.experiment.get(key) for key, part in parts.items()
+            part is not None and part != self.experiment.get(key) and not self.is_own for key, part in parts.items()
         )
 
     @property

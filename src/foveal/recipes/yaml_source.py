@@ -136,7 +136,10 @@ class Reading:
         return result
 
     def override(self, values: dict[str, Any], text: str) -> None:
-        """Put ``a.b=value`` into the values."""
+        """Put ``a.b=value`` into the values; ``a.b=null`` takes the key out, so that its default holds.
+
+        An entry of a plan that is null stays: it leaves alone what its pattern matches.
+        """
         place = f"--set {text}"
         rest, equals, value = (part.strip() for part in text.partition("="))
         if not equals or not rest:
@@ -152,8 +155,12 @@ class Reading:
             key = max(known, key=len, default=rest.partition(".")[0])
             path, rest = (*path, key), rest[len(key) + 1 :]
             if not rest:
-                values[key] = self.value(node, path)
+                value = self.value(node, path)
                 self.places[path] = place
+                if value is None and path not in self.refused and not (len(path) == 2 and path[0] == "convert"):
+                    values.pop(key, None)
+                else:
+                    values[key] = value
                 return None
             if values.get(key) is None:
                 values[key] = {}

@@ -11,20 +11,21 @@ from foveal.reports.table import metrics_of
 
 
 def charts(out: Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Training loss and each row's headline on the test images over epochs, one line for each run."""
+    """Training loss and each row's headline on the test images, and on those for validation, over epochs, one line for each run."""
     curves: dict[str, list[dict[str, Any]]] = {"train_loss": []}
     titles, percent = {"train_loss": "Training loss"}, set()
     for k, row in enumerate(rows):
         headline = row["metrics"][0]
         key = f"test_{headline['name']}"
         titles[key] = f"Test {headline['title']}" + (f", {headline['unit']}" if headline["unit"] else "")
-        percent |= {key} if headline["unit"] == "%" else set()
+        titles[f"val_{headline['name']}"] = "Validation " + titles[key].removeprefix("Test ")
+        percent |= {key, f"val_{headline['name']}"} if headline["unit"] == "%" else set()
         for run in row["runs"]:
             try:
                 lines = metrics_of(out / run["folder"])
             except (OSError, ValueError):
                 continue
-            for name in ("train_loss", key):
+            for name in ("train_loss", f"val_{headline['name']}", key):
                 points = [(m["epoch"], m.get(name)) for m in lines if m.get("epoch") is not None]
                 points = [(x, y) for x, y in points if y is not None and math.isfinite(y)]
                 if points:

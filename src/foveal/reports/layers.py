@@ -235,4 +235,5 @@ def _field(row: Mapping[str, Any], place: str, model: nn.Module, images: Tensor)
         "size": found.size,
         "side": found.side,
         "share": f"{found.share:.0%}",
+        "cut": found.cut,
     }

@@ -59,7 +59,9 @@ def _of_other_experiments(rows: Rows) -> Iterator[str]:
         yield "Quick rows see a part of the data or of the epochs: not comparable with published numbers."
     for differs in dict.fromkeys(tuple(row["differs"]) for row in rows if row["differs"]):
         names = ", ".join(row["name"] for row in rows if tuple(row["differs"]) == differs)
-        yield f"Differs from the table's own experiment ({names}): {'; '.join(differs)}."
+        own = all(row["own"] for row in rows if tuple(row["differs"]) == differs)
+        what = "Changed from what the recipe says" if own else "Differs from the table's own experiment"
+        yield f"{what} ({names}): {'; '.join(differs)}."
 
 
 def _of_pace(rows: Rows) -> Iterator[str]:

@@ -29,7 +29,8 @@ _OF_THE_RECIPE = ("title", "note", "row", "published", "table", "name", "statist
 def table(out: str | Path) -> list[dict[str, Any]]:
     """The rows of a folder of runs, JSON values only, in the order of the recipes.
 
-    A row has ``name``, ``title``, ``note``, ``seeds``, ``statistic``, ``quick`` and ``differs`` of its recipe, and
+    A row has ``name``, ``title``, ``note``, ``seeds``, ``statistic``, ``quick`` and ``differs`` of its recipe, ``own`` where that is
+    of no paper's table, and
 
     - ``metrics``: what the task is judged by, each with ``name``, ``title``, ``unit`` and ``higher_is_better``; the first
       is the ``headline``, for classification the accuracy;
@@ -146,6 +147,7 @@ def _row(name: str, folders: Sequence[Path]) -> dict[str, Any]:
         "name": name,
         **_said(recipe, quick),
         "quoted": False,
+        "own": bool(recipe and recipe.is_own),
         "quick": quick,
         "classes": classes_of(finished, task.per_class) if recipe else None,
         "chosen_on": "val" if any("chosen_epoch" in run for run in finished) else None,

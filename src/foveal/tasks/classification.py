@@ -28,12 +28,12 @@ from foveal.tasks.wrong import Wrong, draw_wrong, wrong_images
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_AUGMENTATIONS = ("pad", "crop", "flip", "cutout")
 _AT_ONCE = 32  # images in a batch of predictions
 _LOOKED_AT = 512  # test images that wrong ones are sought among
 _SHOWN = 8  # of them
 
 
+_AUGMENTATIONS = ("pad", "crop", "flip", "cutout", "randaugment", "mixup", "cutmix")
 _SMALL = 30  # classes whose confusion matrix is kept with every result
 
 
@@ -134,7 +134,7 @@ class Classification(Task):
         return scores
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The training loss of Tensor[N, classes] against int64 Tensor[N], a scalar."""
+        """The training loss of Tensor[N, classes] against int64 Tensor[N] or shares Tensor[N, classes], a scalar."""
         return F.cross_entropy(outputs.float(), targets, label_smoothing=self.label_smoothing)
 
     def count(self, outputs: Tensor, targets: Tensor, *, train: bool = False) -> Tensor:
@@ -142,6 +142,8 @@ class Classification(Task):
         within five where that is counted; while testing then the confusion matrix, row by row)."""
         outputs = outputs.detach().float()
         loss = F.cross_entropy(outputs, targets, reduction="sum")
+        if targets.ndim == 2:  # mixed images are counted as that of their larger share
+            targets = targets.argmax(1)
         correct = (outputs.argmax(1) == targets).sum()
         sums = [loss, correct, torch.full_like(loss, len(targets))]
         if self.top5:

@@ -42,8 +42,8 @@ def evaluate(
         totals_to: called with the task's sums, for detection all that was found.
 
     Returns:
-        the task's summary, for classification ``loss``, ``accuracy`` (0 to 1), ``correct`` and ``n``; and
-        ``ms_per_image`` (median over the batches).
+        the task's summary, for classification ``loss``, ``accuracy`` (0 to 1), ``correct``, ``n``, ``class_accuracy`` and, of up to
+        30 classes, ``confusion``; and ``ms_per_image`` (median over the batches).
 
     Raises:
         ValueError: for classification, the network has not one score for each class of the set.

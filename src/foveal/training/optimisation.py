@@ -121,10 +121,9 @@ def optimizer(train: Train, groups: list[tuple[float, list[nn.Parameter]]]) -> t
     """The optimiser that a recipe names, for the groups of `parameter_groups`; on CUDA a kernel or two a step."""
     parameters = [{"params": group, "lr": factor * train.lr} for factor, group in groups]
     fused = all(parameter.is_cuda for _, group in groups for parameter in group) or None
-    if train.optimizer == "adam":
-        return torch.optim.Adam(
-            parameters, lr=train.lr, weight_decay=train.weight_decay, fused=fused, capturable=bool(fused)
-        )
+    if train.optimizer in ("adam", "adamw"):
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[train.optimizer]
+        return kind(parameters, lr=train.lr, weight_decay=train.weight_decay, fused=fused, capturable=bool(fused))
     if is_dotted(train.optimizer):
         return _own(train, parameters)
     made = torch.optim.SGD(

@@ -96,7 +96,13 @@ def load_data(recipe: Recipe, split: str, run: str | Path | None = None) -> tupl
     files = {name: Expected(file.bytes, sha256=file.sha256) for name, file in data.files.items()}
     cure = "put the file there that the recipe was made for, or change data.files in it"
     check_files(root or ".", files, missing=cure, damaged=cure)
-    dataset, preparation = _split(recipe, split, root)
+    try:
+        dataset, preparation = _split(recipe, split, root)
+    except FileNotFoundError as error:
+        if root is None or Path(root).exists():
+            raise
+        relative = "" if Path(root).is_absolute() else f", relative to the current folder {Path.cwd()}"
+        raise FileNotFoundError(f"{error}. data.root is {root}{relative}: --data-root names another place") from error
     if run is not None:
         about = trained_on(run)
         dataset = for_network(dataset, about["classes"], about["in_channels"], whose=f"the network of {run}")
