@@ -59,13 +59,15 @@ def _duration(seconds: float) -> str:
 class Told(Watcher):
     """A head for each of the runs, how it goes, and what it came to."""
 
-    def __init__(self, console: Console, count: int, trained: int = 0) -> None:
-        self.console, self.count, self.number = console, count, 0
+    def __init__(self, console: Console, count: int, trained: int = 0, head: str = "") -> None:
+        self.console, self.count, self.number, self.head = console, count, 0, head
         self.clock = Clock(count - trained)
         self.bar: Bar | None = None
 
     def started(self, run: Begun) -> None:
         """Its number, name and title."""
+        if self.head and not self.number:
+            self.console.print(escape(self.head))
         self.run, self.number = run, self.number + 1
         state = "  (trained before)" if run.is_finished else ""
         count = f"{self.number}/{self.count}  " if self.count > 1 else ""

@@ -60,10 +60,9 @@ def train(
     out = out or default_out(recipes[0], rows)
     chosen, console = pick_device(device), make_console()
     todo = [out / row.name / f"seed{seed}" for row in rows for seed in range(seeds or row.seeds)]
-    told = Told(console, len(todo), sum((run / "result.json").exists() for run in todo))
-    if len(todo) > 1:
-        names = ", ".join(row.name for row in rows)
-        console.print(f"{len(rows)} row{'s' if len(rows) > 1 else ''}, {len(todo)} runs: {escape(names)}")
+    names, several = ", ".join(row.name for row in rows), "s" if len(rows) > 1 else ""
+    head = f"{len(rows)} row{several}, {len(todo)} runs: {names}" if len(todo) > 1 else ""
+    told = Told(console, len(todo), sum((run / "result.json").exists() for run in todo), head)
     done = fit_table(table, out, seeds=seeds, device=chosen, watch=[told, *(watch or [])])
 
     def tell(turn: int, turns: int) -> None:

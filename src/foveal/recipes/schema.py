@@ -39,10 +39,12 @@ def _kind_of_optimizer(value: Any) -> Any:
             find(value, "an optimizer")
         except ValueError as error:
             raise PydanticCustomError("rule", "{problem}", {"problem": str(error)}) from None
-    elif value not in ("sgd", "adam"):
-        near = difflib.get_close_matches(str(value), ["sgd", "adam"], n=1)
+    elif value not in (known := ["sgd", "adam", "adamw"]):
+        near = difflib.get_close_matches(str(value), known, n=1)
         cure = f"; did you mean {near[0]}?" if near else ", or package.module:Name of your own"
-        raise PydanticCustomError("rule", "must be sgd or adam (got {got}){cure}", {"got": shown(value), "cure": cure})
+        raise PydanticCustomError(
+            "rule", "must be sgd, adam or adamw (got {got}){cure}", {"got": shown(value), "cure": cure}
+        )
     return value
 
 
