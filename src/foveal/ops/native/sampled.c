@@ -267,7 +267,13 @@ static void backward_blocks(int64_t begin, int64_t end, void *context) {
     const int through = job->input_gradient.data || job->offset_gradient.data || job->mask_gradient.data;
     corners_t *corners = (corners_t *)floats((int64_t)(sizeof(corners_t) / 4) * job->taps);
     float *columns = floats(CHUNK * w->line), *back = floats(ROWS * w->depth), *grad = floats(CHUNK * w->row);
-    if (!corners || !columns || !back || !grad) w->failed = 1;
+    const map_t *from_above = &job->output;
+    /* rows of whole vectors are read where they are */
+    const int direct = job->weight && job->output_type == FLOAT32 && from_above->c == 1 && job->out_channels % LANES == 0 &&
+                       from_above->h == job->out_width * from_above->w && !job->winner.data;
+    const int64_t grad_row = direct ? from_above->w : w->row;
+    float *const room = grad;
+    if (!corners || !columns || !back || !room) w->failed = 1;
     for (int64_t task = begin; task < end && !w->failed; task++) {
         const int64_t slot = task / gbs, gb = task % gbs, g = gb / w->blocks, b = gb % w->blocks, count = kept(w, b);
         const int64_t channel = g * job->channels + first_of(w, b), part = part_of(w, g, b), size = w->depth * w->row;
@@ -287,23 +293,26 @@ static void backward_blocks(int64_t begin, int64_t end, void *context) {
                     masked = w->mask_partial + ((gb * job->batch + n) * w->masking + placed(job, job->masks, part, s)) * job->taps * w->positions;
                 for (int64_t p = 0; p < w->positions; p += CHUNK) {
                     const int64_t m = least(CHUNK, w->positions - p);
-                    if (job->weight)
+                    if (direct)
+                        grad = (float *)from_above->data + n * from_above->n + p * from_above->w +
+                               (job->fuse == CONCAT ? s * job->groups + g : g) * job->out_channels;
+                    else if (job->weight)
                         read_gradient(w, n, s, g * job->out_channels, job->out_channels, p, m, grad);
                     else
                         read_gradient(w, n, s, channel, count, p, m, grad);
                     find_corners(job, n, s, part, p, m, corners);
                     if (total) {
                         read_strip(w, corners, 0, image, count, m, columns);
-                        multiply_transposed(m, columns, w->line, job->taps * count, grad, w->row, job->out_channels,
+                        multiply_transposed(m, columns, w->line, job->taps * count, grad, grad_row, job->out_channels,
                                             total + set * size, w->row);
                     }
                     if (!through || (!image_gradient && !moved && !masked)) continue;
                     const float *turned = w->packed_turned + (set * gbs + gb) * w->depth * job->out_channels;
                     for (int64_t i = 0; i < m; i += ROWS) {
                         const int64_t some = least(ROWS, m - i), row = job->weight ? w->depth : w->row;
-                        const float *from = job->weight ? back : grad + i * w->row; /* without a weight all taps get the same */
+                        const float *from = job->weight ? back : grad + i * grad_row; /* without a weight all taps get the same */
                         if (job->weight)
-                            multiply(some, grad + i * w->row, w->row, turned, job->out_channels, job->taps * w->block, back,
+                            multiply(some, grad + i * grad_row, grad_row, turned, job->out_channels, job->taps * w->block, back,
                                      w->depth, w->zeros);
                         scatter_of(count, *masks >= 0)(w, corners, i, some, from, row, job->weight ? w->block : 0, image, image_gradient,
                                                        count, moved ? moved + p : 0, masked ? masked + p : 0);
@@ -314,7 +323,7 @@ static void backward_blocks(int64_t begin, int64_t end, void *context) {
     free(corners);
     free(columns);
     free(back);
-    free(grad);
+    free(room);
 }
 
 static void weight_total(int64_t begin, int64_t end, void *context) {
