@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from foveal.cli.extras import need
 from foveal.cli.terminal import make_console, tell
 
 
@@ -49,6 +50,7 @@ def train(
     from foveal.training.watchers import watchers
 
     refuse_several_processes()
+    need("jinja2")  # or hours of training would end without their page
     search_in(".")
     watchers(watch or [])  # a wrong name is told before the work
     table = read_table(recipes, overrides or [], quick=quick)
