@@ -4,21 +4,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from foveal.deploy import fold
+    from foveal.deploy import export, fold
     from foveal.layers import (
         AnisotropicConv2d,
         CrossConv1d,
         CrossConv2d,
         CrossConv3d,
+        DeformableLKA,
         DeformableRoIPool,
         DeformConv2d,
         DeformConv4,
+        LDConv2d,
         LogPolarConv1d,
         LogPolarConv2d,
         LogPolarConv3d,
         LogPolarPool2d,
         ModulatedDeformConv2d,
+        PinwheelConv2d,
         PointLogPolarConv,
+        SnakeConv2d,
     )
     from foveal.ops.take_over import take_over
     from foveal.surgery import LAYERS, convert, reparameterize
@@ -31,21 +35,26 @@ __all__ = [
     "CrossConv3d",
     "DeformConv2d",
     "DeformConv4",
+    "DeformableLKA",
     "DeformableRoIPool",
+    "LDConv2d",
     "LogPolarConv1d",
     "LogPolarConv2d",
     "LogPolarConv3d",
     "LogPolarPool2d",
     "ModulatedDeformConv2d",
+    "PinwheelConv2d",
     "PointLogPolarConv",
+    "SnakeConv2d",
     "convert",
+    "export",
     "fold",
     "reparameterize",
     "take_over",
 ]
 _WHERE = {
     **dict.fromkeys(("LAYERS", "convert", "reparameterize"), "foveal.surgery"),
-    "fold": "foveal.deploy",
+    **dict.fromkeys(("export", "fold"), "foveal.deploy"),
     "take_over": "foveal.ops.take_over",
 }
 _ROOMS = (

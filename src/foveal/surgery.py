@@ -6,12 +6,14 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from foveal import geometry
 from foveal.layers import (
     AnisotropicConv2d,
     CrossConv1d,
@@ -19,10 +21,13 @@ from foveal.layers import (
     CrossConv3d,
     DeformableRoIPool,
     DeformConv2d,
+    LDConv2d,
     LogPolarConv1d,
     LogPolarConv2d,
     LogPolarConv3d,
     ModulatedDeformConv2d,
+    PinwheelConv2d,
+    SnakeConv2d,
     deformable,
     roi,
     shaped,
@@ -33,7 +38,15 @@ from foveal.named import find, is_dotted
 Model = TypeVar("Model", bound=nn.Module)
 LogPolar = {1: LogPolarConv1d, 2: LogPolarConv2d, 3: LogPolarConv3d}
 Cross = {1: CrossConv1d, 2: CrossConv2d, 3: CrossConv3d}
-Ours = (*LogPolar.values(), *Cross.values(), AnisotropicConv2d, DeformConv2d, ModulatedDeformConv2d)
+Free = (SnakeConv2d, LDConv2d, PinwheelConv2d)
+Ours = (*LogPolar.values(), *Cross.values(), AnisotropicConv2d, DeformConv2d, ModulatedDeformConv2d, *Free)
+# bins of other shapes, by the name of their layer in a plan
+Shapes: dict[str, Callable[..., Tensor]] = {
+    "rings": geometry.ring_bins,
+    "hexagon": geometry.hexagon_bins,
+    "peripheral": geometry.peripheral_bins,
+    "strips": geometry.cross_bins,
+}
 Conventional = tuple(shaped.CONVS.values())
 
 
@@ -91,14 +104,25 @@ def _cross(conv: nn.Module, **spec: Any) -> nn.Module:
     return Cross[dims].from_conv(conv, **spec)
 
 
-# the name in a plan: how it is made from a convolution, and the constructors whose arguments it takes
-_MAKERS: dict[str, tuple[Callable[..., nn.Module], tuple[type[nn.Module], ...]]] = {
+def _shape(name: str, conv: Any, *, kernel_size: Any = 9, **spec: Any) -> LogPolarConv2d:
+    """A convolution whose weights are shared over bins of another shape."""
+    own = [key for key in inspect.signature(Shapes[name]).parameters if key in spec]
+    bins = Shapes[name](kernel_size, **{key: spec.pop(key) for key in own})
+    return LogPolarConv2d.from_conv(conv, kernel_size=kernel_size, bins=bins, **spec)
+
+
+# the name in a plan: how it is made from a convolution, and what takes its arguments
+_MAKERS: dict[str, tuple[Callable[..., nn.Module], tuple[Callable[..., Any], ...]]] = {
     "conv": (_conv, Conventional),
     "dilated": (_dilated, Conventional),
     "deformable": (_deformable, (AnisotropicConv2d, ModulatedDeformConv2d)),
     "log_polar": (_log_polar, tuple(LogPolar.values())),
     "cross": (_cross, (*Cross.values(), *LogPolar.values())),
     "anisotropic": (AnisotropicConv2d.from_conv, (AnisotropicConv2d,)),
+    **{name: (partial(_shape, name), (LogPolarConv2d, made)) for name, made in Shapes.items()},
+    "snake": (SnakeConv2d.from_conv, (SnakeConv2d,)),
+    "ldconv": (LDConv2d.from_conv, (LDConv2d,)),
+    "pinwheel": (PinwheelConv2d.from_conv, (PinwheelConv2d,)),
     "deform": (lambda module: DeformConv2d.from_module(module), ()),
     "deformable_roi_pool": (DeformableRoIPool.from_pool, (DeformableRoIPool,)),
 }
@@ -495,18 +519,23 @@ def layer_arguments(layer: str) -> list[str]:
         >>> [name for name in layer_arguments("log_polar") if "bins" in name]
         ['angular_bins', 'bins', 'radial_bins']
     """
-    made = _MAKERS[layer][1]
-    allowed = {name for cls in made for name in inspect.signature(cls.__init__).parameters} - _TAKEN
-    return sorted(allowed | ({"init"} if layer not in (_POOLING, _DEFORM) else set()))
+    return sorted(_allowed(layer, _MAKERS[layer][1]))
 
 
-def _check_names(layer: str, spec: Iterable[str], constructors: Iterable[type[nn.Module]], where: str = "") -> None:
+def _check_names(layer: str, spec: Iterable[str], constructors: Iterable[Callable[..., Any]], where: str = "") -> None:
     """The constructors of a layer take each argument of an entry."""
-    allowed = {name for cls in constructors for name in inspect.signature(cls.__init__).parameters} - _TAKEN
-    allowed |= {"init"} if layer not in (_POOLING, _DEFORM) else set()
+    allowed = _allowed(layer, constructors)
     for name in spec:
         if name not in allowed:
             raise ValueError(f"layer {layer!r} has no argument {name!r}{where}{_nearest(name, sorted(allowed))}")
+
+
+def _allowed(layer: str, constructors: Iterable[Callable[..., Any]]) -> set[str]:
+    """The arguments that an entry may have; those of the log-polar map are none of another shape's."""
+    found = {name for made in constructors for name in inspect.signature(made).parameters} - _TAKEN
+    if layer in Shapes:
+        found -= {*inspect.signature(geometry.log_polar_bins).parameters, "bins", "count_center"} - {"kernel_size"}
+    return found if layer in (_POOLING, _DEFORM) else found | {"init"}
 
 
 def _settle(model: nn.Module, layer: nn.Module, fresh: bool) -> None:

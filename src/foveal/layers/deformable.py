@@ -315,12 +315,13 @@ class DeformConv4(shaped.Mapped):
         with shaped.plainly():
             # column by column, as the authors count
             taps = scaled_taps(self.kernel_size, (self.offset_scale or 1.0,), self.dilation)[0]
-            taps = taps.reshape(self.kernel_size, self.kernel_size, 2).transpose(0, 1).reshape(-1, 2)
+            taps = taps.unflatten(0, (self.kernel_size, self.kernel_size)).transpose(0, 1).reshape(-1, 2)
             if not self.offset_scale:
                 taps = torch.zeros_like(taps)
             if remove_center:
                 taps = taps[torch.arange(len(taps)) != len(taps) // 2]
-        self.add_map("taps", taps[None].contiguous())
+            taps = taps[None].contiguous()
+        self.add_map("taps", taps)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -46,7 +46,7 @@ class Trained:
             ValueError: the file is no image, or the network takes neither one channel nor three.
         """
         pixels = image if isinstance(image, Tensor) else decode(Path(image))
-        device = next(self.network.parameters()).device
+        device = next((parameter.device for parameter in self.network.parameters()), torch.device("cpu"))
         how: dict[str, Any] = {"in_channels": self.in_channels, "size": self.size, "device": device}
         return self.recipe.make_task().prepare(pixels, self.recipe.data, **how)
 

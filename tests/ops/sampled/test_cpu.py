@@ -596,6 +596,19 @@ print("survived", count)
 """
 
 
+def test_without_weight_a_first_call_has_nothing_to_pack():
+    code = """
+import torch
+from foveal.ops import sampled_conv2d
+input = torch.ones(1, 3, 4, 4, requires_grad=True)
+for _ in range(2):
+    sampled_conv2d(input, None, torch.zeros(1, 2, 2)).sum().backward()
+print(input.grad.unique().tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "[4.0]\n"), done.stderr
+
+
 def test_the_process_survives_any_number():
     done = subprocess.run([sys.executable, "-c", NASTY], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

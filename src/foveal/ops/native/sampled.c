@@ -373,9 +373,9 @@ int FOVEAL(sampled_forward)(const sampled_t *shared, void *input, const void *we
     work_t w;
     begin_work(&job, &w);
     const int64_t packs = weight ? (job.own_weights ? job.sets : 1) * job.groups * w.blocks : 0;
-    w.packed = borrow(packs * w.panels * job.taps * w.block * COLUMNS);
+    if (packs) w.packed = borrow(packs * w.panels * job.taps * w.block * COLUMNS);
     w.zeros = calloc((size_t)w.row, 4);
-    int failed = !w.packed || !w.zeros || !bring_bias(&w);
+    int failed = (packs && !w.packed) || !w.zeros || !bring_bias(&w);
     if (!failed) {
         parallel(packs, pack_weight, &w);
         parallel(job.batch * strips(&w), forward_strips, &w);
@@ -398,12 +398,12 @@ int FOVEAL(sampled_backward)(const sampled_t *shared, void *input, const void *w
     work_t w;
     begin_work(&job, &w);
     const int64_t gbs = job.groups * w.blocks, weights = job.own_weights ? job.sets : 1, packs = weight ? weights * gbs : 0;
-    w.packed_turned = borrow(packs * w.depth * job.out_channels);
+    if (packs) w.packed_turned = borrow(packs * w.depth * job.out_channels);
     w.zeros = calloc((size_t)w.depth, 4);
     if (gradient) w.partial = floats(job.slots * gbs * weights * w.depth * w.row);
     if (offset_gradient) w.offset_partial = floats(gbs * job.batch * w.moving * 2 * job.taps * w.positions);
     if (mask_gradient) w.mask_partial = floats(gbs * job.batch * w.masking * job.taps * w.positions);
-    int failed = !w.packed_turned || !w.zeros || (gradient && !w.partial) || (offset_gradient && !w.offset_partial) ||
+    int failed = (packs && !w.packed_turned) || !w.zeros || (gradient && !w.partial) || (offset_gradient && !w.offset_partial) ||
                  (mask_gradient && !w.mask_partial);
     if (!failed) {
         parallel(packs, pack_weight, &w);

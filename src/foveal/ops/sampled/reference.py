@@ -98,7 +98,7 @@ def sampled_conv2d_backward(
         mine = mine.to(rows.dtype)
         weighed = share if mask is None else share * mask.reshape(-1, 1)
         if need_weight and weight is not None:
-            columns = gather(rows, index, weighed).reshape(*mine.shape[:3], points, call.groups, -1)
+            columns = gather(rows, index, weighed).reshape(*mine.shape[:3], points, call.groups, weight.shape[-2])
             sums = torch.einsum("nhwtgc,nhwgo->goct", columns, mine.unflatten(-1, (call.groups, -1)))
             grad_kernels.append(sums.flatten(0, 1))
         moving, masking = (
@@ -111,7 +111,7 @@ def sampled_conv2d_backward(
             back = mine[:, :, :, None].expand(-1, -1, -1, points, -1)
         else:
             back = torch.einsum("nhwgo,goct->nhwtgc", mine.unflatten(-1, (call.groups, -1)), kernel)
-        back = back.reshape(len(index), -1)
+        back = back.reshape(len(index), rows.shape[1])
         if need_input:
             mine_rows = scatter(back, index, weighed, len(rows))
             grad_rows = mine_rows if grad_rows is None else grad_rows + mine_rows
