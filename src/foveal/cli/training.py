@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from foveal.cli.extras import need
 from foveal.cli.terminal import make_console, tell
 
 
@@ -52,6 +53,7 @@ def train(
     from foveal.training.watchers import watchers
 
     refuse_several_processes()
+    need("jinja2")  # or hours of training would end without their page
     search_in(".")
     watchers(watch or [])  # a wrong name is told before the work
     place = [] if data_root is None else [f"data.root={json.dumps(str(data_root))}"]
