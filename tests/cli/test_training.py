@@ -84,7 +84,7 @@ def test_a_table_with_one_command(run: Run, paper: Path, tmp_path: Path, monkeyp
     assert re.search(r"^conv .* 77.43 ± 0.25 ", out, re.M)
     assert re.search(r"^lpsc: [+-]\d+\.\d\d points against conv; .* its mean\.$", out, re.M)
     assert sorted(path.name for path in Path("runs/table1").iterdir()) == [
-        *("conv", "lpsc", "report.html", "speed.json", "table.json", "theirs"),
+        *(".lock", "conv", "lpsc", "report.html", "speed.json", "table.json", "theirs"),
     ]
     code, out, err = run("report", "runs/table1", "--markdown", "--json", "results.json")
     assert (code, err) == (0, "")
@@ -319,3 +319,19 @@ def test_what_validation_chose_is_told(run: Run, table: Path, tmp_path: Path) ->
     (run_folder,) = tmp_path.glob("beta*/seed0")
     code, out, _ = run("evaluate", run_folder, "--split", "val")
     assert (code, out.startswith(f"{run_folder.parent.name}: val accuracy ")) == (0, True)
+
+
+def test_a_share_of_the_runs(run: Run, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, err = run("train", table, "--out", tmp_path, "--device", "cpu", "--seeds", "2", "--part", "2/2")
+    assert (code, err) == (0, "")
+    assert sorted(path.parent.name for path in tmp_path.glob("*/seed*/result.json")) == ["seed1", "seed1"]
+    for name, value in {"ID": "7", "MIN": "5", "COUNT": "4"}.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    code, out, _ = run("train", table, "--out", tmp_path, "--device", "cpu", "--seeds", "2")
+    assert code == 0
+    assert "part 3/4, as Slurm's array task 7 says" in out
+    assert len(list(tmp_path.glob("*/seed*/result.json"))) == 3
+    for part, words in (("2", "--part must be I/N"), ("5/4", "part must be I/N with I from 1 to N; got 5/4")):
+        code, _, err = run("train", table, "--out", tmp_path, "--part", part)
+        assert code == 2
+        assert words in err

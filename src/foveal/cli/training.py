@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,6 +31,10 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipes: train.epochs=2.")
     ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="The I-th of N shares of the runs.  [default: all, or Slurm's array task]"),
+    ] = None,
     watch: Annotated[
         list[str] | None, typer.Option(help="tensorboard, wandb, mlflow, or package.module:Name; again for more.")
     ] = None,
@@ -37,7 +42,7 @@ def train(
     """Train recipes, then write and print their table.
 
     Each recipe is one row. Run again with the same --out to go on: finished rows are kept, a stopped one continues
-    where it was.
+    where it was. Several of these at once share the runs of one folder.
     """
     from rich.markup import escape
 
@@ -47,8 +52,8 @@ def train(
     from foveal.reports.write import print_table
     from foveal.reports.write import report as write
     from foveal.training.environment import pick_device
-    from foveal.training.rows import default_out, fit_table, read_table
-    from foveal.training.run_folder import refuse_several_processes
+    from foveal.training.rows import default_out, fit_table, read_table, runs_of
+    from foveal.training.run_folder import alone, refuse_several_processes
     from foveal.training.speed import time_in_turns
     from foveal.training.watchers import watchers
 
@@ -61,22 +66,43 @@ def train(
     rows = [row for row in table if isinstance(row, Recipe)]
     out = out or default_out(recipes[0], rows)
     chosen, console = pick_device(device), make_console()
-    todo = [out / row.name / f"seed{seed}" for row in rows for seed in range(seeds or row.seeds)]
+    share = _part(part)
+    todo = [out / row.name / f"seed{seed}" for row, seed in runs_of(rows, seeds, share)]
     names, several = ", ".join(row.name for row in rows), "s" if len(rows) > 1 else ""
     head = f"{len(rows)} row{several}, {len(todo)} runs: {names}" if len(todo) > 1 else ""
     told = Told(console, len(todo), sum((run / "result.json").exists() for run in todo), head)
-    done = fit_table(table, out, seeds=seeds, device=chosen, watch=[told, *(watch or [])])
+    done = fit_table(table, out, seeds=seeds, device=chosen, watch=[told, *(watch or [])], part=share)
+    for who in done.elsewhere.values():
+        console.print(escape(who.partition(";")[0]))
 
     def tell(turn: int, turns: int) -> None:
         if not turn:
             console.print(f"Timing all rows in {turns} turns ...")
 
-    time_in_turns(out, device=chosen, progress=tell)
-    page = write(out)
-    print_table(out, console)
+    with alone(out):
+        if not done.elsewhere:  # whoever is last times all rows
+            time_in_turns(out, device=chosen, progress=tell)
+        page = write(out)
+        print_table(out, console)
     console.print(f"report: {escape(str(page))}")
     if done.diverged:
         raise FloatingPointError(f"{len(done.diverged)} of {told.count} runs diverged: {', '.join(done.diverged)}")
+
+
+def _part(said: str | None) -> tuple[int, int] | None:
+    """A share of the runs: as it is said, or that of a task of Slurm's job arrays."""
+    if said is None:
+        known = [os.environ.get(f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "MIN", "COUNT")]
+        step = int(os.environ.get("SLURM_ARRAY_TASK_STEP", "1"))
+        if None in known:
+            return None
+        task, first, count = (int(number or 0) for number in known)
+        tell(f"part {(task - first) // step + 1}/{count}, as Slurm's array task {task} says")
+        return (task - first) // step + 1, count
+    share, slash, shares = said.partition("/")
+    if not (slash and share.isdecimal() and shares.isdecimal()):
+        raise ValueError(f"--part must be I/N, the I-th of N shares: 2/8; got {said!r}")
+    return int(share), int(shares)
 
 
 def evaluate(

@@ -23,10 +23,12 @@ from foveal.training.watchers import Watcher
 
 @dataclass(frozen=True)
 class FittedTable:
-    """What `fit_table` came to: each run's result.json, and the runs that diverged, ``NAME/seedK``."""
+    """What `fit_table` came to: each run's result.json, the runs that diverged, ``NAME/seedK``, and those that other processes
+    train, each with who it is."""
 
     results: list[dict[str, Any]]
     diverged: list[str]
+    elsewhere: dict[str, str]
 
 
 def fit_table(
@@ -36,10 +38,13 @@ def fit_table(
     seeds: int | None = None,
     device: str | torch.device = "auto",
     watch: Iterable[Watcher | str] = (),
+    part: tuple[int, int] | None = None,
 ) -> FittedTable:
     """Train the rows of a table with their seeds, one after the other; what is trained already is left as it is.
 
-    The data of every row is opened before any of them trains; a row that diverges does not cost the others.
+    The data of every row is opened before any of them trains; a row that diverges does not cost the others. Any number of
+    processes may train a table into one folder: each takes the next run that nobody holds, and what one left that died. Where a
+    disk has no locks, ``part`` shares the runs out.
     `foveal.training.time_in_turns` then times the rows side by side, `foveal.reports.report` writes the page.
 
     Args:
@@ -48,6 +53,7 @@ def fit_table(
         seeds: train each row with the seeds 0 to seeds - 1; the recipe's by default.
         device: ``"auto"`` is CUDA where there is one, else the CPU.
         watch: as in `fit`; watchers hear of all runs, and names make a new one for each run.
+        part: (I, N), the I-th of N shares of the runs, from 1; the same shares in every process.
 
     Raises:
         ValueError: there is nothing to train, or data or a run's folder is not in order.
@@ -66,14 +72,46 @@ def fit_table(
         for row in rows:
             if isinstance(row, Quoted):
                 write_file(Path(out) / row.name / "recipe.yaml", row.dump().encode())
-    done = FittedTable([], [])
-    for recipe in trained:
-        for seed in range(seeds or recipe.seeds):
+    done = FittedTable([], [], {})
+    left = runs_of(trained, seeds, part)
+    while left:
+        taken = []
+        done.elsewhere.clear()
+        for recipe, seed in left:
+            name = f"{recipe.name}/seed{seed}"
             try:
                 done.results.append(fit(recipe, out, seed=seed, device=chosen, watch=watch))
             except FloatingPointError:
-                done.diverged.append(f"{recipe.name}/seed{seed}")
+                done.diverged.append(name)
+            except BlockingIOError as error:  # another process has it; it may have died when all else is done
+                taken.append((recipe, seed))
+                done.elsewhere[name] = str(error)
+        if len(taken) == len(left):
+            break
+        left = taken
     return done
+
+
+def runs_of(
+    rows: Sequence[Recipe], seeds: int | None = None, part: tuple[int, int] | None = None
+) -> list[tuple[Recipe, int]]:
+    """The runs of a table, row by row and seed by seed, or one of their shares.
+
+    Args:
+        rows: those that are trained.
+        seeds: each row with the seeds 0 to seeds - 1; the recipe's by default.
+        part: (I, N): every N-th run from the I-th on.
+
+    Raises:
+        ValueError: there is no such share.
+    """
+    runs = [(row, seed) for row in rows for seed in range(seeds or row.seeds)]
+    if part is None:
+        return runs
+    share, shares = part
+    if not 1 <= share <= shares:
+        raise ValueError(f"part must be I/N with I from 1 to N; got {share}/{shares}")
+    return runs[share - 1 :: shares]
 
 
 def read_table(

@@ -72,6 +72,19 @@ def held(run: Path) -> Iterator[None]:
         lock.release()
 
 
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Wait until no other process times the rows of a table or writes its report."""
+    out.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(out / ".lock")
+    with contextlib.suppress(NotImplementedError):  # a disk without locks: files are put in place whole all the same
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def refuse_other_recipe(run: Path, recipe: Recipe) -> None:
     """A run's folder belongs to one recipe; titles and the place of the data may change.
 
