@@ -208,8 +208,8 @@ def free_shapes():
         ("deformable, modulated", square + moved[0], 20 + 90 * factors),
         ("snake, 9 points", snake_taps(9)[0] + bent, None),
         ("LDConv, 11 points", grid, None),
-        ("pinwheel, 4 strips of 3", wheel.flatten(0, 1), None),
-        ("D-LKA, 5x5 and 7x7 of dilation 3", large, 12),
+        ("pinwheel, 4 x 3 points", wheel.flatten(0, 1), None),
+        ("D-LKA, 5x5 and 7x7", large, 12),
     )
     figure = card(7.5, 1.9)
     for axes, (text, points, size) in zip(figure.subplots(1, len(panels)), panels, strict=True):
@@ -221,7 +221,13 @@ def free_shapes():
         axes.scatter([0], [0], marker="x", color=MUTED, s=30, linewidth=1)
         colours = [CELLS[k // 3] for k in range(12)] if "pinwheel" in text else CELLS[0]
         axes.scatter(
-            points[:, 1], points[:, 0], c=colours, s=36 if size is None else size, edgecolors=INK, linewidths=0.5
+            points[:, 1],
+            points[:, 0],
+            c=colours,
+            s=36 if size is None else size,
+            edgecolors=INK,
+            linewidths=0.5,
+            zorder=3,
         )
         bare(axes, text)
     save(figure, "free_shapes")
