@@ -8,13 +8,17 @@ from foveal import (
     AnisotropicConv2d,
     CrossConv1d,
     CrossConv2d,
+    DeformableLKA,
     LogPolarConv1d,
     LogPolarConv2d,
     LogPolarConv3d,
     LogPolarPool2d,
+    ModulatedDeformConv2d,
+    SnakeConv2d,
     convert,
 )
 from foveal.models import create_model
+from foveal.ops import onnx_deform
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -33,6 +37,62 @@ def onnx_of(model, input, tmp_path, **arguments):
     return [node.op_type for node in graph.graph.node], lambda x: torch.from_numpy(
         session.run(None, {name: x.numpy()})[0]
     )
+
+
+ON_GRIDS = {
+    # operators that stand for it, and how often
+    "anisotropic": (lambda: AnisotropicConv2d(4, 6), {"DeformConv": 1, "Conv": 2, "Max": 1}),
+    "anisotropic, concat": (
+        lambda: AnisotropicConv2d(4, 6, scales=(1, 2, 4), fuse="concat", share_weights=False),
+        {"DeformConv": 2, "Concat": 1},
+    ),
+    "anisotropic, strided groups": (
+        lambda: AnisotropicConv2d(4, 6, 5, stride=2, groups=2, dilation=2, offset_bound="half"),
+        {"DeformConv": 2, "Max": 1},
+    ),
+    "sum": (lambda: AnisotropicConv2d(4, 6, scales=(2, 3), fuse="sum"), {"DeformConv": 2}),
+    "modulated": (lambda: ModulatedDeformConv2d(4, 6, 3, 2, groups=2, offset_groups=2, dilation=2), {"DeformConv": 1}),
+    "deformable, even window": (
+        lambda: ModulatedDeformConv2d(4, 6, (2, 3), padding=(1, 0), modulated=False),
+        {"DeformConv": 1},
+    ),
+    "deform_conv2d": (lambda: DeformableLKA(4), {"DeformConv": 2}),
+}
+
+
+@pytest.mark.parametrize("name", ON_GRIDS)
+def test_points_on_grids_are_deform_conv(name, tmp_path):
+    torch.manual_seed(0)
+    make_layer, wanted = ON_GRIDS[name]
+    layer = make_layer().eval()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    input = torch.randn(2, 4, 13, 12)
+    with onnx_deform("DeformConv"):
+        operators, run = onnx_of(layer, input, tmp_path)
+    assert "GridSample" not in operators
+    assert {kind: operators.count(kind) for kind in wanted} == wanted
+    torch.testing.assert_close(run(input), layer(input).detach(), rtol=1e-4, atol=1e-4)
+    assert "DeformConv" not in onnx_of(layer, input, tmp_path)[0]  # outside of the context
+
+
+def test_points_on_no_grid_stay_grid_sample(tmp_path):
+    layer, input = SnakeConv2d(4, 6).eval(), torch.randn(1, 4, 9, 8)
+    with onnx_deform("auto"):
+        operators, run = onnx_of(layer, input, tmp_path)
+    assert (operators.count("GridSample"), operators.count("DeformConv")) == (1, 0)
+    torch.testing.assert_close(run(input), layer(input).detach(), rtol=1e-4, atol=1e-4)
+    half = AnisotropicConv2d(4, 6, scales=(1, 2.5)).eval()
+    with onnx_deform("auto"):
+        assert "GridSample" in onnx_of(half, input, tmp_path)[0]
+    with pytest.raises(ValueError, match="needs points on a grid of pixels"), onnx_deform("DeformConv"):
+        onnx_of(half, input, tmp_path)
+    with (
+        pytest.raises(ValueError, match="deform must be one of 'auto', 'DeformConv', 'GridSample'; got 'deform'"),
+        onnx_deform("deform"),
+    ):
+        pass
 
 
 LAYERS = {

@@ -14,7 +14,16 @@ from matplotlib.patches import Circle, Rectangle
 
 from foveal import LogPolarConv1d, LogPolarConv2d, LogPolarConv3d, LogPolarPool2d, PointLogPolarConv
 from foveal.data import create_dataset
-from foveal.geometry import log_polar_bins, region_grid, squared_limits
+from foveal.geometry import (
+    grid_taps,
+    log_polar_bins,
+    pinwheel_taps,
+    region_grid,
+    scaled_taps,
+    snake_offsets,
+    snake_taps,
+    squared_limits,
+)
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
@@ -188,6 +197,44 @@ def equivariance():
     save(figure, "equivariance")
 
 
+def free_shapes():
+    """Where kernels of free points read around a pixel: untrained, and after their points have moved."""
+    generator = torch.Generator().manual_seed(3)
+    steps = torch.rand(1, 9, 1, 1, generator=generator) * 2 - 1
+    bent = snake_offsets(steps).reshape(9, 2)
+    moved = torch.randn(1, 9, 2, generator=generator) * 0.5
+    square, grid, wheel = scaled_taps(3, (1,))[0], grid_taps(11)[0], pinwheel_taps(3)
+    large = torch.cat((scaled_taps(5, (1,))[0], scaled_taps(7, (3,))[0]))
+    factors = torch.rand(9, generator=generator)
+    panels = (
+        ("deformable, modulated", square + moved[0], 20 + 90 * factors),
+        ("snake, 9 points", snake_taps(9)[0] + bent, None),
+        ("LDConv, 11 points", grid, None),
+        ("pinwheel, 4 x 3 points", wheel.flatten(0, 1), None),
+        ("D-LKA, 5x5 and 7x7", large, 12),
+    )
+    figure = card(7.5, 1.9)
+    for axes, (text, points, size) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        reach = 10 if len(points) > 20 else 5
+        axes.set(xlim=(-reach - 0.5, reach + 0.5), ylim=(reach + 0.5, -reach - 0.5), aspect="equal")
+        for line in range(-reach, reach + 2):
+            axes.axhline(line - 0.5, color=FAINT, linewidth=0.3)
+            axes.axvline(line - 0.5, color=FAINT, linewidth=0.3)
+        axes.scatter([0], [0], marker="x", color=MUTED, s=30, linewidth=1)
+        colours = [CELLS[k // 3] for k in range(12)] if "pinwheel" in text else CELLS[0]
+        axes.scatter(
+            points[:, 1],
+            points[:, 0],
+            c=colours,
+            s=36 if size is None else size,
+            edgecolors=INK,
+            linewidths=0.5,
+            zorder=3,
+        )
+        bare(axes, text)
+    save(figure, "free_shapes")
+
+
 def table(name):
     """What an example wrote, as Markdown."""
     found = json.loads((RESULTS / f"{name}.json").read_text())
@@ -217,7 +264,7 @@ def written(page):
 if __name__ == "__main__":
     (HERE.parent / "images").mkdir(exist_ok=True)
     with torch.no_grad():
-        for picture in (pooling, signals_and_volumes, points, equivariance):
+        for picture in (pooling, signals_and_volumes, points, equivariance, free_shapes):
             picture()
     for page in set(PAGES.values()):
         (HERE / page).write_text(written(page))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from foveal.geometry import plain, scaled_taps
 from foveal.layers import shaped
 from foveal.ops import arguments, sampled_conv2d
+from foveal.ops.sampled.export import on_grids
 from foveal.ops.sampled.op import winning_set
 from foveal.ops.sampled.operands import FUSES, MOST_SETS
 
@@ -170,6 +171,14 @@ class AnisotropicConv2d(shaped.ShapedConv):
         arguments.check_floating(input)
         offsets = self.offsets(input)
         size = self._output_size(input)
+        if arguments.exporting() and not isinstance(self.scales, str) and input.ndim == 4:
+            exported = on_grids(
+                *(input, self.weight, offsets, self.bias),
+                scales=self.scales, stride=self.stride, before=self.before, dilation=self.dilation, output_size=size,
+                groups=self.groups, fuse=self.fuse, zeros=self.padding_mode == "zeros",
+            )  # fmt: skip
+            if exported is not None:
+                return exported if self.projection is None else self.projection(exported)
         out = sampled_conv2d(
             self._padded(input),
             self.weight.flatten(-2),

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from foveal.geometry import scaled_taps
 from foveal.layers import shaped
-from foveal.ops import deform_conv2d, sampled_conv2d
+from foveal.ops import arguments, deform_conv2d, sampled_conv2d
+from foveal.ops.sampled.export import on_grids
 
 _BORDERS = {"zeros": "zeros", "replicate": "border"}  # nn.Conv2d's padding modes as points know them
 
@@ -178,6 +179,14 @@ class ModulatedDeformConv2d(shaped.ShapedConv):
     def forward(self, input: Tensor) -> Tensor:
         """Predict offsets and masks, and convolve."""
         offset, mask = self.offsets(input)
+        if arguments.exporting() and input.ndim == 4:
+            exported = on_grids(
+                *(input, self.weight, offset, self.bias),
+                scales=(1,), stride=self.stride, before=self.before, dilation=self.dilation, output_size=offset.shape[-2:],
+                groups=self.groups, mask=mask, offset_groups=self.offset_groups, zeros=self.padding_mode == "zeros",
+            )  # fmt: skip
+            if exported is not None:
+                return exported
         return sampled_conv2d(
             input,
             self.weight.flatten(2),

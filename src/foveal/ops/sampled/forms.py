@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from foveal.ops import arguments
+from foveal.ops.sampled.export import on_grids
 from foveal.ops.sampled.op import sampled_conv2d
 
 
@@ -148,6 +149,19 @@ def deform_conv2d(
     before = arguments.pair("padding", padding, at_least=0)
     dilation = arguments.pair("dilation", dilation, at_least=1)
     window = (dilation[0] * (sides[0] - 1), dilation[1] * (sides[1] - 1))
+    size = [
+        arguments.output_side(side, 2 * b, w, s)
+        for side, b, w, s in zip(input.shape[2:], before, window, stride, strict=True)
+    ]
+    groups = input.shape[1] // weight.shape[1]
+    if arguments.exporting():
+        exported = on_grids(
+            *(input, weight, offset, bias),
+            scales=(1,), stride=stride, before=before, dilation=dilation, output_size=size, groups=groups,
+            mask=mask, offset_groups=offset_groups,
+        )  # fmt: skip
+        if exported is not None:
+            return exported
     make = _known_taps if arguments.at_once(input) else _scaled_taps
     return sampled_conv2d(
         input,
@@ -158,9 +172,6 @@ def deform_conv2d(
         mask=mask,
         offset_groups=offset_groups,
         stride=stride,
-        groups=input.shape[1] // weight.shape[1],
-        output_size=[
-            arguments.output_side(size, 2 * b, w, s)
-            for size, b, w, s in zip(input.shape[2:], before, window, stride, strict=True)
-        ],
+        groups=groups,
+        output_size=size,
     )
