@@ -103,8 +103,8 @@ def _check_binned(device: str, dtype: Any, channels: int, side: int) -> dict[str
         gpu.weight_gradient(grad, input, weight, bins, *plain),
     )
     wide = [tensor.double() for tensor in (grad, input, weight)]
-    exact = reference.binned_conv2d(*wide[1:], bins, None, *plain)
-    both = reference.binned_conv2d_backward(*wide, bins, *plain, [True, True])
+    exact = reference.binned_conv(*wide[1:], bins, None, *plain)
+    both = reference.binned_conv_backward(*wide, bins, *plain, [True, True])
     return _relative(found, (exact, *both), ("output", "input", "weight"))
 
 

@@ -62,7 +62,7 @@ def quickstart_table():
     seconds = sum(run["seconds"] for row in rows for run in row["runs"])
     lines += [
         "",
-        f"Measured on {where['cpu']}, {where['threads']} threads, PyTorch {where['torch']}, seed 0: {seconds:.0f} s for all five.",
+        f"Measured on {where['cpu']}, {where['threads']} thread(s), PyTorch {where['torch']}, seed 0: {seconds:.0f} s for all five.",
     ]
     return "\n".join(lines)
 

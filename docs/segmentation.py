@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from foveal.analysis import save
-from foveal.reports.cases import best_and_worst
+from foveal.tasks.maps import best_and_worst
 from foveal.training.saved import load_data, load_run
 
 HERE = Path(__file__).parent

@@ -189,3 +189,38 @@ def test_parts_on_a_gpu_end_in_time_and_are_summed_up(tmp_path, monkeypatch):
     assert lines[2:] == ["tests: 1 passed, 1 failed, 0 skipped", "  FAILED test_gpu.py::b: E   AssertionError: 3"]
     with pytest.raises(SystemExit, match="--parts must name some of smoke, tests"):
         on_gpu.main(["--parts", "nothing", "--out", str(tmp_path / "out")])
+
+
+def test_plans_in_architectures_of_timm(timm, tmp_path, capsys):
+    zoo = script("timm_architectures")
+    names = zoo.ARCHITECTURES.split()
+    assert len(set(names)) == len(names) == 66
+    path = tmp_path / "found.json"
+    few = ["lcnet_050", "tf_mobilenetv3_small_075", "nf_regnet_b0", "mixer_s32_224"]
+    zoo.main([str(path), *few])
+    found = json.loads(path.read_text())
+    assert [(row["architecture"], row["plan"]) for row in found["rows"]] == [(n, p) for n in few for p in zoo.PLANS]
+    assert found["outcomes"] == {plan: {"sound": 3, "no 3x3 convolution": 1} for plan in zoo.PLANS}
+    folded = {
+        row["architecture"]: row["folded"] for row in found["rows"] if row.get("layers") and row["plan"] == "log_polar"
+    }
+    assert folded == {"lcnet_050": 7, "tf_mobilenetv3_small_075": 4, "nf_regnet_b0": 17}
+    zoo.main([str(path), *few])
+    assert len(capsys.readouterr().out.splitlines()) == len(found["rows"]), "nothing is done twice"
+
+
+def test_what_was_found_in_architectures_of_timm():
+    zoo = script("timm_architectures")
+    found = json.loads((FOLDER.parent / "docs" / "results" / "timm_architectures.json").read_text())
+    assert {row["architecture"] for row in found["rows"]} == set(zoo.ARCHITECTURES.split())
+    assert len(found["rows"]) == 2 * 66
+    assert {row["outcome"] for row in found["rows"]} <= {"sound", "no 3x3 convolution", "refused"}
+
+
+@pytest.mark.slow
+def test_plans_in_all_of_these_architectures(timm, tmp_path):
+    zoo = script("timm_architectures")
+    zoo.main([str(tmp_path / "found.json")])
+    outcomes = json.loads((tmp_path / "found.json").read_text())["outcomes"]
+    kept = json.loads((FOLDER.parent / "docs" / "results" / "timm_architectures.json").read_text())
+    assert outcomes == kept["outcomes"]

@@ -1,4 +1,4 @@
-"""The pages about layers: what they show runs, their tables are those of the JSON files, their links lead somewhere."""
+"""The pages about layers and deployment: what they show runs, their tables are those of the JSON files, their links lead somewhere."""
 
 import importlib.util
 import re
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-PAGES = sorted((Path(__file__).parent.parent / "docs" / "layers").glob("*.md"))
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = [*sorted((DOCS / "layers").glob("*.md")), DOCS / "export.md"]
 
 
 def test_there_are_pages():

@@ -4,18 +4,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from foveal.deploy import export, fold
     from foveal.layers import (
         AnisotropicConv2d,
         CrossConv1d,
         CrossConv2d,
         CrossConv3d,
+        DeformableLKA,
         DeformableRoIPool,
+        DeformConv2d,
+        DeformConv4,
+        LDConv2d,
         LogPolarConv1d,
         LogPolarConv2d,
         LogPolarConv3d,
         LogPolarPool2d,
+        ModulatedDeformConv2d,
+        PinwheelConv2d,
         PointLogPolarConv,
+        SnakeConv2d,
     )
+    from foveal.ops.take_over import take_over
     from foveal.surgery import LAYERS, convert, reparameterize
 
 __all__ = [
@@ -24,20 +33,35 @@ __all__ = [
     "CrossConv1d",
     "CrossConv2d",
     "CrossConv3d",
+    "DeformConv2d",
+    "DeformConv4",
+    "DeformableLKA",
     "DeformableRoIPool",
+    "LDConv2d",
     "LogPolarConv1d",
     "LogPolarConv2d",
     "LogPolarConv3d",
     "LogPolarPool2d",
+    "ModulatedDeformConv2d",
+    "PinwheelConv2d",
     "PointLogPolarConv",
+    "SnakeConv2d",
     "convert",
+    "export",
+    "fold",
     "reparameterize",
+    "take_over",
 ]
-_SURGERY = ("LAYERS", "convert", "reparameterize")
+_WHERE = {
+    **dict.fromkeys(("LAYERS", "convert", "reparameterize"), "foveal.surgery"),
+    **dict.fromkeys(("export", "fold"), "foveal.deploy"),
+    "take_over": "foveal.ops.take_over",
+}
 _ROOMS = (
     "analysis",
     "bench",
     "data",
+    "deploy",
     "evaluation",
     "geometry",
     "layers",
@@ -55,7 +79,7 @@ _ROOMS = (
 def __getattr__(name: str) -> Any:
     """Names are handed on when they are asked for: torch takes a second to import, and ``foveal --help`` needs none."""
     if name in __all__:
-        return getattr(import_module("foveal.surgery" if name in _SURGERY else "foveal.layers"), name)
+        return getattr(import_module(_WHERE.get(name, "foveal.layers")), name)
     if name in _ROOMS:
         return import_module(f"foveal.{name}")
     if name == "load":

@@ -6,29 +6,47 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from foveal import geometry
 from foveal.layers import (
     AnisotropicConv2d,
     CrossConv1d,
     CrossConv2d,
     CrossConv3d,
     DeformableRoIPool,
+    DeformConv2d,
+    LDConv2d,
     LogPolarConv1d,
     LogPolarConv2d,
     LogPolarConv3d,
+    ModulatedDeformConv2d,
+    PinwheelConv2d,
+    SnakeConv2d,
+    deformable,
     roi,
     shaped,
+    timm_convs,
 )
+from foveal.named import find, is_dotted
 
 Model = TypeVar("Model", bound=nn.Module)
 LogPolar = {1: LogPolarConv1d, 2: LogPolarConv2d, 3: LogPolarConv3d}
 Cross = {1: CrossConv1d, 2: CrossConv2d, 3: CrossConv3d}
-Ours = (*LogPolar.values(), *Cross.values(), AnisotropicConv2d)
+Free = (SnakeConv2d, LDConv2d, PinwheelConv2d)
+Ours = (*LogPolar.values(), *Cross.values(), AnisotropicConv2d, DeformConv2d, ModulatedDeformConv2d, *Free)
+# bins of other shapes, by the name of their layer in a plan
+Shapes: dict[str, Callable[..., Tensor]] = {
+    "rings": geometry.ring_bins,
+    "hexagon": geometry.hexagon_bins,
+    "peripheral": geometry.peripheral_bins,
+    "strips": geometry.cross_bins,
+}
 Conventional = tuple(shaped.CONVS.values())
 
 
@@ -64,8 +82,11 @@ def _dilated(conv: nn.Module, *, dilation: Any = 2, **spec: Any) -> nn.Module:
     return _conv(conv, dilation=dilation, **spec)
 
 
-def _deformable(conv: Any, **spec: Any) -> AnisotropicConv2d:
-    """The deformable convolution: one scale, offsets without bound."""
+def _deformable(conv: Any, **spec: Any) -> AnisotropicConv2d | ModulatedDeformConv2d:
+    """The deformable convolution: one scale, offsets without bound; or, by an argument of its own, DCNv2's."""
+    if not spec.keys().isdisjoint(("modulated", "offset_groups", "mask_scale")):
+        _check_names("deformable", spec, (ModulatedDeformConv2d,), " with masks or offset groups")
+        return ModulatedDeformConv2d.from_conv(conv, **{"modulated": False, **spec})
     return AnisotropicConv2d.from_conv(conv, **{"scales": (1,), "offset_bound": None, **spec})
 
 
@@ -83,17 +104,30 @@ def _cross(conv: nn.Module, **spec: Any) -> nn.Module:
     return Cross[dims].from_conv(conv, **spec)
 
 
-# the name in a plan: how it is made from a convolution, and the constructors whose arguments it takes
-_MAKERS: dict[str, tuple[Callable[..., nn.Module], tuple[type[nn.Module], ...]]] = {
+def _shape(name: str, conv: Any, *, kernel_size: Any = 9, **spec: Any) -> LogPolarConv2d:
+    """A convolution whose weights are shared over bins of another shape."""
+    own = [key for key in inspect.signature(Shapes[name]).parameters if key in spec]
+    bins = Shapes[name](kernel_size, **{key: spec.pop(key) for key in own})
+    return LogPolarConv2d.from_conv(conv, kernel_size=kernel_size, bins=bins, **spec)
+
+
+# the name in a plan: how it is made from a convolution, and what takes its arguments
+_MAKERS: dict[str, tuple[Callable[..., nn.Module], tuple[Callable[..., Any], ...]]] = {
     "conv": (_conv, Conventional),
     "dilated": (_dilated, Conventional),
-    "deformable": (_deformable, (AnisotropicConv2d,)),
+    "deformable": (_deformable, (AnisotropicConv2d, ModulatedDeformConv2d)),
     "log_polar": (_log_polar, tuple(LogPolar.values())),
     "cross": (_cross, (*Cross.values(), *LogPolar.values())),
     "anisotropic": (AnisotropicConv2d.from_conv, (AnisotropicConv2d,)),
+    **{name: (partial(_shape, name), (LogPolarConv2d, made)) for name, made in Shapes.items()},
+    "snake": (SnakeConv2d.from_conv, (SnakeConv2d,)),
+    "ldconv": (LDConv2d.from_conv, (LDConv2d,)),
+    "pinwheel": (PinwheelConv2d.from_conv, (PinwheelConv2d,)),
+    "deform": (lambda module: DeformConv2d.from_module(module), ()),
     "deformable_roi_pool": (DeformableRoIPool.from_pool, (DeformableRoIPool,)),
 }
 _POOLING = "deformable_roi_pool"  # the one that stands for a RoI pooling, not for a convolution
+_DEFORM = "deform"  # the one that stands for torchvision's deformable convolution
 LAYERS = tuple(_MAKERS)
 _TAKEN = {
     "self",
@@ -150,12 +184,14 @@ def convert(model: Any, plan: Plan, *, dry_run: bool = False, input_size: Sequen
     ``"type:Conv2d[kernel_size=3, groups=1]"``. Conditions are kernel_size and stride (``3``, or ``3x5``), groups,
     in_channels, out_channels and depthwise (``true`` or ``false``). ``type:`` passes over 1x1 kernels, which mix channels and
     see nothing around them, unless a condition asks for ``kernel_size=1``. An entry is
-    ``{"layer": name, ...}`` with a name of ``LAYERS``; its other keys are arguments of that layer and override what is
-    taken from the convolution. The weights start fresh, also in a pretrained model: only the bias stays. ``"init": "project"``
-    takes the old kernel over, too; a dry run tells which it is. An entry None leaves alone what it matches.
+    ``{"layer": name, ...}`` with a name of ``LAYERS``, or ``"package.module:Name"`` of a layer of your own, a class with
+    ``from_conv(conv, **arguments)``; its other keys are arguments of that layer and override what is taken from the
+    convolution. The weights start fresh, also in a pretrained model: only the bias stays. ``"init": "project"`` takes the old
+    kernel over, too; a dry run tells which it is. An entry None leaves alone what it matches.
 
     ``deformable_roi_pool`` stands for RoI pooling (torchvision's RoIAlign or RoIPool) and takes ``channels``, those of the
-    map; all other layers stand for convolutions, and a pattern passes over what its layer cannot stand for.
+    map; ``deform`` stands for torchvision's DeformConv2d, keeps its weights and takes nothing; all other layers stand for
+    convolutions, and a pattern passes over what its layer cannot stand for.
 
     The convolution tells the dimensions: nn.Conv1d, nn.Conv2d and nn.Conv3d can become conv, dilated, log_polar and cross
     of as many, and nn.Conv2d all others, too.
@@ -163,7 +199,8 @@ def convert(model: Any, plan: Plan, *, dry_run: bool = False, input_size: Sequen
     A converted network is traced by torch.export. A symbolic tracer (torch.fx, torchvision's ``create_feature_extractor``) must
     take foveal's layers as they are: ``tracer_kwargs={"leaf_modules": [foveal.LogPolarConv2d, ...]}``.
 
-    The padding of timm's Conv2dSame, which depends on the size of the input, is kept by a hook in front of the new layer.
+    Of timm's convolutions the padding that depends on the size of the input (``...Same``) is kept by a hook in front of the new
+    layer, and standardised weights (``StdConv2d``, ``ScaledStdConv2d``) by a parametrisation of its weight.
 
     Device, dtype, requires_grad, train/eval mode and hooks are kept; a shared module stays shared, and so does a shared
     parameter, or the plan is refused. A network with a method
@@ -207,8 +244,7 @@ def convert(model: Any, plan: Plan, *, dry_run: bool = False, input_size: Sequen
     changes = []
     for names, old, new, init in replacements:
         given = inputs.get(names[0])
-        padded = shaped.SamePadding(old) if shaped.pads_by_size(old) else None  # type: ignore[arg-type]
-        macs = _macs(old, given), _macs(new, given, padded)
+        macs = _macs(old, given), _macs(new, given, timm_convs.same_padding(old))
         changes.append(Change(names[0], _said(old), _said(new), _size(old), _size(new), *macs, init))
     return changes
 
@@ -219,7 +255,9 @@ def _replacements(model: nn.Module, plan: Plan) -> list[Replacement]:
     conditions = {pattern: _conditions(pattern) for pattern in plan}
     left = dict.fromkeys(plan, True)
     replacements: list[Replacement] = []
-    for names, conv in _modules(model, lambda module: _is_conv(module) or roi.is_pool(module)):
+    for names, conv in _modules(
+        model, lambda module: _is_conv(module) or roi.is_pool(module) or deformable.is_torchvisions(module)
+    ):
         pattern = next(
             (
                 p
@@ -234,11 +272,12 @@ def _replacements(model: nn.Module, plan: Plan) -> list[Replacement]:
         maker = makers[pattern]
         if maker is not None:
             try:
-                new = maker(shaped.without_same_padding(conv))
+                new = maker(timm_convs.plain(conv))
             except ValueError as error:
                 raise ValueError(f"{names[0] or 'the model'}, matched by {pattern!r}: {error}") from error
             init = (plan[pattern] or {}).get("init", "fresh")
             _settle(model, new, init == "fresh")
+            timm_convs.standardise(new, conv, fresh=init == "fresh")
             replacements.append(Replacement(names, conv, new, init))
     for pattern, nothing in left.items():
         if nothing:
@@ -287,8 +326,7 @@ def _put(model: Model, replacements: Sequence[Replacement]) -> Model:
     for names, old, new, _ in replacements:
         for hooks in _HOOKS:  # the same ones, so that the handles that remove them still do
             setattr(new, hooks, getattr(old, hooks))
-        if shaped.pads_by_size(old):
-            new.register_forward_pre_hook(shaped.SamePadding(old))  # type: ignore[arg-type]
+        timm_convs.pad_by_size(new, old)
         for name in names:
             if not name:
                 return new  # type: ignore[return-value]
@@ -298,8 +336,11 @@ def _put(model: Model, replacements: Sequence[Replacement]) -> Model:
 
 
 def _stands_for(entry: Mapping[str, Any] | None, module: nn.Module) -> bool:
-    """Whether an entry is for such a module: a RoI pooling or a convolution."""
-    return entry is None or (entry["layer"] == _POOLING) == roi.is_pool(module)
+    """Whether an entry is for such a module: a RoI pooling, a deformable convolution of torchvision's or a convolution."""
+    if entry is None:
+        return True
+    alone = _POOLING if roi.is_pool(module) else _DEFORM if deformable.is_torchvisions(module) else None
+    return entry["layer"] == alone or (alone is None and entry["layer"] not in (_POOLING, _DEFORM))
 
 
 _HOOKS = (
@@ -398,7 +439,7 @@ def _holds(conditions: dict[str, Any] | None, entry: Mapping[str, Any] | None, m
 def _said(module: Any) -> str:
     """A layer in a word, with its window."""
     sides = ["x".join(map(str, getattr(module, name))) for name in ("kernel_size", "field") if hasattr(module, name)]
-    return " ".join([type(module).__name__, " and ".join(sides)]).rstrip()
+    return " ".join([type(module).__name__.removeprefix("Parametrized"), " and ".join(sides)]).rstrip()
 
 
 def _size(module: nn.Module) -> int:
@@ -419,7 +460,9 @@ def _inputs(model: nn.Module, names: Iterable[str], size: Sequence[int]) -> dict
     return found
 
 
-def _macs(module: nn.Module, inputs: Sequence[Tensor] | None, padding: shaped.SamePadding | None = None) -> int | None:
+def _macs(
+    module: nn.Module, inputs: Sequence[Tensor] | None, padding: timm_convs.SamePadding | None = None
+) -> int | None:
     """Multiply-adds of a module on what it gets; None where that is not known."""
     if inputs is None:
         return None
@@ -438,6 +481,8 @@ def _maker(pattern: str, entry: Mapping[str, Any] | None) -> Callable[[nn.Module
         raise ValueError(f"plan[{pattern!r}] must be a mapping with the key 'layer', or None; got {entry!r}")
     spec = dict(entry)
     layer = spec.pop("layer")
+    if is_dotted(layer):
+        return _own_maker(f"plan[{pattern!r}]", layer, spec)
     if layer not in LAYERS:
         raise ValueError(
             f"plan[{pattern!r}]: no layer {layer!r}{_nearest(layer, LAYERS)}; layers are {', '.join(LAYERS)}"
@@ -450,6 +495,30 @@ def _maker(pattern: str, entry: Mapping[str, Any] | None) -> Callable[[nn.Module
     return lambda conv: make(conv, **spec)
 
 
+def _own_maker(where: str, layer: str, spec: Mapping[str, Any]) -> Callable[[nn.Module], nn.Module]:
+    """How a layer of the user's own is made from a convolution."""
+    try:
+        kind = find(layer, "a layer")
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    make = getattr(kind, "from_conv", None)
+    if not callable(make):
+        raise ValueError(f"{where}: {layer} must be a class with from_conv(conv, **arguments)")
+
+    def made(conv: nn.Module) -> nn.Module:
+        try:
+            inspect.signature(make).bind(conv, **spec)
+        except TypeError as error:
+            raise ValueError(f"{layer}.from_conv: {error}") from error
+        new = make(conv, **spec)
+        if not isinstance(new, nn.Module):
+            raise ValueError(f"{layer}.from_conv must return an nn.Module; got {type(new).__name__}")
+        like = next(conv.parameters())
+        return new.to(like.device, like.dtype).train(conv.training)
+
+    return made
+
+
 def layer_arguments(layer: str) -> list[str]:
     """What an entry of a plan may say of a layer, beside its name.
 
@@ -457,18 +526,23 @@ def layer_arguments(layer: str) -> list[str]:
         >>> [name for name in layer_arguments("log_polar") if "bins" in name]
         ['angular_bins', 'bins', 'radial_bins']
     """
-    made = _MAKERS[layer][1]
-    allowed = {name for cls in made for name in inspect.signature(cls.__init__).parameters} - _TAKEN
-    return sorted(allowed | ({"init"} if layer != _POOLING else set()))
+    return sorted(_allowed(layer, _MAKERS[layer][1]))
 
 
-def _check_names(layer: str, spec: Iterable[str], constructors: Iterable[type[nn.Module]], where: str = "") -> None:
+def _check_names(layer: str, spec: Iterable[str], constructors: Iterable[Callable[..., Any]], where: str = "") -> None:
     """The constructors of a layer take each argument of an entry."""
-    allowed = {name for cls in constructors for name in inspect.signature(cls.__init__).parameters} - _TAKEN
-    allowed |= {"init"} if layer != _POOLING else set()
+    allowed = _allowed(layer, constructors)
     for name in spec:
         if name not in allowed:
             raise ValueError(f"layer {layer!r} has no argument {name!r}{where}{_nearest(name, sorted(allowed))}")
+
+
+def _allowed(layer: str, constructors: Iterable[Callable[..., Any]]) -> set[str]:
+    """The arguments that an entry may have; those of the log-polar map are none of another shape's."""
+    found = {name for made in constructors for name in inspect.signature(made).parameters} - _TAKEN
+    if layer in Shapes:
+        found -= {*inspect.signature(geometry.log_polar_bins).parameters, "bins", "count_center"} - {"kernel_size"}
+    return found if layer in (_POOLING, _DEFORM) else found | {"init"}
 
 
 def _settle(model: nn.Module, layer: nn.Module, fresh: bool) -> None:
@@ -480,7 +554,7 @@ def _settle(model: nn.Module, layer: nn.Module, fresh: bool) -> None:
             layer.to(like.device, like.dtype)
         return
     rule = getattr(model, "init_layer", None)
-    if rule is None or not fresh:
+    if rule is None or not fresh or not isinstance(layer, (*Ours, *Conventional)):
         return
     for part in (layer.conv, layer.log_polar) if isinstance(layer, tuple(Cross.values())) else (layer,):
         if part is not None:
@@ -494,6 +568,9 @@ def _why_unmatched(model: nn.Module, pattern: str, entry: Mapping[str, Any] | No
     if entry is not None and entry["layer"] == _POOLING:
         pools = ", ".join(name for names, _ in _modules(model, roi.is_pool) for name in names) or "none"
         return f"plan[{pattern!r}] is left with no RoI pooling (RoIAlign or RoIPool of torchvision); the model's are {pools}"
+    if entry is not None and entry["layer"] == _DEFORM:
+        found = ", ".join(name for names, _ in _modules(model, deformable.is_torchvisions) for name in names) or "none"
+        return f"plan[{pattern!r}] is left with no DeformConv2d of torchvision; the model's are {found}"
     convs = [name for names, _ in _modules(model, _is_conv) for name in names]
     conditions = _conditions(pattern)
     if any(name in convs for name in matched) and not any(

@@ -332,6 +332,8 @@ def test_wrong_boxes():
         cam_box(picture, 0.5, "hull")
     with pytest.raises(ValueError, match=r"heat must be \[..., h, w\]"):
         cam_box(torch.rand(3, 0), 0.5)
+    with pytest.raises(ValueError, match="heat must hold numbers; got NaN"):
+        cam_box(torch.full((3, 3), float("nan")), 0.5)
 
 
 def test_grad_cam_inside_inference_mode_and_of_nothing():

@@ -69,3 +69,11 @@ def test_counters_of_modules(name, count):
     network, plain = built(NETWORKS[name]), built(OF_CONVOLUTIONS.get(name))
     besides = count(plain) - cost(plain, SIZE, latency=False).macs
     assert count(network) - besides == cost(network, SIZE, latency=False).macs
+
+
+@pytest.mark.parametrize("count", [through_ptflops, through_thop])
+@pytest.mark.parametrize("layer", ["conv", "log_polar", "cross", "anisotropic"])
+def test_standardised_convolutions(layer, count, timm):
+    network = nn.Sequential(timm.layers.ScaledStdConv2d(3, 8, 3), timm.layers.ScaledStdConv2dSame(8, 8, 3))
+    convert(network, {"*": {"layer": layer}}).eval()
+    assert count(network) == cost(network, SIZE, latency=False).macs > 0

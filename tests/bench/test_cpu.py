@@ -40,7 +40,9 @@ def test_every_bar_has_its_figure(watch: Any) -> None:
                 if row.bar:
                     found[name, row.what.partition(";")[0]] = str(row.bar)
             watch.sides.clear()  # they hold the tensors of the case
-    if missing := [peer for peer in ("torchvision.ops", "onnx", "onnxruntime") if not watch.peer(peer)]:
+    if missing := [
+        peer for peer in ("torchvision.ops", "onnx", "onnxruntime", "scipy.spatial") if not watch.peer(peer)
+    ]:
         pytest.skip(f"without {', '.join(missing)} their bars are left out")
     conv, dense, runtime, tv = "3x3 nn.Conv2d", "dense convolution", "onnxruntime DeformConv", "torchvision per scale, maximum"  # fmt: skip
     assert found == {
@@ -57,6 +59,10 @@ def test_every_bar_has_its_figure(watch: Any) -> None:
         ("overhead", "binned_conv2d without gradient"): "<= 8", ("overhead", "binned_conv2d with gradient"): "<= 16",
         ("overhead", "sampled_conv2d without gradient"): "<= 8", ("overhead", "sampled_conv2d with gradient"): "<= 16",
         ("resnet110", "LPSC beside conventional"): "<= 1.1", ("resnet110", "LPSC-CC beside conventional"): "<= 1.25",
+        ("volume-k9", dense): ">= 6", ("volume-k9", "3x3x3 nn.Conv3d"): ">= 3", ("volume-k9-train", dense): ">= 6",
+        ("volume-k11", dense): ">= 11", ("volume-k11-train", dense): ">= 11",
+        ("volume-k9-64", "3x3x3 nn.Conv3d"): "<= 2", ("points", "forward"): "<= 1.5",
+        ("neighbours", "scipy's cKDTree"): "<= 1.5",
         ("quickstart", "log_polar on plain PyTorch"): ">= 2", ("quickstart", "anisotropic on plain PyTorch"): ">= 2",
     }  # fmt: skip
 

@@ -147,12 +147,12 @@ def test_draw_a_trained_network(run: Run, trained: Path, tmp_path: Path) -> None
 
 def test_the_position_of_a_pooled_picture_is_the_pixel(run: Run, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At stride 2 and with the paddings of a same-size layer, without any, and with more than half a window."""
-    from foveal import analysis
+    from foveal.evaluation import drawing
 
     monkeypatch.chdir(image.parent)
     drawn = []
-    real = analysis.draw_pooled
-    monkeypatch.setattr(analysis, "draw_pooled", lambda *a, **k: drawn.append((a[3], k["pixel"])) or real(*a, **k))
+    real = drawing.draw_pooled
+    monkeypatch.setattr(drawing, "draw_pooled", lambda *a, **k: drawn.append((a[3], k["pixel"])) or real(*a, **k))
     for padding in (4, 0, 6):
         plan = LOG_POLAR.replace("stride: 2", f"stride: 2, padding: {padding}")
         assert run("draw", "pooled", "small_cnn", "--plan", plan, "--image", image, "--at", "8,12")[0] == 0

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from foveal.cli import training
+from foveal.training.rows import default_out
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -179,12 +180,8 @@ def test_a_changed_recipe_needs_another_folder(trained: Path, table: Path, run: 
 
 def test_default_folder(run: Run, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert (
-        training._default_out("quickstart", [])
-        == training._default_out("quickstart/conv", [])
-        == Path("runs/quickstart")
-    )
-    assert training._default_out(str(table), []) == Path("runs") / table.name
+    assert default_out("quickstart", []) == default_out("quickstart/conv", []) == Path("runs/quickstart")
+    assert default_out(str(table), []) == Path("runs") / table.name
     assert run("train", table / "beta.yaml")[0] == 0
     assert (tmp_path / "runs/beta/beta/seed0/result.json").exists()
 

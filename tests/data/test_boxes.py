@@ -41,15 +41,45 @@ def test_folders_and_a_table(folder):
     assert boxed.images[1][0].shape == (3, 10, 20)
 
 
-@pytest.mark.parametrize("orientation", range(2, 9))
-def test_a_turned_photograph_is_refused(folder, orientation):
-    exif = Image.Exif()
+def photograph(path, orientation, *, stored=(10, 20)):
+    """White pixels in rows 2 to 4 and columns 3 to 8, as stored, with an EXIF orientation."""
+    pixels, exif = np.zeros((*stored, 3), np.uint8), Image.Exif()
+    pixels[2:5, 3:9] = 255
     exif[0x0112] = orientation
-    Image.fromarray(np.zeros((10, 20, 3), np.uint8)).save(folder / "val/a/1.png", exif=exif)
-    table(folder, "val/a/1.png,0,0,9,9", "val/b/1.png,0,0,9,9")
-    with pytest.raises(
-        ValueError, match=rf"(?s)1 mistakes.*1\.png has the EXIF orientation {orientation}, and nothing"
-    ):
+    Image.fromarray(pixels).save(path, exif=exif, **({"quality": 100} if path.suffix == ".JPEG" else {}))
+
+
+def holds_the_white(boxed, index):
+    """The box is that of the white pixels, of the image as it is decoded."""
+    image, ((left, top, right, bottom),) = boxed.images[index][0], boxed.boxes[index].int().tolist()
+    assert image.shape[1:] == boxed.sizes[index]
+    rows, columns = (image[0] > 128).nonzero(as_tuple=True)
+    assert (left, top, right, bottom) == (columns.min(), rows.min(), columns.max(), rows.max())
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("stored", [(10, 20), (20, 10), (12, 12)])
+def test_boxes_are_turned_with_their_photograph(folder, orientation, suffix, stored):
+    (folder / "val/a/1.png").unlink()
+    photograph(folder / f"val/a/1.{suffix}", orientation, stored=stored)
+    table(folder, f"val/a/1.{suffix},3,2,8,4", "val/b/1.png,0,0,19,9")
+    boxed = read_boxed(folder)
+    holds_the_white(boxed, 0)
+    assert boxed.boxes[1].tolist() == [[0, 0, 19, 9]]
+
+
+def test_a_box_of_a_photograph_as_it_is_seen(folder):
+    photograph(folder / "val/a/1.png", 6)
+    table(folder, "val/a/1.png,3,2,8,15")
+    with pytest.raises(ValueError, match=r"ymax <= 10, as it is stored \(its EXIF orientation is 6\); got 3, 2, 8, 15"):
+        read_boxed(folder)
+
+
+def test_an_image_that_cannot_be_read_is_named(folder):
+    (folder / "val/a/1.png").write_text("none")
+    table(folder, "val/a/1.png,3,2,8,5")
+    with pytest.raises(ValueError, match=r"1 mistakes in boxes.*\n.*1\.png: cannot be read as an image"):
         read_boxed(folder)
 
 
@@ -134,6 +164,26 @@ def test_ilsvrc(ilsvrc):
     assert read_boxed(ilsvrc).images.labels.tolist() == [2, 1]
     with pytest.raises(ValueError, match="split must be 'test' for CLS-LOC"):
         read_boxed(ilsvrc, "train")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", ["", "<size><width>20</width><height>10</height></size>"])
+def test_boxes_of_ilsvrc_are_turned(ilsvrc, orientation, size):
+    photograph(ilsvrc / "Data/CLS-LOC/val/ILSVRC2012_val_00000003.JPEG", orientation)
+    note(ilsvrc, "ILSVRC2012_val_00000003", ("n01", 3, 2, 8, 4))
+    path = ilsvrc / "Annotations/CLS-LOC/val/ILSVRC2012_val_00000003.xml"
+    path.write_text(path.read_text().replace("<object>", f"{size}<object>"))
+    boxed = read_boxed(ilsvrc)
+    holds_the_white(boxed, 2)
+    if orientation >= 5 and size:  # of the image as it is seen
+        left, top, right, bottom = boxed.boxes[2].int()[0].tolist()
+        note(ilsvrc, "ILSVRC2012_val_00000003", ("n01", left, top, right, bottom))
+        path.write_text(
+            path.read_text().replace("<object>", "<size><width>10</width><height>20</height></size><object>")
+        )
+        again = read_boxed(ilsvrc)
+        holds_the_white(again, 2)
+        assert again.sizes[2] == (20, 10)
 
 
 def test_mistakes_in_annotations(ilsvrc):

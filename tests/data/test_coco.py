@@ -166,28 +166,54 @@ def test_a_box_that_float32_may_lose_is_left_out(coco, box):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_boxes_of_a_turned_photograph(coco, tmp_path, orientation):
-    exif = Image.Exif()
+@pytest.mark.parametrize("as_seen", [False, True])
+def test_boxes_of_a_turned_photograph(coco, tmp_path, orientation, as_seen):
+    exif, turns = Image.Exif(), orientation >= 5
     exif[0x0112] = orientation
-    stored = (20, 30) if orientation >= 5 else (30, 20)
-    Image.new("RGB", stored).save(tmp_path / "b.png", exif=exif)
-    found = coco()
+    stored = (20, 30) if turns and as_seen else (30, 20)  # the annotations say 30x20
+    picture = Image.new("RGB", stored)
+    picture.paste((255, 255, 255), (1, 2, 6, 8))
+    picture.save(tmp_path / "b.png", exif=exif)
+    proposals = tmp_path / "proposals.json"
+    proposals.write_text(json.dumps([{"image_id": id_, "bbox": [1, 2, 5, 6]} for id_ in (3, 7)]))
     if orientation in (2, 3, 4):
-        with pytest.raises(
-            ValueError, match=rf"b\.png has the EXIF orientation {orientation}, and nothing tells whether"
-        ):
-            found[1]
+        message = (
+            rf"1 images do not go with .*\n.*b\.png has the EXIF orientation {orientation}, and nothing tells whether"
+        )
+        with pytest.raises(ValueError, match=message):
+            coco()
+        return
+    found = coco(proposals=proposals)
+    image, target = found[1]
+    assert image.shape[1:] == tuple(found.sizes[1].tolist()) == ((20, 30) if as_seen or not turns else (30, 20))
+    rows, columns = image[0].nonzero(as_tuple=True)
+    white = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    if as_seen and turns:
+        assert target["boxes"].tolist() == [[1, 2, 6, 8]]
     else:
-        assert found[1][0].shape == (3, 20, 30)
-    if orientation >= 5:
-        Image.new("RGB", (30, 20)).save(tmp_path / "b.png", exif=exif)
-        with pytest.raises(ValueError, match="and nothing tells whether its boxes are"):
-            found[1]
+        assert target["boxes"].tolist() == [white]
+        assert target["proposals"].tolist() == [white]
+    assert found[0][1]["proposals"].tolist() == [[1, 2, 6, 8]]
 
 
-def test_an_image_of_another_size(coco, tmp_path):
+def test_a_square_photograph_that_is_turned_tells_nothing(coco, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 30)).save(tmp_path / "b.png", exif=exif)
+    content = instances()
+    content["images"][0]["height"] = 30
+    with pytest.raises(ValueError, match="has the EXIF orientation 6, and nothing tells"):
+        coco(content)
+
+
+def test_images_of_another_size_are_named_on_reading(coco, tmp_path):
     found = coco()
     Image.new("RGB", (31, 20)).save(tmp_path / "b.png")
+    (tmp_path / "a.png").write_text("none")
+    with pytest.raises(
+        ValueError, match=r"(?s)2 images do not .*a.png: cannot be read.*b.png is 31x20 pixels, and its"
+    ):
+        coco()
     with pytest.raises(ValueError, match=r"b.png is 31x20 pixels, and its annotations say 30x20"):
         found[1]
 

@@ -7,10 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
-from foveal.data.images import Member, decode, decode_turned, image_files, warn_left_out
+from foveal.data.images import (
+    Member,
+    decode,
+    decode_turned,
+    image_files,
+    stored_as,
+    turned_map,
+    turned_size,
+    warn_left_out,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -96,6 +106,11 @@ def test_exif_orientation(tmp_path, suffix, orientation, seen):
         0 if suffix in ("png", "tif") else 60
     )
     assert told == (orientation if orientation <= 8 else 1)
+    assert stored_as(tmp_path / f"image.{suffix}") == ((16, 24), told)
+    assert torch.equal(
+        turned_map(torch.from_numpy(array[..., 0].copy()), told), torch.from_numpy(seen(array[..., 0]).copy())
+    )
+    assert turned_size((16, 24), told) == tuple(found.shape[1:])
 
 
 def test_broken_exif_data_are_passed_over(tmp_path):

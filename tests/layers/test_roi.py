@@ -86,6 +86,21 @@ def test_gradients_of_map_and_offset():
     )
 
 
+@pytest.mark.parametrize("boxes_", [4, 0])
+def test_second_derivatives(boxes_):
+    input, boxes, offset = example()
+    boxes, offset = boxes[:boxes_], offset[:boxes_]
+    arguments = {"spatial_scale": 0.125, "sampling_ratio": 2}
+
+    def pool(x, o):
+        return deform_roi_pool(x, boxes, (3, 2), o, **arguments)
+
+    assert torch.autograd.gradgradcheck(pool, (input.requires_grad_(), offset.requires_grad_()))
+    layer = DeformableRoIPool(3, (3, 2), dtype=torch.float64, **arguments)
+    nn.init.normal_(layer.offset_fc.weight)
+    assert torch.autograd.gradgradcheck(lambda x: layer(x, boxes), input)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float16, 1e-3), (torch.bfloat16, 1e-2)])
 def test_coordinates_stay_wide(dtype, tolerance):
     input, boxes, offset = example(dtype)

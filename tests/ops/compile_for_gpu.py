@@ -24,6 +24,7 @@ from foveal.ops import tiles
 from foveal.ops.binned import gpu as binned
 from foveal.ops.sampled import gpu as sampled
 from foveal.ops.sampled import op
+from foveal.ops.sampled.reference import Plain
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
@@ -102,17 +103,17 @@ def cases(dtype, channels):
     yield "depthwise, weight", lambda plain=plain: binned.weight_gradient(output, input, single, bins, *plain)
     taps, offset = torch.zeros(2, 9, 2), torch.zeros(2, 36, 28, 28)
     for fuse in ("max", "sum"):
-        plain = ([0, 1], [1, 1], 1, fuse, [28, 28])
+        plain = Plain([0, 1], [1, 1], 1, fuse, [28, 28])
         made = op._forward_shape(input, points, taps, offset, bias, *plain)
         yield (
             f"sampled, {fuse}",
             lambda plain=plain, made=made: sampled.forward(input, points, taps, offset, bias, *made, plain),
         )
-    plain = ([0, 1], [1, 1], 1, "max", [28, 28])
+    plain = Plain([0, 1], [1, 1], 1, "max", [28, 28])
     winner = torch.empty_like(output, dtype=torch.uint8)
-    for name, wanted in (("input and offset", [True, False, True]), ("weight", [False, True, False])):
+    for name, wanted in (("input and offset", [True, False, True, False]), ("weight", [False, True, False, False])):
         for ordered in (False, True) if wanted[0] else (False,):
-            room = op._backward_shape(output, input, points, taps, offset, winner, *plain, wanted)
+            room = op._backward_shape(output, input, points, taps, offset, winner, wanted, *plain)
 
             def backward(ordered=ordered, wanted=wanted, room=room):
                 torch.use_deterministic_algorithms(ordered)

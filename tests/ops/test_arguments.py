@@ -26,7 +26,7 @@ def binned():
     return (
         lambda x, w, b: binned_conv2d(x, w, BINS, b, padding=4),
         tensors,
-        lambda x, w, b: binned_op._forward(x, w, BINS, b, *plain),
+        lambda x, w, b: binned_op._OPS[2].forward(x, w, BINS, b, *plain),
     )
 
 
@@ -36,7 +36,7 @@ def dense():
     return (
         lambda x, w, b: binned_conv2d(x, w, bins, b),
         tensors,
-        lambda x, w, b: binned_op._forward(x, w, bins, b, [1, 1], [0, 0], [1, 1], 1),
+        lambda x, w, b: binned_op._OPS[2].forward(x, w, bins, b, [1, 1], [0, 0], [1, 1], 1),
     )
 
 
@@ -92,8 +92,9 @@ def test_second_calls_meet_no_dispatcher(case):
     if not library.instruction_sets() and case is not dense:
         pytest.skip("the CPU kernels are not compiled")
     call(*tensors)
-    names = "foveal.ops.binned.op._forward", "foveal.ops.sampled.op._forward"
-    with mock.patch(names[0], side_effect=AssertionError), mock.patch(names[1], side_effect=AssertionError):
+    refused = mock.Mock(side_effect=AssertionError)
+    ops = {2: binned_op._OPS[2]._replace(forward=refused)}
+    with mock.patch.object(binned_op, "_OPS", ops), mock.patch.object(sampled_op, "_forward", refused):
         call(*tensors)
         call(*(t.requires_grad_() for t in tensors)).sum().backward()
     assert all(t.grad is not None for t in tensors)

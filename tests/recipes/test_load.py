@@ -246,10 +246,35 @@ def test_files_that_are_no_recipe(tmp_path: Path, text: str | bytes, message: st
 
 def test_steps_that_change_cannot_be_recorded(tmp_path: Path) -> None:
     text = GOOD.replace("ema: 0.99", "ema: 0.99\n  cuda_graph: true")
-    message = "row.yaml:13: train: cuda_graph records the step of classification; one {} changes"
-    assert mistakes(tmp_path, text) == [message.format("with alternate")]
-    vessels = text.replace("  alternate: 2\n", "").replace("title: A row", "task: {name: vessels}\ntitle: A row")
-    assert any("one of task vessels changes" in line for line in mistakes(tmp_path, vessels))
+    message = "row.yaml:13: train: cuda_graph records one step; one with alternate changes"
+    assert mistakes(tmp_path, text) == [message]
+
+
+def test_keys_that_the_task_does_not_take_have_their_places(tmp_path: Path) -> None:
+    text = """\
+task: {name: detection}
+model: {name: small_cnn}
+data:
+  name: shape_scenes
+  resize: 40
+  augment:
+    flip: true
+    cutout: 4
+train: {epochs: 1, batch_size: 2, lr: 0.1, label_smoothing: 0.1}
+quick:
+  data: {download: true}
+"""
+    assert mistakes(tmp_path, text) == [
+        "row.yaml:5: data.resize: is not for the task detection; of data it takes size",
+        "row.yaml:8: data.augment.cutout: is not for the task detection; of data.augment it takes flip",
+        "row.yaml:9: train.label_smoothing: is not for the task detection; it takes no such key of train",
+    ]
+    left = "".join(line for line in text.splitlines(keepends=True) if "cutout" not in line and "resize" not in line)
+    assert mistakes(tmp_path, left.replace(", label_smoothing: 0.1", "")) == [
+        "row.yaml:9: quick.data.download: is not for the task detection; of data it takes size"
+    ]
+    found = mistakes(tmp_path, left.replace(", label_smoothing: 0.1", "").partition("quick:")[0], ("data.resize=3",))
+    assert found == ["--set data.resize=3: data.resize: is not for the task detection; of data it takes size"]
 
 
 def test_all_mistakes_come_together_in_the_order_of_the_file(tmp_path: Path) -> None:

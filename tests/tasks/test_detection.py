@@ -102,7 +102,7 @@ def test_results_are_for_detection(tmp_path):
         text=True,
     )
     assert done.returncode == 2
-    assert "--results is for detection" in done.stderr
+    assert "--results is not for classification" in done.stderr
 
 
 def test_a_stopped_run_ends_with_the_same_weights(tmp_path):
@@ -275,12 +275,13 @@ def test_resnet_101_on_coco(row, tmp_path):
 
 def test_the_report_shows_boxes_points_and_offsets(tmp_path, monkeypatch):
     from foveal.analysis import draw_boxes, draw_taps
-    from foveal.reports import layers as pictures
+    from foveal.reports import layers
     from foveal.reports.write import report
+    from foveal.tasks import detection
 
     boxes, taps = [], []
-    monkeypatch.setattr(pictures, "draw_boxes", lambda *a, **k: boxes.append((a, k)) or draw_boxes(*a, **k))
-    monkeypatch.setattr(pictures, "draw_taps", lambda *a, **k: taps.append((a, k)) or draw_taps(*a, **k))
+    monkeypatch.setattr(detection, "draw_boxes", lambda *a, **k: boxes.append((a, k)) or draw_boxes(*a, **k))
+    monkeypatch.setattr(layers, "draw_taps", lambda *a, **k: taps.append((a, k)) or draw_taps(*a, **k))
     fit(recipe(train={"epochs": 1, "batch_size": 3, "lr": 0.005}), tmp_path, device="cpu")
     page = report(tmp_path).read_text()
     assert "cannot be shown" not in page

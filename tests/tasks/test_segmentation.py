@@ -190,19 +190,6 @@ def test_published_numbers_are_the_tasks(tmp_path: Path) -> None:
             load_recipe(path)
 
 
-def test_augmentation_of_another_task_is_refused() -> None:
-    row = recipe({"name": "segmentation"})
-    data = row.data.model_copy(update={"augment": row.data.augment.model_copy(update={"cutout": 4})})
-    with pytest.raises(ValueError, match=r"data\.augment\.cutout is not for this task, which takes crop, scale"):
-        load_data(row.model_copy(update={"data": data}), "train")
-
-
-def test_nothing_is_fetched() -> None:
-    row = recipe({"name": "segmentation"})
-    with pytest.raises(ValueError, match=r"data\.download must be false for 'shapes_masks'"):
-        load_data(row.model_copy(update={"data": row.data.model_copy(update={"download": True})}), "train")
-
-
 def test_masks_in_black_and_white_are_two_classes_for_a_recipe_that_says_so(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     for split in ("train", "test"):

@@ -16,7 +16,7 @@ from foveal.recipes.schema import Recipe
 from foveal.reports.table import table
 from foveal.reports.write import markdown, report
 from foveal.tasks import create
-from foveal.tasks.task import Metric, augmentation
+from foveal.tasks.task import Metric, Task
 from foveal.training import fit
 
 
@@ -39,7 +39,7 @@ class Measured:
 
 
 @dataclasses.dataclass(frozen=True)
-class Brightness:
+class Brightness(Task):
     """The mean brightness of images that come in a list, with targets in dicts."""
 
     weight: float = 1.0
@@ -127,18 +127,3 @@ def test_a_task_of_another_kind(tmp_path: Path) -> None:
     page = report(tmp_path).read_text()
     assert "Test mean distance, gray" in page
     assert "All metrics" in page
-
-
-def test_keys_of_augmentation() -> None:
-    data = Recipe.model_validate({**recipe_of_classes(), "name": "a"}).data
-    assert augmentation(data, ("pad", "flip")) == {"pad": 2, "flip": False}
-    with pytest.raises(ValueError, match=r"data\.augment\.pad is not for this task, which takes flip; leave it out"):
-        augmentation(data, ("flip",))
-
-
-def recipe_of_classes() -> dict[str, Any]:
-    return {
-        "model": {"name": "small_cnn"},
-        "data": {"name": "mnist5k", "augment": {"pad": 2}},
-        "train": {"epochs": 1, "batch_size": 1, "lr": 0.1},
-    }

@@ -30,10 +30,10 @@ from foveal.recipes.load import load_recipe
 from foveal.recipes.schema import Recipe
 from foveal.training import build, checkpoint, evaluate, fit, load_run, loop, run
 from foveal.training.checkpoint import CheckpointError
-from foveal.training.loop import Progress
 from foveal.training.optimisation import learning_rate
 from foveal.training.saved import load_classes, load_data
 from foveal.training.signals import Interrupted
+from foveal.training.watchers import Progress
 
 building = importlib.import_module("foveal.training.build")  # the room hands on a function of that name
 

@@ -236,6 +236,8 @@ def cam_box(heat: Tensor, threshold: float, rule: str = "region") -> Tensor:
         raise ValueError(f"threshold must be at least 0 and below 1, a share of the map's range; got {threshold}")
     if heat.ndim < 2 or 0 in heat.shape[-2:]:
         raise ValueError(f"heat must be [..., h, w]; got shape {tuple(heat.shape)}")
+    if heat.isnan().any():
+        raise ValueError("heat must hold numbers; got NaN")
     height, width = heat.shape[-2:]
     above = (heat.detach().reshape(-1, height, width) > threshold).cpu().numpy()
     boxes = (_largest_rectangle if rule == "rectangle" else _largest_region)(above)

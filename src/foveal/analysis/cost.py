@@ -31,7 +31,7 @@ class Cost:
         params: learned numbers; a shared one counts once.
         macs: multiply-adds of convolutions, linear layers, matrix products and foveal's ops, for the whole batch.
         conv_macs: the part of it in convolutions and foveal's ops, log-polar ones in the pooling form
-            (columns * C / groups * O * H' * W'); LogPolarConv3d runs and counts as the dense convolution.
+            (columns * C / groups * O * H' * W', times D' for volumes).
         latency_ms: milliseconds of one forward pass, or None where it was not measured.
         peak_mib: largest memory that the pass held at one time on top of parameters, buffers and input, in MiB.
     """

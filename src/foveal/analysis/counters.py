@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
 Hook = Callable[[nn.Module, Any, Any], None]
@@ -70,10 +71,15 @@ def thop_hooks(model: nn.Module) -> dict[type[nn.Module], Hook]:
 
 
 def _kinds(model: nn.Module) -> list[type[nn.Module]]:
-    """The classes of a network's layers that have a map and a weight."""
-    return list(
-        {type(m): None for m in model.modules() if (hasattr(m, "bins") or hasattr(m, "taps")) and hasattr(m, "weight")}
-    )
+    """The classes of a network's layers that have a map and a weight, and of its convolutions whose weight is computed, which
+    counters do not take for convolutions."""
+
+    def is_one(module: nn.Module) -> bool:
+        if parametrize.is_parametrized(module, "weight") and isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            return True
+        return (hasattr(module, "bins") or hasattr(module, "taps")) and hasattr(module, "weight")
+
+    return list({type(module): None for module in model.modules() if is_one(module)})
 
 
 def _macs(module: nn.Module, input: Tensor) -> int:
@@ -90,7 +96,7 @@ def _macs(module: nn.Module, input: Tensor) -> int:
 def _columns(kernel: Any) -> list[int] | None:
     """The weight [O, C / groups, columns] of which a traced kernel was read by bins, or None for any other kernel."""
     read = kernel.node()
-    if read.kind() != "aten::index" or len(kernel.type().sizes()) != 4:
+    if read.kind() != "aten::index" or len(kernel.type().sizes()) not in (4, 5):
         return None
     padded = next(iter(read.inputs())).type().sizes()  # one column of zeros behind the weight's
     return [*padded[:2], padded[2] - 1] if len(padded) == 3 else None

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foveal.bench.deformable import onnx_call
 from foveal.bench.timing import (
     Bar,
     Call,
@@ -151,30 +152,5 @@ def anisotropic(
 
         sides[name] = ways(deformable, *offsets)
     if "onnxruntime DeformConv" in bars:
-        sides["onnxruntime DeformConv"] = _onnx_deformable(watch, inputs[1].detach(), weight.detach(), offset)
+        sides["onnxruntime DeformConv"] = onnx_call(watch, inputs[1].detach(), offset, weight)
     yield from against(watch.medians({name: calls for name, calls in sides.items() if calls}), bars)
-
-
-def _onnx_deformable(watch: Watch, input: Tensor, weight: Tensor, offset: Tensor) -> list[Call]:
-    """The same with onnxruntime's operator, or nothing without it."""
-    onnx, runtime = watch.peer("onnx"), watch.peer("onnxruntime")
-    if not onnx or not runtime:
-        return []
-    given = {"x": input, "w": weight, "offset": offset}
-    number = onnx.TensorProto.FLOAT
-    values = [onnx.helper.make_tensor_value_info(name, number, list(value.shape)) for name, value in given.items()]
-    result = onnx.helper.make_tensor_value_info("y", number, list(input.shape))
-    node = onnx.helper.make_node("DeformConv", list(given), ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
-    constant = onnx.numpy_helper.from_array(weight.numpy(), "w")
-    graph = onnx.helper.make_graph([node], "deformable", [values[0], values[2]], [result], [constant])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 19)], ir_version=9)
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = watch.threads
-    options.log_severity_level = 3
-    try:
-        session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # releases before 1.25 have no DeformConv on the CPU
-        watch.left_out["onnxruntime"] = str(error).splitlines()[0]
-        return []
-    arrays = {"x": input.numpy(), "offset": offset.numpy()}
-    return [lambda: session.run(None, arrays)]

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foveal.bench import deformable, volumes
 from foveal.bench.convolutions import anisotropic, authors, log_polar, log_polar_growth, log_polar_layer
 from foveal.bench.table import environment
 from foveal.bench.timing import (
@@ -86,11 +87,19 @@ def run(
 # ---- memory, bits, overhead ------------------------------------------------------------------------------------------
 
 
-def _small_problem(op: str, backward: bool, shape: tuple[int, int, int, int]) -> tuple[Call, Tensor]:
+def _small_problem(op: str, backward: bool, shape: tuple[int, ...]) -> tuple[Call, Tensor]:
     """A call of an op, channels last, and its input; nothing of that size is made and freed that the call could reuse."""
-    batch, channels, height, width = shape
-    input = torch.empty(shape, memory_format=torch.channels_last).normal_().requires_grad_(backward)
+    batch, channels, *size = shape
+    last = torch.channels_last if len(size) == 2 else torch.channels_last_3d
+    input = torch.empty(shape, memory_format=last).normal_().requires_grad_(backward)
+    if len(size) == 2 and op in (free := deformable.free((batch, channels, size[0], size[1]))):
+        return forward(free[op][0], input), input
     grad = torch.empty_like(input).normal_()
+    if op.startswith("log-polar 9x9x9"):
+        module = volumes.log_polar_layer(channels, 9)
+        return (
+            forward_and_backward(module, [input], [input, module.weight], grad) if backward else forward(module, input)
+        ), input
     if op.startswith("log-polar"):
         layer = log_polar_layer(channels, 9, (2, 6), 3.0)
         inputs = [input, layer.weight]
@@ -100,7 +109,7 @@ def _small_problem(op: str, backward: bool, shape: tuple[int, int, int, int]) ->
             return binned_conv2d(x, w / population, bins, padding=4)
     else:
         inputs = [input, torch.randn(channels, channels, 3, 3).requires_grad_(backward)]
-        inputs.append(torch.randn(batch, 36, height, width).requires_grad_(backward))
+        inputs.append(torch.randn(batch, 36, *size).requires_grad_(backward))
 
         def function(x: Tensor, w: Tensor, *offset: Tensor) -> Tensor:
             return anisotropic_conv2d(x, w, *offset, scales=(1, 2))
@@ -117,8 +126,9 @@ def _peak(what: str) -> int:
 def _extra_memory(op: str, backward: bool) -> float:
     """By how much a first call makes this process grow, in multiples of the input's bytes; its results included."""
     torch.set_num_threads(1)
-    _small_problem(op, backward, (1, 64, 8, 8))[0]()  # whatever libraries load on the way is not the op's
-    call, input = _small_problem(op, backward, (8, 64, 64, 64))
+    shapes = ((1, 16, 4, 4, 4), (1, 16, 48, 48, 48)) if "9x9x9" in op else ((1, 64, 8, 8), (8, 64, 64, 64))
+    _small_problem(op, backward, shapes[0])[0]()  # whatever libraries load on the way is not the op's
+    call, input = _small_problem(op, backward, shapes[1])
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -131,11 +141,11 @@ def _extra_memory(op: str, backward: bool) -> float:
     return grown / (input.numel() * input.element_size())
 
 
-def _memory(watch: Watch, op: str, limits: tuple[float, float]) -> Iterator[Row]:
+def _memory(watch: Watch, op: str, limits: tuple[float, ...]) -> Iterator[Row]:
     if not Path("/proc/self/clear_refs").exists():
         watch.left_out["peak memory"] = "is read from /proc, which this system does not have"
         return
-    for backward, limit in zip((False, True), limits, strict=True):
+    for backward, limit in zip((False, True), limits, strict=False):
         code = f"from foveal.bench import cpu; print(cpu._extra_memory({op!r}, {backward}))"
         done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
         what = "forward and backward" if backward else "forward"
@@ -247,7 +257,7 @@ def _quickstart(watch: Watch) -> Iterator[Row]:
     import yaml
 
     for name in ("log_polar", "anisotropic"):
-        file = importlib.resources.files("foveal") / "recipes" / "quickstart" / f"{name}.yaml"
+        file = importlib.resources.files("foveal") / "tables" / "quickstart" / f"{name}.yaml"
         recipe = yaml.safe_load(file.read_text())
         network = convert(create_model(recipe["model"]["name"], in_channels=1), recipe["convert"])
         settings = recipe["train"]
@@ -325,9 +335,17 @@ def _cases() -> Iterator[tuple[str, str, Callable[[Watch], Iterator[Row]]]]:
         bars = {plain: None, per_scale: at_least(limits[2])}
         yield f"acn-12-{name}-train", f"{layer}s 1 and 2, {train}", acn(**two, backward=True, bars=bars)
 
-    for name, op, most in (("lpsc", "log-polar 9x9", (1.3, 2.6)), ("acn", "anisotropic (1, 2)", (1.6, 4.0))):
+    yield from deformable.cases()
+    for name, op, most in (
+        ("lpsc", "log-polar 9x9", (1.3, 2.6)),
+        ("acn", "anisotropic (1, 2)", (1.6, 4.0)),
+        ("volume", "log-polar 9x9x9", (1.4, 2.8)),
+        *((name.split(",")[0], name, (1.6 * outputs,)) for name, (_, outputs) in deformable.free((1, 4, 1, 1)).items()),
+    ):
         memory = functools.partial(_memory, op=op, limits=most)
-        yield f"memory-{name}", f"{op}, 8x64x64x64: by how much a fresh process grows, results included", memory
+        size = "1x16x48x48x48" if name == "volume" else "8x64x64x64"
+        yield f"memory-{name}", f"{op}, {size}: by how much a fresh process grows, results included", memory
+    yield from volumes.cases()
     yield "bits", "output and gradients on 1, 2, 4 threads, each twice: how many are not the same bits", _bits
     yield "overhead", "a call on one pixel, 8 to 16 channels: all its time", _overhead
     yield "resnet110", "ResNet-110 inference, 8 images of 32x32", _resnet110

@@ -225,7 +225,7 @@ def _log_polar(
     bins, population = layer.bins, layer.population
 
     def definition(x: Tensor, w: Tensor) -> Tensor:
-        return reference.binned_conv2d(x, w / population, bins, None, [1, 1], [size // 2] * 2, [1, 1], 1)
+        return reference.binned_conv(x, w / population, bins, None, [1, 1], [size // 2] * 2, [1, 1], 1)
 
     own = layer.weight.detach().clone().requires_grad_(backward)
     sides[REFERENCE] = _ways(definition, [input, own], backward)

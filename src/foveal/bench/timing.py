@@ -35,7 +35,7 @@ class Row:
         what: what our op is compared with, or what is measured.
         figure: ours / other where the bar is an upper limit, other / ours where it is a lower one (without a bar the one
             that is above 1), or the number itself.
-        unit: "x" and "x faster" for these two; "x input", "us" or "unlike" for numbers.
+        unit: "x" and "x faster" for these two; "x input", "us", "s" or "unlike" for numbers.
         bar: what the figure must hold, or None where it is for information.
         ours_ms, other_ms: medians of one call, in milliseconds, or None where the figure is no ratio of times.
         spread: the larger interquartile range of the two, as a share of its median.
@@ -199,8 +199,8 @@ def forward_and_backward(
 
 
 def both_formats(tensor: Tensor) -> list[Tensor]:
-    """The same numbers in both memory formats, as leaves."""
-    formats = (torch.channels_last, torch.contiguous_format)
+    """The same numbers, of images or volumes, in both memory formats, as leaves."""
+    formats = (torch.channels_last if tensor.ndim == 4 else torch.channels_last_3d, torch.contiguous_format)
     return [tensor.detach().clone(memory_format=format).requires_grad_(tensor.requires_grad) for format in formats]
 
 

@@ -103,8 +103,8 @@ def _both(call: Call, device: torch.device) -> dict[str, Callable[[], object]]:
     def dense() -> object:
         with torch.no_grad():
             if call.part == "forward":
-                return reference.binned_conv2d(input, weight, bins, None, *plain).contiguous(memory_format=layout)
-            return reference.binned_conv2d_backward(grad, input, weight, bins, *plain, wanted)
+                return reference.binned_conv(input, weight, bins, None, *plain).contiguous(memory_format=layout)
+            return reference.binned_conv_backward(grad, input, weight, bins, *plain, wanted)
 
     if device.type == "cuda":
         from foveal.ops.binned import gpu

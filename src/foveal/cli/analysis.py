@@ -33,16 +33,15 @@ def cost(
 
     import foveal
     from foveal import analysis
-    from foveal.models import create_model
     from foveal.recipes.load import load_plan
     from foveal.reports.speeds import milliseconds
 
     size = _size(input_size)
     channels = size[0]
-    networks = {model: create_model(model, num_classes=num_classes, in_channels=channels)}
+    networks = {model: _network(model, None, None, channels, num_classes)}
     changes: list[Any] = []
     if plan is not None:
-        changed = create_model(model, num_classes=num_classes, in_channels=channels)
+        changed = _network(model, None, None, channels, num_classes)
         changes = foveal.convert(changed, load_plan(plan), dry_run=True, input_size=size)
         networks["converted"] = foveal.convert(changed, load_plan(plan))
     costs = [analysis.cost(network, size, latency=False) for network in networks.values()]
@@ -133,7 +132,7 @@ def draw(
     """
     from foveal import analysis
     from foveal.data.images import decode
-    from foveal.layers import LogPolarPool2d
+    from foveal.evaluation.drawing import draw_pooled_image
 
     if raw and what is not Drawn.kernels:
         raise ValueError(f"--raw is for kernels; {what.value} has no weights in it")
@@ -157,25 +156,7 @@ def draw(
     elif what is Drawn.bins:
         figure = analysis.draw_bins_on_image(module, pixels, position)
     else:
-        given = {**module.map, "center": "bin" if module.map["center"] == "bin" else "none"}
-        reach = (module.kernel_size, module.stride, module.padding, module.dilation)
-        pool = LogPolarPool2d(*reach, reduce=module.reduce, **given)
-        pixel = position or (pixels.shape[1] // 2, pixels.shape[2] // 2)
-        if not (pixel[0] < pixels.shape[1] and pixel[1] < pixels.shape[2]):
-            raise ValueError(f"--at must lie in the image of {pixels.shape[1]} x {pixels.shape[2]}, got {at}")
-        cell = (2 * given["radial_bins"], given["angular_bins"] // 2)
-        pooled = pool(pixels[None].float() / 255)[0]
-        # the output position whose window has its centre at the pixel, or else next after it, as far as there are any
-        shift = [before - edge // 2 for before, edge in zip(pool.before, pool.window, strict=True)]
-        last = [side // part - 1 for side, part in zip(pooled.shape[1:], cell, strict=True)]
-        place = [
-            min(max(-(-(p + d) // step), 0), end)
-            for p, d, step, end in zip(pixel, shift, pool.stride, last, strict=True)
-        ]
-        centre = [p * step - d for p, d, step in zip(place, shift, pool.stride, strict=True)]
-        figure = analysis.draw_pooled(
-            pixels, pooled, cell, (place[0], place[1]), pixel=(centre[0], centre[1]), bins=module
-        )
+        figure = draw_pooled_image(module, pixels, position)
     out = out or Path(f"{what.value}.png")
     analysis.save(figure, out)
     caption = figure.get_suptitle() or figure.axes[0].get_title()
@@ -405,15 +386,18 @@ def _files(name: str) -> list[str]:
     return files
 
 
-def _network(name: str, plan: str | None, weights: str | None, channels: int) -> Any:
+def _network(name: str, plan: str | None, weights: str | None, channels: int, num_classes: int = 10) -> Any:
     """A trained network of a run, or one by its name; converted where there is a plan."""
     import foveal
     from foveal.evaluation.networks import network_by_name
+    from foveal.named import is_dotted, search_in
     from foveal.recipes.load import load_plan
     from foveal.training import load_run
 
+    if is_dotted(name):
+        search_in(".")
     if not _is_run(name):
-        return network_by_name(name, plan, weights, in_channels=channels, num_classes=10)[0]
+        return network_by_name(name, plan, weights, in_channels=channels, num_classes=num_classes)[0]
     if weights is not None:
         raise ValueError(f"--weights is for a network by name; {name} is the folder of a run, which has its own")
     network = load_run(name)[1]

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from foveal.cli.analysis import cam, cost, draw, field
+from foveal.cli.deploying import export
 from foveal.cli.machine import bench, doctor, list_names, tune
 from foveal.cli.terminal import say, tell
 from foveal.cli.training import evaluate, predict, report, train
@@ -84,6 +85,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "predict": predict,
     "report": report,
+    "export": export,
     "list": list_names,
     "cost": cost,
     "draw": draw,

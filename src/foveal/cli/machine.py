@@ -233,8 +233,10 @@ def doctor() -> None:
             f"{'CPU kernels':<14}{f'compiled for {compiled}' if compiled else 'plain PyTorch (a C compiler is needed)'}"
         )
         tell(f"{'GPU kernels':<14}{'plain PyTorch' if _imports('foveal.ops.binned.gpu') else 'Triton'}")
-        from foveal.ops import profile
+        from foveal.ops import profile, take_over
 
+        if take_over.taken_over():  # in this program, by an import that asks for it
+            tell(f"{'taken over':<14}{', '.join(take_over.taken_over())} run on foveal's kernels")
         for device in [torch.device("cpu"), *(torch.device("cuda", index) for index in range(len(names)))]:
             ways = profile.in_force(device)
             told = f"{len(ways)} shapes, {profile.place(device)}" if ways else "none (foveal tune makes one)"

@@ -6,22 +6,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
-import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from foveal.cli.terminal import make_console, say, tell
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from foveal.recipes.schema import Quoted, Recipe
-    from foveal.training.loop import Progress
+from foveal.cli.terminal import make_console, tell
 
 
 def train(
@@ -38,6 +29,9 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipes: train.epochs=2.")
     ] = None,
+    watch: Annotated[
+        list[str] | None, typer.Option(help="tensorboard, wandb, mlflow, or package.module:Name; again for more.")
+    ] = None,
 ) -> None:
     """Train recipes, then write and print their table.
 
@@ -46,270 +40,42 @@ def train(
     """
     from rich.markup import escape
 
-    from foveal.data.writing import write_file
+    from foveal.cli.progress import Told
+    from foveal.named import search_in
     from foveal.recipes.schema import Recipe
-    from foveal.reports.classes import in_a_line
-    from foveal.reports.write import print_table, report
+    from foveal.reports.write import print_table
+    from foveal.reports.write import report as write
     from foveal.training.environment import pick_device
-    from foveal.training.run import fit
+    from foveal.training.rows import default_out, fit_table, read_table
     from foveal.training.run_folder import refuse_several_processes
     from foveal.training.speed import time_in_turns
+    from foveal.training.watchers import watchers
 
     refuse_several_processes()
+    search_in(".")
+    watchers(watch or [])  # a wrong name is told before the work
     place = [] if data_root is None else [f"data.root={json.dumps(str(data_root))}"]
-    table = _read_table(recipes, [*(overrides or []), *place], quick)
+    table = read_table(recipes, [*(overrides or []), *place], quick=quick)
     rows = [row for row in table if isinstance(row, Recipe)]
-    if not rows:
-        raise ValueError(f"{', '.join(recipes)}: published only (model: null), there is nothing to train")
-    out = out or _default_out(recipes[0], rows)
-    chosen = pick_device(device)
-    _check_data(rows)
-    console = make_console()
-    if not any(
-        row.is_quick or row.differences for row in rows
-    ):  # a published number stands beside its own experiment only
-        for row in table:
-            if not isinstance(row, Recipe):
-                write_file(out / row.name / "recipe.yaml", row.dump().encode())
-    failures = []
-    todo = [(row, seed) for row in rows for seed in range(seeds or row.seeds)]
-    if len(todo) > 1:
+    out = out or default_out(recipes[0], rows)
+    chosen, console = pick_device(device), make_console()
+    runs = [out / row.name / f"seed{seed}" for row in rows for seed in range(seeds or row.seeds)]
+    if len(runs) > 1:
         names = ", ".join(row.name for row in rows)
-        console.print(f"{len(rows)} row{'s' if len(rows) > 1 else ''}, {len(todo)} runs: {escape(names)}")
-    finished = [(out / row.name / f"seed{seed}" / "result.json").exists() for row, seed in todo]
-    clock = _Clock(len(todo) - sum(finished))
-    for number, (recipe, seed) in enumerate(todo, 1):
-        state = "  (trained before)" if finished[number - 1] else ""
-        count = f"{number}/{len(todo)}  " if len(todo) > 1 else ""
-        console.print(f"{count}[bold]{escape(recipe.name)}[/bold]  seed {seed}  {escape(recipe.title)}{state}")
-        try:
-            if console.is_terminal:
-                with _Bar(console, clock) as bar:
-                    result = fit(recipe, out, seed=seed, device=chosen, progress=bar.show)
-            else:
-                result = fit(recipe, out, seed=seed, device=chosen, progress=partial(_print_epoch, clock))
-        except FloatingPointError as error:  # one row that diverges does not cost the others
-            say(f"error: {error}")
-            failures.append(f"{recipe.name}/seed{seed}")
-            clock.run_ends()
-            continue
-        if not finished[number - 1]:
-            clock.run_ends()
-        measured = _measured(recipe, {k.removeprefix("test_"): v for k, v in result.items()})
-        console.print(f"  {escape(measured)}")
-        for metric in getattr(recipe.make_task(), "per_class", ()):
-            if values := result.get(f"test_{metric.name}"):
-                console.print(f"  {escape(in_a_line(result['classes'], values, metric))}")
-        if "chosen_epoch" in result:
-            headline = recipe.make_task().metrics[0]
-            best = headline.text(result[f"val_{headline.name}"])
-            console.print(
-                f"  epoch {result['chosen_epoch']}, the best on the validation images: {headline.title} {best} there"
-            )
+        console.print(f"{len(rows)} row{'s' if len(rows) > 1 else ''}, {len(runs)} runs: {escape(names)}")
+    told = Told(console, len(runs), left=sum(not (run / "result.json").exists() for run in runs))
+    done = fit_table(table, out, seeds=seeds, device=chosen, watch=[told, *(watch or [])])
 
-    def tell(done: int, turns: int) -> None:
-        if not done:
+    def tell(turn: int, turns: int) -> None:
+        if not turn:
             console.print(f"Timing all rows in {turns} turns ...")
 
     time_in_turns(out, device=chosen, progress=tell)
-    page = report(out)
+    page = write(out)
     print_table(out, console)
     console.print(f"report: {escape(str(page))}")
-    if failures:
-        raise FloatingPointError(f"{len(failures)} of {len(todo)} runs diverged: {', '.join(failures)}")
-
-
-def _read_table(names: list[str], overrides: list[str], quick: bool) -> list[Recipe | Quoted]:
-    """All rows in their order; all mistakes in them at once."""
-    from foveal.recipes.load import find_recipes, load_row
-    from foveal.recipes.schema import Recipe
-    from foveal.training.run import build
-
-    rows: list[Recipe | Quoted] = []
-    mistakes = []
-    for name in names:
-        table: list[Recipe | Quoted] = []
-        paths = find_recipes(name)
-        for path in paths:
-            try:
-                row = load_row(path, overrides, quick=quick)
-                if isinstance(row, Recipe):
-                    # Built here to be thrown away: a mistake in the last row must not show after hours of training.
-                    said = row.model.model_dump()
-                    shape = {"num_classes": said.get("num_classes", 10), "in_channels": said.get("in_channels", 3)}
-                    build(row, **shape, fetch=False)
-                table.append(row)
-            except ValueError as error:
-                mistakes.append(str(error))
-        trained = [row for row in table if isinstance(row, Recipe)]
-        known = [re.sub("-(quick|changed)$", "", row.name) for row in trained]
-        if len(table) == len(paths) > 1:
-            mistakes += [
-                f"{name}: {key} of {row.name} must be a row of the table: {', '.join(known)}; got {other}"
-                for row in trained
-                for key, other in (("baseline", row.baseline), *(("claims", claim.other) for claim in row.claims))
-                if other and other not in known
-            ]
-        rows += sorted(table, key=lambda row: (row.row, row.name))
-    found = [row.name for row in rows]
-    mistakes += [f"two recipes have the name {name}" for name in sorted(set(found)) if found.count(name) > 1]
-    if mistakes:
-        raise ValueError("\n".join(mistakes))
-    return rows
-
-
-def _check_data(rows: list[Recipe]) -> None:
-    """Open the data of every row before any of them trains, and what the network has to fit there."""
-    from foveal.models.pretrained import asks_for_weights
-    from foveal.training.run import build
-    from foveal.training.saved import open_data
-
-    problems = {}
-    checked: list[tuple[Any, int, int]] = []
-    for row in rows:
-        try:
-            shape = next((shape for data, *shape in checked if data == row.data), None)
-            if shape is None:
-                train_set = open_data(row)[0]
-                shape = [row.make_task().outputs(train_set.classes), train_set[0][0].shape[0]]
-                checked.append((row.data, shape[0], shape[1]))
-            said = row.model.model_dump()
-            if asks_for_weights(said) or {"num_classes", "in_channels"} & said.keys():
-                build(row, num_classes=shape[0], in_channels=shape[1])
-        except (ValueError, OSError, ImportError) as error:
-            problems[str(error)] = error
-    if len(problems) == 1:
-        raise next(iter(problems.values()))
-    if problems:
-        raise ValueError("\n".join(problems))
-
-
-def _default_out(name: str, rows: list[Recipe]) -> Path:
-    """runs/<folder> for a packaged folder or a row of it, runs/<name> for a file or folder of the user's."""
-    from foveal.recipes.load import find_recipes, packaged_recipes
-
-    asked = Path(name)
-    if asked.exists():
-        folder = Path("runs") / (asked.resolve().name if asked.is_dir() else asked.stem)
-    else:
-        folder = Path("runs") / find_recipes(name)[0].parent.relative_to(packaged_recipes())
-    for ending in ("-quick", "-changed"):
-        if any(row.name.endswith(ending) for row in rows):
-            return folder.with_name(folder.name.removesuffix(ending) + ending)
-    return folder
-
-
-def _measured(recipe: Recipe, found: dict[str, Any], split: str = "test") -> str:
-    """The metrics of a network on some images; of what was counted, with its interval."""
-    from foveal.metrics.intervals import wilson_interval
-
-    metrics = recipe.make_task().metrics
-    texts = [f"{metric.title} {metric.text(found[metric.name])}" for metric in metrics]
-    if "correct" not in found:
-        return f"{split} " + ", ".join(texts)
-    correct, n = int(found["correct"]), int(found["n"])
-    low, high = wilson_interval(correct, n)
-    counted = f"{split} accuracy {correct / n:.2%} ({correct} of {n}; 95 % interval {low:.1%} to {high:.1%})"
-    return ", ".join([counted, *texts[1:]])
-
-
-class _Clock:
-    """How long all runs that are left will take, if they take as long as those so far."""
-
-    def __init__(self, runs: int) -> None:
-        self.runs, self.done, self.since = runs, 0, time.monotonic()
-
-    def run_ends(self) -> None:
-        self.done += 1
-
-    def left(self, of_this_run: float) -> str:
-        """In words, of all that is not trained yet; empty where that is this run alone."""
-        behind = self.runs - self.done - 1
-        if behind < 1:
-            return ""
-        each = (time.monotonic() - self.since + of_this_run) / (self.done + 1)
-        return f"{_duration(of_this_run + behind * each)} left with all runs"
-
-
-def _duration(seconds: float) -> str:
-    """A time in its largest unit.
-
-    Example:
-        >>> _duration(59.4), _duration(600), _duration(9000)
-        ('59 s', '10 min', '2.5 h')
-    """
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.1f} h"
-    )
-
-
-def _print_epoch(clock: _Clock, progress: Progress) -> None:
-    """One plain line per epoch, for logs and pipes."""
-    from foveal.reports.speeds import per_second
-
-    row = progress.row
-    if row is None:
-        return
-    metric, key = progress.metric, f"test_{progress.metric.name}"
-    test = f"  test {metric.text(row[key])}" if key in row else ""
-    if f"val_{metric.name}" in row:
-        test = f"  val {metric.text(row[f'val_{metric.name}'])}{test}"
-    share = "" if progress.value is None else f"  train {metric.text(progress.value)}"
-    pace = f"  {per_second(row['images_per_s'])} images/s" if row["images_per_s"] else ""
-    trained = f"  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}"
-    left = f"{_duration(progress.seconds_left)} left"
-    tell("  ".join(filter(None, [f"{trained}{share}{test}{pace}", left, clock.left(progress.seconds_left)])))
-
-
-class _Bar:
-    """One line that follows a run on a terminal."""
-
-    def __init__(self, console: Console, clock: _Clock) -> None:
-        from rich.progress import BarColumn, TextColumn
-        from rich.progress import Progress as Bar
-
-        self.test, self.clock = "", clock
-        columns = [TextColumn("  {task.description}"), BarColumn(bar_width=12), TextColumn("{task.fields[text]}")]
-        self.bar = Bar(*columns, console=console, transient=True)
-        self.line = self.bar.add_task("starting", total=None, text="")
-        self.all = None
-        if clock.runs > 1:
-            self.all = self.bar.add_task(
-                f"run {clock.done + 1}/{clock.runs}", completed=clock.done, total=clock.runs, text=""
-            )
-
-    def __enter__(self) -> _Bar:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def show(self, progress: Progress) -> None:
-        from foveal.reports.speeds import per_second
-
-        metric, key = progress.metric, f"test_{progress.metric.name}"
-        if progress.row and key in progress.row:
-            val = progress.row.get(f"val_{metric.name}")
-            shown = "" if val is None else f" val {metric.text(val, 1)}"
-            self.test = f"{shown} test {metric.text(progress.row[key], 1)}"
-        trained = "" if progress.value is None else f" train {metric.text(progress.value, 1)}"
-        numbers = f"loss {progress.loss:.3f}{trained}{self.test} {per_second(progress.images_per_s)}/s, "
-        numbers += f"{_duration(progress.seconds_left)} left"
-        if self.all is not None:
-            done = self.clock.done + progress.step / progress.steps
-            self.bar.update(self.all, completed=done, text=self.clock.left(progress.seconds_left))
-        self.bar.update(
-            self.line,
-            description=f"epoch {progress.epoch}/{progress.epochs}",
-            completed=progress.step,
-            total=progress.steps,
-            text=numbers,
-        )
+    if done.diverged:
+        raise FloatingPointError(f"{len(done.diverged)} of {told.count} runs diverged: {', '.join(done.diverged)}")
 
 
 def evaluate(
@@ -323,12 +89,9 @@ def evaluate(
     confusion: Annotated[Path | None, typer.Option(help="File (CSV) for images or pixels by class and call.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
 ) -> None:
-    """Measure the saved network of a run.
-
-    On all its test images together, and class by class.
-    """
+    """Measure the network of a run, all images and class by class."""
+    from foveal.cli.progress import measured_text
     from foveal.data.writing import write_file
-    from foveal.reports.cases import wrong_images
     from foveal.reports.classes import confused
     from foveal.reports.speeds import milliseconds
     from foveal.training.environment import pick_device
@@ -336,16 +99,12 @@ def evaluate(
     from foveal.training.saved import load_data, load_run
 
     recipe, model = load_run(run)
-    if results is not None and recipe.task.name != "detection":
-        raise ValueError(f"--results is for detection, and {run} is a run of {recipe.task.name}")
     task: Any = recipe.make_task()
-    for option, given, needs in (("--wrong", wrong, "class_accuracy"), ("--confusion", confusion, "confusion")):
-        if given is not None and needs != "confusion" and recipe.task.name != "classification":
-            raise ValueError(f"{option} is for classification, and {run} is a run of {recipe.task.name}")
-        if given is not None and not hasattr(task, "confusion"):
-            raise ValueError(
-                f"{option} is for classification and segmentation, and {run} is a run of {recipe.task.name}"
-            )
+    if results is not None and task.result_format is None:
+        raise ValueError(f"--results is not for {recipe.task.name}, which {run} is a run of")
+    for option, given, method in (("--wrong", wrong, "wrong"), ("--confusion", confusion, "confusion")):
+        if given is not None and not hasattr(task, method):
+            raise ValueError(f"{option} is not for {recipe.task.name}, which {run} is a run of")
     totals: list[Any] = []
     if data_root is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": str(data_root)})})
@@ -362,12 +121,12 @@ def evaluate(
         workers=recipe.data.workers,
         totals_to=totals.append,
     )
-    tell(f"{recipe.name}: {_measured(recipe, measured, split)}")
+    tell(f"{recipe.name}: {measured_text(recipe.make_task().metrics, measured, split)}")
     loss = "" if measured["loss"] is None else f"loss {measured['loss']:.4f}, "
     tell(f"{loss}{milliseconds(measured['ms_per_image'])} per image in batches of {settings.batch_size}")
     _print_classes(task, dataset.classes, measured)
     matrix = task.confusion(totals[0]).long().tolist() if hasattr(task, "confusion") else None
-    if matrix and recipe.task.name == "classification":
+    if matrix and hasattr(task, "wrong"):
         for line in confused(matrix, dataset.classes):
             tell(line)
     if confusion is not None and matrix:
@@ -378,7 +137,7 @@ def evaluate(
         write_file(confusion, _csv(lines))
         tell(f"confusion: {confusion}")
     if wrong is not None:
-        found = wrong_images(model, dataset, preset, task, batch_size=settings.batch_size)
+        found = task.wrong(model, dataset, preset, batch_size=settings.batch_size)
         names = dataset.classes
         lines = [[one.file, names[one.true], names[one.called], f"{one.probability:.4f}"] for one in found]
         write_file(wrong, _csv([["file", "class", "called", "probability"], *lines]))
@@ -395,7 +154,7 @@ def _print_classes(task: Any, classes: Sequence[str], measured: dict[str, Any]) 
 
     from foveal.reports.classes import in_a_line, number
 
-    metrics = [metric for metric in getattr(task, "per_class", ()) if measured.get(metric.name)]
+    metrics = [metric for metric in task.per_class if measured.get(metric.name)]
     if not metrics or len(classes) > 100:  # --confusion tells all
         for metric in metrics:
             tell(in_a_line(classes, measured[metric.name], metric))

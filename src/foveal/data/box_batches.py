@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from foveal.data.coco import DetectionSet
+from foveal.data.epoch import order_of, parts_of, read_in
 from foveal.data.hashing import random_bits
 
-_ORDER, _BATCHES, _FLIP = range(3)  # what a draw is for
+_BATCHES, _FLIP = range(1, 3)  # what a draw is for; 0 is the order
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,17 +31,8 @@ class BoxBatches:
         return len(self.indices)
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]]]]:
-        loader: Any = DataLoader(
-            range(len(self.dataset)),  # type: ignore[arg-type]
-            batch_sampler=[list(part) for part in self.indices],
-            collate_fn=partial(_read, self.dataset, self.flipped),
-            num_workers=self.workers,
-            generator=torch.Generator(),  # without it every pass would draw from the global one
-        )
-        for batch in loader:
-            if isinstance(batch, ValueError):
-                raise batch
-            images, targets = batch
+        reading = partial(_read, self.dataset, self.flipped)
+        for images, targets in read_in(self.indices, reading, workers=self.workers):
             yield (
                 [image.to(self.device) / 255 for image in images],
                 [{key: value.to(self.device) for key, value in target.items()} for target in targets],
@@ -93,17 +84,15 @@ def box_batches(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be a whole number of at least 1; got {batch_size!r}")
-    places = torch.arange(len(dataset), device="cpu")
+    places = order_of(len(dataset), seed, epoch, train=train)
     flipped: frozenset[int] = frozenset()
     if train:
-        places = random_bits(seed, epoch, _ORDER, places).argsort(stable=True)
         tall = dataset.sizes[places, 0] > dataset.sizes[places, 1]
         places = places[tall.to(torch.int8).argsort(stable=True)]
         if flip:
             chosen = (random_bits(seed, epoch, _FLIP, places) & 1).bool()
             flipped = frozenset(places[chosen].tolist())
-    whole = [part for part in places.split(batch_size) if len(part) == batch_size or not drop_last]
-    parts = [tuple(part.tolist()) for part in whole] if len(places) else []
+    parts = [tuple(part) for part in parts_of(places, batch_size, drop_last=drop_last)]
     if train:
         order = random_bits(seed, epoch, _BATCHES, torch.arange(len(parts), device="cpu")).argsort(stable=True)
         parts = [parts[k] for k in order.tolist()]

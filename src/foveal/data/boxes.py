@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from foveal.data.datasets import FolderSet, create_dataset
-from foveal.data.images import UNREADABLE, image_files, orientation_of, refuse_unclear_turn
+from foveal.data.images import image_files, stored_as, turned_boxes, turned_size
 from foveal.data.presets import Preset
 
 _COLUMNS = ("file", "xmin", "ymin", "xmax", "ymax")
@@ -28,8 +28,9 @@ class BoxedSet:
 
     Attributes:
         images: the files and their labels.
-        boxes: for each image float64 Tensor[K, 4], left, top, right, bottom in pixels of the file, all four inside.
-        sizes: height and width of each file.
+        boxes: for each image float64 Tensor[K, 4], left, top, right, bottom in pixels of the image as it is seen, all four
+            inside.
+        sizes: height and width of each image as it is seen.
         left_out: files of the set that are not in it: without a box that has a width and a height, or blacklisted.
     """
 
@@ -53,7 +54,9 @@ def read_boxed(root: str | Path, split: str = "test") -> BoxedSet:
       annotations, in alphabetical order. Images whose numbers stand in root/*blacklist*.txt (a file of the development
       kit) are left out. "test" is what it calls val.
 
-    A box of one pixel's width or height is none, and images without a box are left out.
+    A box of one pixel's width or height is none, and images without a box are left out. Boxes are of the pixels as they are
+    stored, and are turned together with an image that has an EXIF orientation; where the size in an annotation of CLS-LOC
+    is that of the image as it is seen, they are so already.
 
     Args:
         root: the folder.
@@ -133,7 +136,7 @@ def _cls_loc(root: Path, split: str) -> BoxedSet:
             labels.append(classes.index(min(of_image)))
             boxes[path] = [box for _, box in found]
     images = FolderSet("cls_loc", "test", tuple(kept), torch.tensor(labels, dtype=torch.long), tuple(classes))
-    checked = _checked(images, boxes, mistakes, notes)
+    checked = _checked(images, boxes, mistakes, notes, lambda path: _noted_size(notes / f"{path.stem}.xml"))
     there = {str(path) for path in checked.images.paths}
     return dataclasses.replace(checked, left_out=tuple(path for path in paths if str(path) not in there))
 
@@ -156,6 +159,12 @@ def _objects(note: Path, mistakes: list[str]) -> Iterator[tuple[str, list[float]
             yield name, numbers
 
 
+def _noted_size(note: Path) -> tuple[int, int] | None:
+    """Height and width that an annotation tells of its image."""
+    numbers = _numbers([ElementTree.parse(note).findtext(f"size/{key}") for key in ("height", "width")])
+    return None if numbers is None else (int(numbers[0]), int(numbers[1]))
+
+
 def _numbers(texts: list[str | None]) -> list[float] | None:
     try:
         return [float(text or "") for text in texts]
@@ -163,31 +172,40 @@ def _numbers(texts: list[str | None]) -> list[float] | None:
         return None
 
 
-def _checked(images: FolderSet, found: dict[Path, list[list[float]]], mistakes: list[str], source: Path) -> BoxedSet:
-    """The images that have boxes; every box lies in its image."""
-    from PIL import Image
-
+def _checked(
+    images: FolderSet,
+    found: dict[Path, list[list[float]]],
+    mistakes: list[str],
+    source: Path,
+    noted: Callable[[Path], tuple[int, int] | None] = lambda path: None,
+) -> BoxedSet:
+    """The images that have boxes; every box lies in its image, and is turned with it."""
     kept, boxes, sizes = [], [], []
     for index, path in enumerate(images.paths):
         of_image = found.get(Path(str(path)), [])
         if not of_image:
             continue
-        with Image.open(Path(str(path))) as file:
-            width, height = file.size
-            try:
-                refuse_unclear_turn(Path(str(path)), orientation_of(file), "its boxes are", False)
-            except UNREADABLE as error:
-                mistakes.append(str(error))
+        try:
+            size, orientation = stored_as(Path(str(path)))
+        except ValueError as error:
+            mistakes.append(str(error))
+            continue
+        seen = turned_size(size, orientation)
+        if seen != size and noted(Path(str(path))) == seen:
+            size, orientation = seen, 1
+        height, width = size
         for left, top, right, bottom in of_image:
             # ILSVRC counts the last pixel as the width
             if not (0 <= left <= right <= width and 0 <= top <= bottom <= height):
                 rule = f"must lie in the image, 0 <= xmin <= xmax <= {width}, 0 <= ymin <= ymax <= {height}"
+                rule += f", as it is stored (its EXIF orientation is {orientation})" * (orientation != 1)
                 mistakes.append(f"{path}: a box {rule}; got {left:g}, {top:g}, {right:g}, {bottom:g}")
         real = [box for box in of_image if box[0] < box[2] and box[1] < box[3]]
         if real:
             kept.append(index)
-            boxes.append(torch.tensor(real, dtype=torch.float64))
-            sizes.append((height, width))
+            turned = turned_boxes(torch.tensor(real, dtype=torch.float64), orientation, size, pixels=True)
+            boxes.append(turned.clamp(min=0))
+            sizes.append(seen)
     if mistakes:
         more = [f"and {len(mistakes) - _SHOWN} more"] if len(mistakes) > _SHOWN else []
         raise ValueError(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from foveal.data.images import decode_turned, refuse_unclear_turn
+from foveal.data.images import decode, stored_as, turn_beside, turned_boxes, turned_size
 from foveal.data.scenes import draw_scenes
 
 _SHOWN = 8  # of many names in a message
@@ -33,7 +33,7 @@ class DetectionSet(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     Args:
         name, split: what set it is.
         images: uint8 Tensor[N, 3, H, W] in memory, or the images' files.
-        sizes: int64 Tensor[N, 2], height and width.
+        sizes: int64 Tensor[N, 2], height and width as the images are seen.
         ids: the images' numbers, as results name them.
         boxes: for each image float32 Tensor[n, 4], left, top, right and bottom in pixels, inside the image.
         labels: for each image int64 Tensor[n] that index ``classes``.
@@ -64,12 +64,7 @@ class DetectionSet(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
         """An image, uint8 Tensor[3, H, W], and its objects without crowds: ``boxes``, ``labels``, ``index``."""
         height, width = self.sizes[index].tolist()
-        if isinstance(self.images, Tensor):
-            image = self.images[index]
-        else:
-            image, orientation = decode_turned(self.images[index])
-            told = height != width and image.shape[1:] == (height, width)
-            refuse_unclear_turn(self.images[index], orientation, "its boxes are", told)
+        image = self.images[index] if isinstance(self.images, Tensor) else decode(self.images[index])
         if image.shape[1:] != (height, width):
             raise ValueError(
                 f"{self.place(index)} is {image.shape[2]}x{image.shape[1]} pixels, and its annotations say {width}x{height}"
@@ -147,8 +142,10 @@ def read_coco(
 ) -> DetectionSet:
     """Open a set by its COCO instances file.
 
-    Boxes are cut at the image's border. Boxes without area (a side below a hundredth of a pixel is none), and those that lie
-    outside their image, are left out with one warning that counts them.
+    Boxes are cut at the image's border, and turned together with an image that has an EXIF orientation, where the size that is
+    noted is that of the image as stored; where it is that of the image as seen they are so already. Boxes without area (a
+    side below a hundredth of a pixel is none), and those that lie outside their image, are left out with one warning that
+    counts them.
 
     Args:
         annotations: the JSON file, with ``images``, ``annotations`` and ``categories``.
@@ -159,7 +156,8 @@ def read_coco(
 
     Raises:
         ValueError: the file is no instances file; annotations are wrong or name unknown categories or images; a number is
-            there twice; image files are missing. All of a kind are listed.
+            there twice; image files are missing, cannot be read, or have another size; nothing tells whether boxes are of
+            the image as stored or as seen. All of a kind are listed.
     """
     path, folder = Path(annotations), Path(images)
     content = _json(path)
@@ -198,11 +196,8 @@ def read_coco(
         if twice:
             raise ValueError(f"{path} lists {what} twice: {_some(twice)}; each must be there once")
     _check_there(files, path)
-    return _set(
-        (name, split, files, sizes, ids, [found[id_] for id_ in ids], classes, tuple(labels)),
-        None if proposals is None else _read_proposals(Path(proposals), ids),
-        str(path),
-    )
+    described = _Described(name, split, files, sizes, ids, [found[id_] for id_ in ids], classes, tuple(labels))
+    return _set(described, str(path), None if proposals is None else _read_proposals(Path(proposals), ids))
 
 
 def read_voc(root: str | Path, split: str, *, year: str = "2012", name: str = "voc") -> DetectionSet:
@@ -217,7 +212,8 @@ def read_voc(root: str | Path, split: str, *, year: str = "2012", name: str = "v
         name: of the set.
 
     Raises:
-        ValueError: the layout is another; files are missing, all listed by name; an object has an unknown class.
+        ValueError: the layout is another; files are missing, all listed by name; an object has an unknown class; images as
+            in :func:`read_coco`.
     """
     base = Path(root) / "VOCdevkit" / f"VOC{year}"
     listed = base / "ImageSets" / "Main" / f"{split}.txt"
@@ -252,7 +248,7 @@ def read_voc(root: str | Path, split: str, *, year: str = "2012", name: str = "v
         raise ValueError(f"{base / 'Annotations'} has objects of unknown classes: {_some(strange)}")
     ids = tuple(range(1, len(stems) + 1))
     numbers = tuple(range(1, len(VOC_CLASSES) + 1))
-    return _set((name, split, files, sizes, ids, objects, VOC_CLASSES, numbers), None, str(listed))
+    return _set(_Described(name, split, files, sizes, ids, objects, VOC_CLASSES, numbers), str(listed))
 
 
 def shape_scenes(n: int, *, split: str, size: int = 96, seed: int = 0, **arguments: Any) -> DetectionSet:
@@ -267,7 +263,8 @@ def shape_scenes(n: int, *, split: str, size: int = 96, seed: int = 0, **argumen
     ]
     ids, numbers = tuple(range(1, n + 1)), tuple(range(1, len(drawn.classes) + 1))
     sizes = [(size, size)] * n
-    return _set(("shape_scenes", split, drawn.images, sizes, ids, objects, drawn.classes, numbers), None, "the scenes")
+    described = _Described("shape_scenes", split, drawn.images, sizes, ids, objects, drawn.classes, numbers)
+    return _set(described, "the scenes")
 
 
 @dataclass(frozen=True)
@@ -296,46 +293,87 @@ def _flag(name: str, value: object) -> bool:
     return text in ("1", "True")
 
 
-def _set(
-    parts: tuple[str, str, Any, Sequence[tuple[int, int]], tuple[int, ...], Sequence[Sequence[_Object]], Any, Any],
-    proposals: dict[int, list[list[float]]] | None,
-    source: str,
-) -> DetectionSet:
-    """Put a set together; boxes are cut at the border, and those without area are left out."""
-    name, split, images, sizes, ids, objects, classes, category_ids = parts
-    kept: list[list[_Object]] = []
-    flat = outside = 0
-    for (height, width), things in zip(sizes, objects, strict=True):
-        kept.append([])
-        for thing in things:
-            left, top, right, bottom = thing.box
-            cut = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
-            if not (right - left >= _LEAST and bottom - top >= _LEAST):  # a NaN is none either
-                flat += 1
-            elif not (cut[2] - cut[0] >= _LEAST and cut[3] - cut[1] >= _LEAST):
-                outside += 1
-            else:
-                kept[-1].append(replace(thing, box=cut))
-    if flat or outside:
-        told = f"{source}: {flat} boxes without area and {outside} outside their image are left out"
-        warnings.warn(told, stacklevel=3)
+@dataclass(frozen=True)
+class _Described:
+    """A set as its files, or drawn scenes, describe it: boxes may reach over the border and be without area."""
+
+    name: str
+    split: str
+    images: Any
+    sizes: Sequence[tuple[int, int]]
+    ids: tuple[int, ...]
+    objects: Sequence[Sequence[_Object]]
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+    def whole_boxes(self, source: str) -> list[list[_Object]]:
+        """Boxes cut at the border; those without area, and those outside, are left out and counted."""
+        kept: list[list[_Object]] = []
+        flat = outside = 0
+        for (height, width), things in zip(self.sizes, self.objects, strict=True):
+            kept.append([])
+            for thing in things:
+                left, top, right, bottom = thing.box
+                cut = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
+                if not (right - left >= _LEAST and bottom - top >= _LEAST):  # a NaN is none either
+                    flat += 1
+                elif not (cut[2] - cut[0] >= _LEAST and cut[3] - cut[1] >= _LEAST):
+                    outside += 1
+                else:
+                    kept[-1].append(replace(thing, box=cut))
+        if flat or outside:
+            told = f"{source}: {flat} boxes without area and {outside} outside their image are left out"
+            warnings.warn(told, stacklevel=4)
+        return kept
+
+
+def _set(described: _Described, source: str, proposals: dict[int, list[list[float]]] | None = None) -> DetectionSet:
+    """The set of what is described."""
+    kept, sizes = described.whole_boxes(source), described.sizes
     given = None
     if proposals is not None:
-        given = tuple(_corners(proposals[id_], *size) for id_, size in zip(ids, sizes, strict=True))
-    return DetectionSet(
-        name=name,
-        split=split,
-        images=images,
+        given = tuple(_corners(proposals[id_], *size) for id_, size in zip(described.ids, sizes, strict=True))
+    found = DetectionSet(
+        name=described.name,
+        split=described.split,
+        images=described.images,
         sizes=torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2),
-        ids=ids,
+        ids=described.ids,
         boxes=tuple(torch.tensor([t.box for t in things]).reshape(-1, 4) for things in kept),
         labels=tuple(torch.tensor([t.label for t in things], dtype=torch.int64) for things in kept),
         areas=tuple(torch.tensor([t.area for t in things], dtype=torch.float32) for things in kept),
         crowd=tuple(torch.tensor([t.crowd for t in things], dtype=torch.bool) for things in kept),
-        classes=classes,
-        category_ids=category_ids,
+        classes=described.classes,
+        category_ids=described.category_ids,
         proposals=given,
     )
+    return found if isinstance(described.images, Tensor) else _as_seen(found, source)
+
+
+def _as_seen(found: DetectionSet, source: str) -> DetectionSet:
+    """A set of files with boxes and sizes of the images as they are seen, turned by their EXIF data."""
+    boxes, given, sizes = list(found.boxes), list(found.proposals or ()), found.sizes.clone()
+    mistakes = []
+    for index, path in enumerate(cast(tuple[Path, ...], found.images)):
+        height, width = sizes[index].tolist()
+        try:
+            stored, orientation = stored_as(path)
+            turn = turn_beside(path, orientation, stored, (height, width), "its boxes are")
+        except ValueError as error:
+            mistakes.append(str(error))
+            continue
+        seen = turned_size(stored, orientation)
+        if turn != 1:
+            for each in (boxes, given) if given else (boxes,):
+                each[index] = turned_boxes(each[index], turn, stored)
+            sizes[index] = torch.tensor(seen)
+        elif seen != (height, width):
+            mistakes.append(f"{path} is {seen[1]}x{seen[0]} pixels, and its annotations say {width}x{height}")
+    if mistakes:
+        more = [f"and {len(mistakes) - _SHOWN} more"] if len(mistakes) > _SHOWN else []
+        lines = [f"{source}: {len(mistakes)} images do not go with their annotations:", *mistakes[:_SHOWN], *more]
+        raise ValueError("\n".join(lines))
+    return replace(found, boxes=tuple(boxes), sizes=sizes, proposals=tuple(given) if given else found.proposals)
 
 
 def _corners(boxes: list[list[float]], height: int, width: int) -> Tensor:

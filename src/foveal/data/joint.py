@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from foveal.data.epoch import order_of, parts_of, read_in
 from foveal.data.hashing import random_bits
 from foveal.data.masks import IGNORE, MaskSet
+from foveal.data.own import OwnSet
 
-_ORDER, _TRANSFORM = range(2)  # what a draw is for
+_TRANSFORM = 1  # what a draw is for; 0 is the order
 
 
 class Truth(NamedTuple):
@@ -73,7 +74,7 @@ class JointPreset:
 
 
 def joint_batches(
-    dataset: MaskSet,
+    dataset: MaskSet | OwnSet,
     preset: JointPreset,
     *,
     batch_size: int,
@@ -101,35 +102,23 @@ def joint_batches(
         >>> images.shape, len(truth), truth[0].mask.shape
         (torch.Size([8, 3, 64, 64]), 8, torch.Size([64, 64]))
     """
-    order = torch.arange(len(dataset), device="cpu")
-    if train:
-        order = random_bits(seed, epoch, _ORDER, order).argsort(stable=True)
     fixed = isinstance(dataset.images, Tensor) or isinstance(preset.resize, tuple)
     if not train and preset.whole and not fixed:
         batch_size = 1
-    parts = [part.tolist() for part in order.split(batch_size) if len(part) == batch_size or not drop_last]
+    order = order_of(len(dataset), seed, epoch, train=train)
+    parts = parts_of(order, batch_size, drop_last=drop_last, start_batch=start_batch)
     on_gpu = torch.device(device).type == "cuda"
     # a GPU transforms faster, and no process has to bring it images
     there = device if on_gpu and not workers else "cpu"
-    loader: Any = DataLoader(
-        range(len(dataset)),  # type: ignore[arg-type]
-        batch_sampler=parts[start_batch:],
-        collate_fn=partial(_read, dataset, preset, seed, epoch, train, there),
-        num_workers=workers,
-        pin_memory=on_gpu and there == "cpu",
-        generator=torch.Generator(),  # without it every pass would draw from the global one
-    )
+    reading = partial(_read, dataset, preset, seed, epoch, train, there)
     shift, spread = (torch.tensor(v, device=device).mul(255)[:, None, None] for v in (preset.mean, preset.std))
-    for batch in loader:
-        if isinstance(batch, ValueError):
-            raise batch
-        images, truth = batch
+    for images, truth in read_in(parts, reading, workers=workers, pin=on_gpu and there == "cpu"):
         moved = [Truth(mask.to(device), None if field is None else field.to(device)) for mask, field in truth]
         yield images.to(device).float().sub_(shift).div_(spread), moved
 
 
 def _read(
-    dataset: MaskSet,
+    dataset: MaskSet | OwnSet,
     preset: JointPreset,
     seed: int,
     epoch: int,

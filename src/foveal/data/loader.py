@@ -8,10 +8,11 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from foveal.data.datasets import FolderSet, ImageSet
+from foveal.data.epoch import order_of, parts_of, read_in
 from foveal.data.hashing import random_below, random_bits
+from foveal.data.own import OwnSet
 from foveal.data.presets import Preset
 
 _ORDER, _DOWN, _RIGHT, _FLIP, _CUT_ROW, _CUT_COLUMN, _CROP_ROW, _CROP_COLUMN, _RESIZED, _RANDAUGMENT, _MIX = range(
@@ -24,7 +25,7 @@ _PREPARED_TOGETHER = {"cuda": 2**23}  # numbers of the images of so many batches
 class Batches:
     """One epoch's batches, as ``batches`` returns them; every pass over them gives the same bits."""
 
-    dataset: ImageSet | FolderSet
+    dataset: ImageSet | FolderSet | OwnSet
     batch_size: int
     seed: int
     epoch: int
@@ -39,10 +40,7 @@ class Batches:
         return -(-(self.stop - self.start) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.arange(len(self.dataset), device="cpu")
-        if self.train:
-            order = random_bits(self.seed, self.epoch, _ORDER, order).argsort(stable=True)
-        order = order[self.start : self.stop]
+        order = order_of(len(self.dataset), self.seed, self.epoch, train=self.train)[self.start : self.stop]
         if not len(order):
             return
         if isinstance(self.dataset, ImageSet):
@@ -51,7 +49,7 @@ class Batches:
             stored = self._from_memory(self.dataset.to(self.device), indices)
         else:
             indices = order.to(self.device).split(self.batch_size)
-            stored = self._from_files(self.dataset, [part.tolist() for part in order.split(self.batch_size)])
+            stored = self._from_files(self.dataset, parts_of(order, self.batch_size))
         mixed = _Mixing.of(self) if self.train else None
         for images, labels in self._prepared(indices, stored):
             for batch in zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True):
@@ -95,24 +93,14 @@ class Batches:
             return shaped
         return partial(_augmented, shaped, self.preset.randaugment, self.seed, self.epoch)
 
-    def _from_files(self, dataset: FolderSet, indices: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
-        loader: Iterable[tuple[Tensor, Tensor] | ValueError] = DataLoader(
-            range(len(dataset)),  # type: ignore[arg-type]
-            batch_sampler=indices,
-            collate_fn=partial(_read, dataset, self._shaper()),
-            num_workers=self.workers,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # without it every pass would draw from the global one
-        )
-        for batch in loader:
-            if isinstance(batch, ValueError):
-                raise batch
-            images, labels = batch
+    def _from_files(self, dataset: FolderSet | OwnSet, indices: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+        reading = partial(_read, dataset, self._shaper())
+        for images, labels in read_in(indices, reading, workers=self.workers, pin=self.device.type == "cuda"):
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
 
 def batches(
-    dataset: ImageSet | FolderSet,
+    dataset: ImageSet | FolderSet | OwnSet,
     *,
     batch_size: int,
     seed: int,
@@ -179,7 +167,7 @@ def batches(
 
 
 def _read(
-    dataset: FolderSet, shaped: Callable[[Tensor, int], Tensor], indices: Sequence[int]
+    dataset: FolderSet | OwnSet, shaped: Callable[[Tensor, int], Tensor], indices: Sequence[int]
 ) -> tuple[Tensor, Tensor] | ValueError:
     """Decode a batch; an error is handed back, to be raised without a worker's traceback in its message."""
     images = []

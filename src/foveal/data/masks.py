@@ -22,12 +22,16 @@ from foveal.data.images import (
     UNREADABLE,
     decode_turned,
     image_files,
-    refuse_unclear_turn,
+    turn_beside,
     turned,
+    turned_map,
+    turned_size,
     warn_left_out,
 )
 from foveal.data.layouts import root_is_missing
+from foveal.data.own import OwnSet, open_own
 from foveal.data.synthetic import SHAPES, draw_shapes
+from foveal.named import is_dotted
 
 IGNORE = 255
 """The value of pixels that belong to no class and are not looked at."""
@@ -78,14 +82,16 @@ class MaskSet(Dataset[tuple[Tensor, Tensor, Tensor | None]]):
         if isinstance(image, Tensor) and isinstance(mask, Tensor):
             return image, self._placed(mask), None
         pixels, orientation = decode_turned(image)  # type: ignore[arg-type]
+        height, width = pixels.shape[1:]
+        stored = turned_size((height, width), orientation)
 
         def beside(place: Path, binary: bool) -> Tensor:
             values, own = _read_turned(place, binary)
-            same = values.shape == pixels.shape[1:]
             if own != orientation:
-                told = own == 1 and same and values.shape[0] != values.shape[1]
-                refuse_unclear_turn(image, max(own, orientation), f"{place} is", told)  # type: ignore[arg-type]
-            if not same:
+                noted = tuple(values.shape) if own == 1 else (0, 0)  # two tags that differ are not to be told apart
+                turn = turn_beside(image, max(own, orientation), stored, noted, f"{place} is")  # type: ignore[arg-type]
+                values = turned_map(values, turn)
+            if values.shape != pixels.shape[1:]:
                 raise ValueError(
                     f"{place}: a mask must have the size of its image; got {values.shape[0]} x {values.shape[1]}, and "
                     f"{pixels.shape[1]} x {pixels.shape[2]} of {image}"
@@ -195,7 +201,9 @@ def list_mask_datasets() -> list[str]:
     return list(_NAMES)
 
 
-def create_mask_dataset(name: str, split: str, root: str | Path | None = None, *, binary: bool = False) -> MaskSet:
+def create_mask_dataset(
+    name: str, split: str, root: str | Path | None = None, *, binary: bool = False
+) -> MaskSet | OwnSet:
     """Open a set of images with masks.
 
     - ``voc``: torchvision's layout, root/VOCdevkit/VOC2012/ with JPEGImages, SegmentationClass and
@@ -205,6 +213,8 @@ def create_mask_dataset(name: str, split: str, root: str | Path | None = None, *
     - ``drive``: its original folders, root/training and root/test with images, 1st_manual and mask (the fields of view).
       A download of today may come without test/1st_manual.
     - ``shapes_masks``: 1,000 and 200 drawn images of 64x64; the classes are background and five shapes. No root.
+    - ``"package.module:Name"``: a set of your own, what ``Name(split, root)`` makes: with ``classes``, ``len()`` and ``[index]``,
+      which gives uint8 Tensor[3, H, W], the mask Tensor[H, W] and, where there is one, the field of view bool Tensor[H, W].
     - ``masks``: root/<split>/images/ and root/<split>/masks/ with one mask of the same name for each image; a folder
       "val" stands for "test"; root/<split>/fields/ is optional, and so is root/classes.txt, one name a line. All masks are
       read once, so that their values fit the classes: those of classes.txt, else the numbers of the training masks.
@@ -224,6 +234,8 @@ def create_mask_dataset(name: str, split: str, root: str | Path | None = None, *
         >>> len(shapes), shapes.classes[:2], shapes[0][1].unique()
         (200, ('background', 'disc'), tensor([0, 3], dtype=torch.uint8))
     """
+    if is_dotted(name):
+        return open_own(name, split, root, MaskSet)
     if name not in _NAMES:
         raise ValueError(f"name must be that of a set with masks; got {name!r}, {nearest(name, _NAMES)}")
     if split not in ("train", "test") and not (split == "val" and has_val(name, root)):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foveal.data.datasets import nearest
+from foveal.named import find, is_dotted
 
 CROPS = ("centre", "random", "random_resized")
 
@@ -112,6 +113,7 @@ class Preset:
 _CIFAR = Preset(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010), pad=4, flip=True)
 _MNIST = Preset(mean=(0.1307,), std=(0.3081,), pad=2)
 _IMAGENET = Preset(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), size=(224, 224), flip=True)
+_OWN = Preset()
 _PRESETS = {
     "mnist5k": _MNIST,
     "mnist": _MNIST,
@@ -132,7 +134,7 @@ def preset(name: str, **overrides: Any) -> Preset:
 
     CIFAR: random crops after padding by 4, flips, and the normalisation of the log-polar paper's experiments. SVHN: the
     normalisation of Cutout's experiments, no augmentation. Folders and WebDataset's archives: ImageNet's normalisation at 224x224, flips. "npz",
-    which may hold anything, only comes to -1..1.
+    which may hold anything, only comes to -1..1, and so does a set of your own without an attribute ``preset``.
 
     Args:
         name: of a set, as in ``create_dataset``.
@@ -146,10 +148,16 @@ def preset(name: str, **overrides: Any) -> Preset:
         Preset(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.201), size=None, resize=None, crop='centre',
             pad=4, flip=True, cutout=16, randaugment=0, mixup=0.0, cutmix=0.0)
     """
-    if name not in _PRESETS:
+    if is_dotted(name):
+        usual = getattr(find(name, "a data set"), "preset", _OWN)
+        if not isinstance(usual, Preset):
+            raise ValueError(f"{name}.preset must be a foveal.data.Preset; got {usual!r}")
+    elif name in _PRESETS:
+        usual = _PRESETS[name]
+    else:
         raise ValueError(f"name must be that of a data set; got {name!r}, {nearest(name, list(_PRESETS))}")
     fields = [field.name for field in dataclasses.fields(Preset)]
     for key in overrides:
         if key not in fields:
             raise ValueError(f"a preset has no field {key!r}; {nearest(key, fields)}")
-    return dataclasses.replace(_PRESETS[name], **overrides)
+    return dataclasses.replace(usual, **overrides)

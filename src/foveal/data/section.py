@@ -114,3 +114,11 @@ class Data(Section):
         if fraction is not None and info.data.get("limit") is not None:
             raise PydanticCustomError("rule", "is another form of limit; keep one of the two")
         return fraction
+
+
+OF_TASKS = (
+    *("data.download", "data.size", "data.resize", "data.binary_masks", "data.test_fraction", "data.test_seed"),
+    *(f"data.augment.{key}" for key in Augment.model_fields),
+    *("train.label_smoothing", "train.cuda_graph"),
+)
+"""The keys that not every task acts on: each says in its `takes` which it does, and the others are refused beside it."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from foveal.analysis import draw_feature_maps, draw_local_fields, draw_winning_shares
+from foveal.analysis import draw_feature_maps, draw_local_fields, draw_pooled, draw_winning_shares
 from foveal.evaluation.networks import Networks, seen_image
+from foveal.layers import LogPolarPool2d
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,6 +97,35 @@ def draw_where(
             f"{place} must be a plain, dilated, deformable or anisotropic convolution in one of the networks"
         )
     return draw_local_fields(found, picture, at=at), f"{place} of {', '.join(found)}"
+
+
+def draw_pooled_image(layer: Any, image: Tensor, at: tuple[int, int] | None = None) -> Figure:
+    """Draw an image as a log-polar layer pools it, and the window around one pixel.
+
+    Args:
+        layer: a `LogPolarConv2d` that was made from a map's parameters.
+        image: uint8 Tensor[3, H, W].
+        at: (row, column); by default the middle.
+
+    Raises:
+        ValueError: the pixel lies outside the image.
+    """
+    given = {**layer.map, "center": "bin" if layer.map["center"] == "bin" else "none"}
+    pool = LogPolarPool2d(layer.kernel_size, layer.stride, layer.padding, layer.dilation, reduce=layer.reduce, **given)
+    pixel = at or (image.shape[1] // 2, image.shape[2] // 2)
+    if not (pixel[0] < image.shape[1] and pixel[1] < image.shape[2]):
+        got = f"{pixel[0]},{pixel[1]}"
+        raise ValueError(f"--at must lie in the image of {image.shape[1]} x {image.shape[2]}, got {got}")
+    cell = (2 * given["radial_bins"], given["angular_bins"] // 2)
+    pooled = pool(image[None].float() / 255)[0]
+    # the output position whose window has its centre at the pixel, or else next after it, as far as there are any
+    shift = [before - edge // 2 for before, edge in zip(pool.before, pool.window, strict=True)]
+    last = [side // part - 1 for side, part in zip(pooled.shape[1:], cell, strict=True)]
+    place = [
+        min(max(-(-(p + d) // step), 0), end) for p, d, step, end in zip(pixel, shift, pool.stride, last, strict=True)
+    ]
+    centre = [p * step - d for p, d, step in zip(place, shift, pool.stride, strict=True)]
+    return draw_pooled(image, pooled, cell, (place[0], place[1]), pixel=(centre[0], centre[1]), bins=layer)
 
 
 def _named(model: nn.Module, layers: Sequence[str], fits: Any) -> list[str]:

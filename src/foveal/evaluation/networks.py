@@ -17,7 +17,6 @@ from foveal.models.pretrained import About
 from foveal.recipes.load import load_plan
 from foveal.recipes.schema import Recipe
 from foveal.surgery import convert
-from foveal.tasks.classification import Classification
 from foveal.training.saved import load_classes, load_data, load_run
 
 
@@ -80,10 +79,10 @@ def preset_of(recipe: Recipe) -> Preset:
     Raises:
         ValueError: its task is not classification, the only one with a class for each image.
     """
-    task = recipe.make_task()
-    if not isinstance(task, Classification):
+    found = recipe.make_task().preset(recipe.data)
+    if found is None:
         raise ValueError(f"activation maps are of networks that classify; {recipe.name} is for {recipe.task.name}")
-    return task.preparation(recipe.data)
+    return found
 
 
 def open_networks(name: str, plan: str | None = None, weights: str | None = None) -> Networks:

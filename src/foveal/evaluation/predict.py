@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from foveal.analysis import draw_boxes, save
-from foveal.data import decode
 from foveal.data.images import SUFFIXES, image_files, warn_left_out
-from foveal.data.writing import write_file
-from foveal.tasks.classification import Classification
-from foveal.tasks.detection import Detection
-from foveal.tasks.masks import overlay, palette
-from foveal.tasks.segmentation import Segmentation
-from foveal.tasks.vessels import Vessels
-from foveal.training.trained import classify, load
-
-_TAKES: dict[type, tuple[str, ...]] = {
-    Classification: ("top",),
-    Detection: ("threshold",),
-    Segmentation: ("views", "window", "probabilities"),
-    Vessels: ("views", "window", "probabilities"),
-}
+from foveal.deploy.runtime import FILES, Network, open_file
+from foveal.recipes.schema import Recipe
+from foveal.training.trained import Trained, load
 
 
 def predict(
@@ -58,7 +38,7 @@ def predict(
     An image is prepared as the recipe evaluates (`data.resize`), and its mask has the size of the image.
 
     Args:
-        run: the folder of a run, or one of its checkpoints.
+        run: the folder of a run, one of its checkpoints, or a file that `foveal export` made of it.
         images: files, or folders of them.
         out: the folder for what is written; made when missing.
         device: ``"auto"`` is CUDA where there is one, else the CPU.
@@ -79,9 +59,8 @@ def predict(
         FileNotFoundError: the run or a file is not there.
         CheckpointError: nothing good was saved there.
     """
-    trained = load(run, device)
-    recipe, model, out = trained.recipe, trained.network, Path(out)
-    task: Any = recipe.make_task()
+    trained = exported(run) if Path(run).suffix in FILES else load(run, device)
+    task = trained.recipe.make_task()
     given = {
         "views": views,
         "window": window,
@@ -89,91 +68,33 @@ def predict(
         "probabilities": probabilities or None,
         "top": top,
     }
-    for kind, takes in _TAKES.items():
-        if isinstance(task, kind):
-            for name, value in given.items():
-                if value is not None and name not in takes:
-                    raise ValueError(f"{name} is not for {recipe.task.name}, which {run} is a run of; leave it out")
-            break
-    else:
+    options = {name: value for name, value in given.items() if value is not None}
+    for name in options:
+        if name not in task.options:
+            raise ValueError(f"{name} is not for {trained.recipe.task.name}, which {run} is a run of; leave it out")
+    yield from task.predict(trained, _files(images), Path(out), **options)
+
+
+def exported(path: str | Path) -> Trained:
+    """A file that `foveal export` made of a run, as :func:`foveal.load` opens the run itself.
+
+    Raises:
+        ValueError: it was made of a bare network, and nothing is known of its classes and images.
+    """
+    opened = open_file(path)
+    said = opened.metadata
+    if "recipe" not in said:
         raise ValueError(
-            f"predict is for classification, segmentation, vessels and detection; {run} is a run of {recipe.task.name}"
+            f"{path} was not made of a run, so nothing is known of its classes and images; export the run: foveal export RUN"
         )
-    if isinstance(task, Classification):
-        found: list[dict[str, Any]] = []
-        for path, best in classify(trained, _files(images, one_name=False), 5 if top is None else top):
-            found.append({"image": str(path), "classes": [{"class": k, "probability": p} for k, p in best]})
-            yield path, best
-        _write_classes(found, out)
-        return
-    if isinstance(task, Detection):
-        for path in _files(images):
-            least = 0.5 if threshold is None else threshold
-            yield path, *_write_boxes(model, trained.classes, path, out, least)
-        return
-    changes: dict[str, Any] = {"views": views, "window": window}
-    drawn: Any = task
-    task = dataclasses.replace(drawn, **{key: value for key, value in changes.items() if value is not None})
-    files = _files(images)
-    out.mkdir(parents=True, exist_ok=True)
-    for path in files:
-        pixels = decode(path)
-        with torch.no_grad():
-            outputs = task.predict(model, trained.preprocess(pixels))
-        mask = task.masks(outputs, [pixels.shape[-2:]])[0].cpu()
-        binary = isinstance(task, Vessels)
-        written = [out / f"{path.stem}_mask.png", out / f"{path.stem}_overlay.png"]
-        _save(mask, binary, written[0])
-        _save_picture(overlay(pixels, mask, binary), written[1])
-        if probabilities:
-            written += _write_probabilities(
-                outputs if binary else outputs.exp(), mask, trained.classes, out / path.stem
-            )
-        yield path, *written
+    size = said.get("size")
+    recipe = Recipe.model_validate(said["recipe"])
+    about = (said["in_channels"], None if size is None else (size[0], size[1]))
+    return Trained(Network(opened).eval(), tuple(said["classes"]), recipe, *about)
 
 
-def _write_probabilities(maps: Tensor, mask: Tensor, classes: Sequence[str], stem: Path) -> list[Path]:
-    """The probability of each class, or of an object, at each pixel of an image, as numbers and as a picture."""
-    size = list(mask.shape)
-    shares = F.interpolate(maps.float(), size, mode="bilinear", align_corners=False)[0].clamp(0, 1).cpu()
-    chosen = shares[0] if len(shares) == 1 else shares.gather(0, mask[None])[0]
-    names = classes[-1:] if len(shares) == 1 else classes
-    written = [stem.with_name(f"{stem.name}_{end}") for end in ("probabilities.npz", "probability.png")]
-    np.savez_compressed(written[0], probabilities=shares.numpy(), classes=np.array(names))
-    _save_picture((chosen * 255).round().byte().numpy(), written[1])
-    return written
-
-
-def _write_classes(found: Sequence[dict[str, Any]], out: Path) -> None:
-    """All images' best classes, one line a class, and as JSON."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["image", "rank", "class", "probability"])
-    for one in found:
-        for rank, best in enumerate(one["classes"], 1):
-            table.writerow([one["image"], rank, best["class"], f"{best['probability']:.6g}"])
-    write_file(out / "classes.csv", text.getvalue().encode("utf-8", "surrogateescape"))
-    write_file(out / "classes.json", json.dumps(found, indent=1).encode())
-
-
-@torch.no_grad()
-def _write_boxes(model: Any, classes: Sequence[str], path: Path, out: Path, threshold: float) -> tuple[Path, Path]:
-    """The boxes in one image, as JSON and drawn."""
-    pixels = decode(path)
-    found = model([pixels.to(next(model.parameters()).device) / 255])[0]
-    boxes, labels, scores = (found[key].cpu() for key in ("boxes", "labels", "scores"))
-    corners = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).tolist()
-    rows = zip(corners, labels.tolist(), scores.tolist(), strict=True)
-    told = [{"image": path.name, "category": classes[k], "bbox": box, "score": score} for box, k, score in rows]
-    out.mkdir(parents=True, exist_ok=True)
-    written = out / f"{path.stem}_boxes.json", out / f"{path.stem}_boxes.png"
-    written[0].write_text(json.dumps(told, indent=1))
-    save(draw_boxes(pixels, boxes, labels, classes, scores, threshold=threshold), written[1])
-    return written
-
-
-def _files(places: Sequence[str | Path], *, one_name: bool = True) -> list[Path]:
-    """The images that paths stand for; where files are written for each, none of them may have the name of another."""
+def _files(places: Sequence[str | Path]) -> list[Path]:
+    """The images that paths stand for."""
     files: list[Path] = []
     for place in map(Path, places):
         rest: list[Path] = []
@@ -182,25 +103,7 @@ def _files(places: Sequence[str | Path], *, one_name: bool = True) -> list[Path]
         if not found:
             raise ValueError(f"{place}: there must be images ({', '.join(SUFFIXES)}) in it")
         files += found
-    names: dict[str, Path] = {}
     for path in files:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is not there; give image files, or folders of them")
-        if one_name and names.setdefault(path.stem, path) is not path:
-            raise ValueError(f"{path} and {names[path.stem]} would be written to one file; predict them one by one")
     return files
-
-
-def _save(mask: Tensor, binary: bool, path: Path) -> None:
-    from PIL import Image
-
-    picture = Image.fromarray((mask * (255 if binary else 1)).to(torch.uint8).numpy())
-    if not binary:
-        picture.putpalette(palette().flatten().tolist())
-    picture.save(path)
-
-
-def _save_picture(pixels: Any, path: Path) -> None:
-    from PIL import Image
-
-    Image.fromarray(pixels).save(path)

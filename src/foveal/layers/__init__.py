@@ -2,6 +2,8 @@
 
 from foveal.layers.anisotropic import AnisotropicConv2d
 from foveal.layers.cross import CrossConv1d, CrossConv2d, CrossConv3d
+from foveal.layers.deformable import DeformConv2d, DeformConv4, ModulatedDeformConv2d
+from foveal.layers.free_shapes import DeformableLKA, LDConv2d, PinwheelConv2d, SnakeConv2d
 from foveal.layers.log_polar import LogPolarConv2d
 from foveal.layers.log_polar_nd import LogPolarConv1d, LogPolarConv3d
 from foveal.layers.log_polar_pool import LogPolarPool2d
@@ -13,10 +15,17 @@ __all__ = [
     "CrossConv1d",
     "CrossConv2d",
     "CrossConv3d",
+    "DeformConv2d",
+    "DeformConv4",
+    "DeformableLKA",
     "DeformableRoIPool",
+    "LDConv2d",
     "LogPolarConv1d",
     "LogPolarConv2d",
     "LogPolarConv3d",
     "LogPolarPool2d",
+    "ModulatedDeformConv2d",
+    "PinwheelConv2d",
     "PointLogPolarConv",
+    "SnakeConv2d",
 ]

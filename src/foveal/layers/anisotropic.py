@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from foveal.geometry import plain, scaled_taps
 from foveal.layers import shaped
 from foveal.ops import arguments, sampled_conv2d
-from foveal.ops.sampled.op import FUSES, MOST_SETS, winning_set
+from foveal.ops.sampled.op import winning_set
+from foveal.ops.sampled.operands import FUSES, MOST_SETS
 
 BOUNDS = ("floor", "half")
 PHASES = ("both", "scale", "offset")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from foveal.geometry import bin_population, log_polar_bins, plain
 from foveal.layers import shaped
 from foveal.layers.log_polar_pool import REDUCES, members, pool
-from foveal.ops import arguments, binned_conv2d
+from foveal.ops import arguments, binned_conv2d, binned_conv3d
 from foveal.ops.binned.op import mean_weight
 
 
@@ -123,28 +123,26 @@ class BinnedConv(shaped.ShapedConv):
         if self.reduce == "max":
             return self._weigh_maxima(input)
         padding: Any = self.padding
-        if self.padding_mode != "zeros" or (self.dims == 3 and self.before != self.after):
+        if self.padding_mode != "zeros":
             input, padding = shaped.pad(input, self.before, self.after, self.padding_mode), 0
         weight: Tensor = self.weight
         population = self.population if self.reduce == "mean" else None
         if self.home is not None:
             weight, population = self._tap_weight(), None
-        if self.dims == 2:
-            moved: Any = (self.stride, padding, self.dilation, self.groups)
-            return binned_conv2d(input, weight, self.bins, self.bias, *moved, population=population)
         if self.dims == 1:  # a map of height 1
             if not isinstance(padding, str):
                 padding = (0, *padding) if padding else 0
-            moved = ((1, *self.stride), padding, (1, *self.dilation), self.groups)
+            moved: Any = ((1, *self.stride), padding, (1, *self.dilation), self.groups)
             lines = binned_conv2d(input[:, :, None], weight, self.bins[None], self.bias, *moved, population=population)
             return lines[:, :, 0]
-        padding = padding if isinstance(padding, int) else self.before
-        return F.conv3d(input, self.kernel(), self.bias, self.stride, padding, self.dilation, self.groups)
+        moved = (self.stride, padding, self.dilation, self.groups)
+        convolve = binned_conv2d if self.dims == 2 else binned_conv3d
+        return convolve(input, weight, self.bins, self.bias, *moved, population=population)
 
     def _weigh_maxima(self, input: Tensor) -> Tensor:
         """Pool by the maximum, then weigh the bins: a convolution of one tap."""
         weight: Tensor
-        keep = arguments.layout(input) if self.dims == 2 else torch.contiguous_format
+        keep = torch.contiguous_format if self.dims == 1 else arguments.layout(input)
         input, weight, bias = arguments.autocast(input, self.weight, self.bias)  # type: ignore[assignment]
         padded = shaped.pad(input, self.before, self.after, self.padding_mode)
         pooled = pool(padded, self.members, self.window, "max", self.stride, self.dilation)
@@ -227,6 +225,7 @@ class BinnedConv(shaped.ShapedConv):
             ValueError: the layer is not linear (reduce="max").
         """
         self._check_linear("init='project'")
+        shaped.check_stored(self, "project()")
         spaces = (1,) * self.dims if dilation is None else dilation
         dense = shaped.embed(kernel, spaces, self.kernel_size, self.dilation).to(self.weight.device)
         wide = torch.promote_types(dense.dtype, torch.float32)
@@ -283,6 +282,7 @@ class BinnedConv(shaped.ShapedConv):
             >>> torch.allclose(turned, torch.rot90(layer(image), dims=(2, 3)), atol=1e-6)
             True
         """
+        shaped.check_stored(self, "rotated()")
         if not self.map:
             raise ValueError("rotated() needs sectors; a layer with bins=... of its own has none")
         if self.home is not None:

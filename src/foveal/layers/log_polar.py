@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from foveal.geometry import bin_population, log_polar_bins, region_grid
+from foveal.layers import shaped
 from foveal.layers.binned import BinnedConv
 
 
@@ -101,6 +102,7 @@ class LogPolarConv2d(BinnedConv):
             ValueError: the layer's map is not theirs, a tensor is missing or of another shape, or the checkpoint has
                 a bias that this layer has no place for. Nothing is changed then.
         """
+        shaped.check_stored(self, "load_authors_state_dict()")
         if self.reduce == "max" and self.home is None and self.map.get("center") != "bin":
             raise ValueError(
                 "the authors' maximum counts the centre pixel in its bin, besides its own weight; "

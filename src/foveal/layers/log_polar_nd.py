@@ -85,7 +85,7 @@ class LogPolarConv3d(BinnedConv):
     """A 3-D convolution whose taps share weights over bins of log distance and direction in space.
 
     Source: Log-Polar Space Convolution (NeurIPS 2022), Eq. (3) with a direction of two angles. It is exactly an nn.Conv3d
-    with tied weights and computed as one (:meth:`to_conv`): its gain is parameters, not time.
+    with tied weights (:meth:`to_conv`) and runs on kernels of its own, :func:`foveal.ops.binned_conv3d`.
 
     Args:
         in_channels, out_channels, stride, dilation, groups, bias, padding_mode: as in nn.Conv3d.

@@ -1,5 +1,8 @@
 """Log-polar convolution of points that lie anywhere: bins of log distance and direction, found as the points come."""
 
+import contextlib
+import math
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -8,18 +11,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveal.geometry import offset_bins, plain, squared_limits
-from foveal.layers import shaped
+from foveal.layers import near, shaped
 
-_PAIRS_AT_ONCE = 1 << 21  # distances held at one time, 8 MB in float32
+_PAIRS_AT_ONCE = 1 << 22  # features gathered at one time: 16 MB a channel in float32
 
 
 class Neighbors(NamedTuple):
     """Which points fall into which bins of which queries: what the search finds and any number of layers may use."""
 
     point: Tensor  # int64 [pairs], into the points of all sets
-    slot: Tensor  # int64 [pairs], query * columns + bin, over the queries of all sets
+    slot: Tensor  # int64 [pairs], query * columns + bin, over the queries of all sets; those of a query stand together
     kept: Tensor  # bool [N, Q], queries that are no padding
     points: int  # N * P
+
+    def parts(self, columns: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """``point`` and ``slot`` in pieces of whole queries, so that what is made of them stays small."""
+        query, start = self.slot // columns, 0
+        stops = (query.diff().nonzero()[:, 0] + 1).cpu()
+        while True:  # once without pairs, too: gradients of nothing are zeros
+            stop = len(query)
+            if stop - start > _PAIRS_AT_ONCE:
+                at = int(torch.searchsorted(stops, start + _PAIRS_AT_ONCE))
+                stop = int(stops[at]) if at < len(stops) else stop
+            yield self.point[start:stop], self.slot[start:stop]
+            start = stop
+            if start == len(query):
+                return
 
 
 class PointLogPolarConv(shaped.Mapped):
@@ -32,8 +49,8 @@ class PointLogPolarConv(shaped.Mapped):
 
     Coordinates are (row, column) or (depth, row, column), as indices of an image or volume; angles are counter-clockwise
     from right with rows going down. Gradients flow to features and weights, not to coordinates: bins do not change with
-    them but in jumps. The search compares all points of a set, some rows at a time, in memory proportional to the pairs
-    that it finds; for points that stay where they are do it once (:meth:`neighbors` and :meth:`weigh`). It depends on the
+    them but in jumps. The search sorts the points into cells and takes time and memory proportional to the pairs that it
+    finds; for points that stay where they are do it once (:meth:`neighbors` and :meth:`weigh`). It depends on the
     data, so the layer is not exported to ONNX.
 
     Args:
@@ -157,6 +174,10 @@ class PointLogPolarConv(shaped.Mapped):
     @torch.no_grad()
     def neighbors(self, points: Tensor, mask: Tensor | None = None, queries: Tensor | None = None) -> Neighbors:
         """The search of :meth:`forward`: a neighbour's place among the points, and its bin."""
+        with _apart(points, mask, queries):
+            return self._search(points, mask, queries)
+
+    def _search(self, points: Tensor, mask: Tensor | None, queries: Tensor | None) -> Neighbors:
         points, valid = self._check_points("points", points, mask)
         if queries is None:
             queries, kept = points, valid
@@ -167,13 +188,16 @@ class PointLogPolarConv(shaped.Mapped):
         columns = self.weight.shape[2]
         nobody = torch.empty(0, dtype=torch.int64, device=points.device)
         found_points, found_slots = [nobody], [nobody]
-        for sets, rows, others, scale in self._pairs(points, valid, queries, kept):
+        dtype = torch.promote_types(points.dtype, queries.dtype)
+        points, queries = points.to(dtype), queries.to(dtype)
+        there, here = points.flatten(0, 1), queries.flatten(0, 1)
+        for query, point, scale in self._pairs(points, valid, queries, kept):
             # in float64, so that nothing but the coordinates' own rounding moves a pair over a border
-            offset = (points[sets, others].double() - queries[sets, rows].double()) / scale
+            offset = (there[point].double() - here[query].double()) / scale
             bins = offset_bins(offset, 1.0 if self.radius is None else self.radius, **self.map)
             inside = bins >= 0
-            found_points.append((sets * points.shape[1] + others)[inside])
-            found_slots.append(((sets * queries.shape[1] + rows) * columns + bins)[inside])
+            found_points.append(point[inside])
+            found_slots.append((query * columns + bins)[inside])
         return Neighbors(torch.cat(found_points), torch.cat(found_slots), kept, points.shape[0] * points.shape[1])
 
     def weigh(self, neighbors: Neighbors, features: Tensor) -> Tensor:
@@ -186,21 +210,22 @@ class PointLogPolarConv(shaped.Mapped):
             raise ValueError(f"features must have one row a point; got shape {tuple(features.shape)}")
         if features.dtype != self.weight.dtype and not torch.is_autocast_enabled(features.device.type):
             raise ValueError(f"features must have the dtype of weight, {self.weight.dtype}; got {features.dtype}")
-        columns = self.weight.shape[2]
+        columns, count = self.weight.shape[2], neighbors.kept.numel()
         wide = torch.promote_types(features.dtype, torch.float32)
-        slots = neighbors.kept.numel() * columns
-        pooled = torch.zeros((slots, self.in_channels), dtype=wide, device=features.device)
-        pooled = pooled.index_add(0, neighbors.slot, features.flatten(0, 1)[neighbors.point].to(wide))
-        pooled = pooled.unflatten(0, (-1, columns))
-        if self.reduce == "mean":
-            if self.population is None:
-                counts = torch.bincount(neighbors.slot, minlength=slots).unflatten(0, (-1, columns))
-            else:
-                counts = self.population
-            pooled = pooled / counts.clamp(min=1)[..., None]
-        weight = self.weight.transpose(1, 2).flatten(1)
-        output = F.linear(pooled.to(features.dtype).flatten(1), weight, self.bias).unflatten(0, neighbors.kept.shape)
-        return torch.where(neighbors.kept[..., None], output, 0)
+        weight, flat = self.weight.transpose(1, 2).flatten(1), features.flatten(0, 1)
+        output = F.linear(flat.new_zeros(count, 0), weight[:, :0], self.bias)  # of queries with nobody near
+        for point, slot in neighbors.parts(columns):
+            query, group = torch.unique_consecutive(slot // columns, return_inverse=True)
+            slot = group * columns + slot % columns
+            pooled = torch.zeros((len(query) * columns, self.in_channels), dtype=wide, device=features.device)
+            pooled = pooled.index_add(0, slot, flat[point].to(wide)).unflatten(0, (-1, columns))
+            if self.reduce == "mean":
+                number: Tensor | None = self.population
+                if number is None:
+                    number = torch.bincount(slot, minlength=len(query) * columns).unflatten(0, (-1, columns))
+                pooled = pooled / number.clamp(min=1)[..., None]
+            output = output.index_copy(0, query, F.linear(pooled.to(features.dtype).flatten(1), weight, self.bias))
+        return torch.where(neighbors.kept[..., None], output.unflatten(0, neighbors.kept.shape), 0)
 
     def _check_points(self, name: str, points: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Coordinates in float32 or better, and which of them count."""
@@ -221,37 +246,43 @@ class PointLogPolarConv(shaped.Mapped):
 
     def _pairs(
         self, points: Tensor, valid: Tensor, queries: Tensor, kept: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Any]]:
-        """Set, query and point of pairs that may be neighbours, and what their offsets are measured in, some rows at a time."""
-        if not points.numel():
+    ) -> Iterator[tuple[Tensor, Tensor, Any]]:
+        """Query and point of pairs that may be neighbours, and what their offsets are measured in, some queries at a time."""
+        chosen = kept.flatten().nonzero()[:, 0]
+        if not valid.any():
             return
-        several, radius = max(1, _PAIRS_AT_ONCE // points[..., 0].numel()), self.radius
+        if self.radius is None:
+            for pairs in near.nearest(points, valid, queries, chosen, self.nearest or 1):
+                _, group = torch.unique_consecutive(pairs.query, return_inverse=True)
+                farthest = (
+                    torch.zeros_like(pairs.square).scatter_reduce_(0, group, pairs.square, "amax").double().sqrt_()
+                )
+                yield pairs.query, pairs.point, torch.where(farthest > 0, farthest, 1)[group][:, None]
+            return
         rule = {name: self.map[name] for name in ("radial_bins", "growth_rate", "spacing")}
-        reach = torch.inf if radius is None else squared_limits(radius, **rule)[-1] * (1 + 1e-5)
-        for start in range(0, queries.shape[1], several):
-            some = queries[:, start : start + several]
-            squares = torch.zeros((*some.shape[:2], points.shape[1]), dtype=points.dtype, device=points.device)
-            for axis in range(self.dims):
-                squares += (some[:, :, None, axis] - points[:, None, :, axis]).square_()
-            pairs = valid[:, None, :] & kept[:, start : start + several, None]
-            squares.masked_fill_(~pairs, torch.inf)
-            near = squares <= reach if radius is not None else squares < torch.inf
-            scale: Any = 1
-            if self.nearest is not None:
-                here = squares <= (0.0 if radius is None else (1e-6 * radius) ** 2)
-                count = min(self.nearest, points.shape[1])
-                distances, chosen = squares.masked_fill_(here, torch.inf).topk(count, 2, largest=False)
-                near &= here | torch.zeros_like(near).scatter_(2, chosen, distances < torch.inf)
-                if radius is None:
-                    farthest = distances.masked_fill_(distances == torch.inf, 0).amax(2).double().sqrt_()
-                    scale = torch.where(farthest > 0, farthest, 1)
-            sets, rows, others = near.nonzero().unbind(1)
-            if isinstance(scale, Tensor):
-                scale = scale[sets, rows][:, None]
-            yield sets, rows + start, others, scale
+        reach = math.sqrt(squared_limits(self.radius, **rule)[-1] * (1 + 1e-5))
+        if self.nearest is None:
+            found = near.Cells(points, valid, reach).within(queries, chosen, reach)
+        else:
+            found = near.nearest(points, valid, queries, chosen, self.nearest, reach, 1e-6 * self.radius)
+        for pairs in found:
+            yield pairs.query, pairs.point, 1
 
     def extra_repr(self) -> str:
         """The arguments."""
         text = f"{self.in_channels}, {self.out_channels}, radius={self.radius}, nearest={self.nearest}"
         text += "" if self.bias is not None else ", bias=False"
         return text + "".join(f", {k}={v!r}" for k, v in self.map.items()) + f", reduce={self.reduce!r}"
+
+
+@contextlib.contextmanager
+def _apart(*tensors: Tensor | None) -> Iterator[None]:
+    """Leave a graph that is being traced (make_fx, torch.func.linearize) where none of the tensors is part of it: what depends
+    on their values is a constant there."""
+    tracing: Any = sys.modules.get("torch.fx.experimental.proxy_tensor")
+    mode = None if tracing is None else tracing.get_proxy_mode()
+    if mode is None or any(t is not None and tracing.has_proxy_slot(t, mode.tracer) for t in tensors):
+        yield
+        return
+    with tracing.disable_proxy_modes_tracing():
+        yield

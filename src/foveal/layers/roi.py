@@ -80,8 +80,9 @@ def deform_roi_pool(
             share.append((part_y[..., :, None] * part_x[..., None, :]).masked_fill(~inside, 0))
     points = 4 * sampling_ratio**2
     pixels = input.permute(0, 2, 3, 1).reshape(batch * height * width, channels).to(wide)
-    # the fast one has no second derivative, and torch refuses to take it; without boxes there is nothing to refuse
-    blend = reference.definition_of_blend if arguments.transforming() or not len(boxes) else reference.gather
+    blend: Any = reference.definition_of_blend if arguments.transforming() else _Blend.apply
+    if torch.compiler.is_compiling():  # which knows no second derivative of anything
+        blend = reference.gather
     shares = torch.stack(share, -1).reshape(-1, points) / sampling_ratio**2
     pooled = blend(pixels, torch.stack(index, -1).reshape(-1, points), shares)
     return pooled.reshape(len(boxes), rows, columns, channels).permute(0, 3, 1, 2).to(input.dtype)
@@ -205,6 +206,28 @@ def _points(start: Tensor, end: Tensor, parts: int, each: int) -> Tensor:
     """Where the points of each part lie along one side, [K, parts, each]."""
     places = (torch.arange(parts * each, device=start.device, dtype=start.dtype) + 0.5) / (parts * each)
     return (start[:, None] + (end - start)[:, None] * places).unflatten(1, (parts, each))
+
+
+class _Blend(torch.autograd.Function):
+    """The definition's blend, fast, with the definition's second derivative: that of torch's fast one is not there."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor, share: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, index, share)
+        return reference.gather(rows, index, share)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        rows, index, share = ctx.saved_tensors
+        twice = torch.is_grad_enabled() or arguments.transforming()
+        with torch.enable_grad():
+            given = [each if twice else each.detach().requires_grad_(each.requires_grad) for each in (rows, share)]
+            blend = reference.definition_of_blend if twice else reference.gather
+            out = blend(given[0], index, given[1])
+        wanted = [each for each in given if each.requires_grad]
+        found = iter(torch.autograd.grad(out, wanted, grad, create_graph=twice))
+        grad_rows, grad_share = (next(found) if each.requires_grad else None for each in given)
+        return grad_rows, None, grad_share
 
 
 def _neighbours(place: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

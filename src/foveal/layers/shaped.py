@@ -1,6 +1,5 @@
 """What the layers share: nn.Conv2d's arguments and padding modes, maps that no cast can harm, the way from a convolution."""
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch.nn.utils import parametrize
 
 from foveal.geometry import plain
 from foveal.ops import arguments
@@ -34,6 +34,7 @@ class Mapped(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._maps: dict[str, Tensor] = {}
+        self.register_load_state_dict_post_hook(_follow)
 
     def add_map(self, name: str, value: Tensor) -> None:
         """Keep a map out of the state dict, untouched by casts and to_empty; to be made, as all that it takes, plainly."""
@@ -43,7 +44,7 @@ class Mapped(nn.Module):
 
     def _place_maps(self, otherwise: torch.device | None) -> None:
         """Put the maps where the weights are; without weights on the other device, if there is one."""
-        weight = next(self.parameters(recurse=False), None)
+        weight = next(self.parameters(), None)
         device = otherwise if weight is None else weight.device
         if device is None:
             return
@@ -68,9 +69,10 @@ class Mapped(nn.Module):
             "let foveal.reparameterize(model) turn what is exactly a convolution into one before"
         )
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._place_maps(None)  # assign=True brings weights that may lie elsewhere
+
+def _follow(layer: Mapped, _: Any) -> None:
+    """Maps go where the weights are: assign=True brings weights that may lie elsewhere."""
+    layer._place_maps(None)
 
 
 class Windowed(Mapped):
@@ -236,6 +238,15 @@ def start(parts: Sequence[Tensor], bias: Tensor | None) -> None:
             bias += torch.empty_like(bias).uniform_(-bound, bound)
 
 
+def check_stored(layer: nn.Module, what: str) -> None:
+    """What sets the weight of a layer finds it, and not what a parametrisation computes."""
+    if parametrize.is_parametrized(layer, "weight"):
+        raise ValueError(
+            f"{what} sets the weight, which a parametrisation computes here; take it away before, with "
+            "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
+        )
+
+
 def check_input(input: Tensor, channels: int, dims: int) -> None:
     """The rules of a convolution on its batched input, with the argument named."""
     sizes = ", ".join(("L",) if dims == 1 else ("D", "H", "W")[-dims:])
@@ -271,38 +282,6 @@ def check_plain(conv: nn.Module, dims: int = 2) -> Any:
             "make it plain first, with torch.nn.utils.parametrize.remove_parametrizations or its like"
         )
     return conv
-
-
-class SamePadding:
-    """The padding of timm's Conv2dSame (TensorFlow's "same"), which depends on the size of what comes, as a hook in front of
-    what stands for it: a layer that keeps the size of a convolution keeps that of a padded one, too."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        self.stride = conv.stride
-        self.taps = tuple(d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
-
-    def __call__(self, module: nn.Module | None, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Pad the input."""
-        before, after = [], []
-        for size, step, taps in zip(given[0].shape[-2:], self.stride, self.taps, strict=True):
-            total = max((-(-size // step) - 1) * step + taps - size, 0)
-            before.append(total // 2)
-            after.append(total - total // 2)
-        return pad(given[0], before, after, "zeros"), *given[1:]
-
-
-def pads_by_size(module: nn.Module) -> bool:
-    """Whether a module is timm's Conv2dSame, known by name: it is not imported here."""
-    return type(module).__name__ == "Conv2dSame" and type(module).__mro__[1] is nn.Conv2d
-
-
-def without_same_padding(conv: nn.Module) -> nn.Module:
-    """The plain convolution that one with such a padding is behind it, with the same parameters."""
-    if not pads_by_size(conv):
-        return conv
-    plain_conv = copy.copy(conv)
-    plain_conv.__class__ = nn.Conv2d
-    return plain_conv
 
 
 def window_of(taken: Mapping[str, Any], dims: int) -> tuple[int, ...]:
@@ -364,6 +343,8 @@ def conventional(like: nn.Module, weight: Tensor, kernel: Tensor, bias: Tensor |
     conv.weight.copy_(kernel)
     if conv.bias is not None and bias is not None:
         conv.bias.copy_(bias)
+    if parametrize.is_parametrized(like, "weight"):  # a computed weight does not tell whether it is trained
+        weight = like.parametrizations.weight.original  # type: ignore[union-attr, assignment]
     take_over(conv, like, [(conv.weight, weight), (conv.bias, bias)])
     return conv
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from foveal.models import cenet, cifar, deeplab, detection, digits, drn, pretrained, simple_vgg, unet, wnet, wrn
 from foveal.models.initialisation import he_init
+from foveal.named import find, is_dotted
 
 _OURS: dict[str, Callable[..., nn.Module]] = {
     build.__name__: build
@@ -53,8 +54,10 @@ _OURS.update(detection.DETECTORS)
 def create_model(name: str, num_classes: int = 10, *, weights: str | Path | Any = None, **kwargs: Any) -> nn.Module:
     """Build a network by its name, with fresh weights or pretrained ones.
 
-    Names are looked up among ours (``list_models()``), then torchvision's, then timm's. Nothing is downloaded unless
-    weights are asked for by name, or by torchvision's or timm's own keywords (``weights_backbone``, ``pretrained``).
+    Names are looked up among ours (``list_models()``), then torchvision's, then timm's; ``"package.module:Name"`` is one
+    of your own, a class or function that takes ``num_classes``, ``in_channels`` where images may have other than three, and
+    what else you like. Nothing is downloaded unless weights are asked for by name, or by torchvision's or timm's own keywords
+    (``weights_backbone``, ``pretrained``).
 
     Args:
         name: one of ``list_models(all=True)``.
@@ -82,6 +85,8 @@ def create_model(name: str, num_classes: int = 10, *, weights: str | Path | Any 
             raise ValueError(f"{argument} must be a whole number of at least 1; got {value!r}")
     if weights is not None:
         return _pretrained(name, weights, num_classes, kwargs)
+    if is_dotted(name):
+        return _own(name, {"num_classes": num_classes, **kwargs})
     if name in _OURS:
         return _build(name, _OURS[name], {"num_classes": num_classes, **kwargs})
 
@@ -223,6 +228,27 @@ def _import(library: str) -> tuple[ModuleType | None, str]:
         return None, f"{package}'s names need {package} (pip install 'foveal[train]')"
     except (ImportError, RuntimeError) as error:
         return None, f"{package}'s names need a {package} that fits torch {torch.__version__} ({error})"
+
+
+def _own(name: str, keywords: dict[str, Any]) -> nn.Module:
+    """A network of the user's own."""
+    build = find(name, "a network")
+    if not callable(build):
+        raise ValueError(f"{name} must be a class or a function that makes a network; it is {build!r}")
+    takes = inspect.signature(build).parameters
+    if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in takes.values()):
+        if "in_channels" not in takes and keywords.pop("in_channels", 3) != 3:
+            raise ValueError(f"{name} must take the keyword in_channels, because the images have other than 3 channels")
+        strange = [keyword for keyword in keywords if keyword not in takes]
+        if strange:
+            near = difflib.get_close_matches(strange[0], takes, n=3) or list(takes)
+            raise ValueError(
+                f"{name} takes no keyword {strange[0]!r}; the nearest: {', '.join(near) or 'it takes none'}"
+            )
+    network = build(**keywords)
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{name} must make an nn.Module; got {type(network).__name__}")
+    return network
 
 
 def _build(name: str, build: Callable[..., nn.Module], keywords: dict[str, Any], strict: bool = False) -> nn.Module:

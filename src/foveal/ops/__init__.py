@@ -1,6 +1,7 @@
 """Functional forms: binned convolution (tied kernels) and sampled convolution (moving taps)."""
 
-from foveal.ops.binned.op import binned_conv2d
-from foveal.ops.sampled.op import anisotropic_conv2d, sampled_conv2d
+from foveal.ops.binned.op import binned_conv2d, binned_conv3d
+from foveal.ops.sampled.forms import anisotropic_conv2d, deform_conv2d
+from foveal.ops.sampled.op import sampled_conv2d
 
-__all__ = ["anisotropic_conv2d", "binned_conv2d", "sampled_conv2d"]
+__all__ = ["anisotropic_conv2d", "binned_conv2d", "binned_conv3d", "deform_conv2d", "sampled_conv2d"]

@@ -14,16 +14,23 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
+def numbers(name: str, value: int | Sequence[int], dims: int, *, at_least: int) -> tuple[int, ...]:
+    """Normalise a whole number, or one for each dimension."""
+    given = value.tolist() if isinstance(value, np.ndarray) else value
+    each = tuple(map(whole, given)) if isinstance(given, Sequence) else (whole(given),) * dims
+    if len(each) != dims or not all(v is not None and v >= at_least for v in each):
+        several = {2: "a pair", 3: "three"}[dims]
+        raise ValueError(f"{name} must be a whole number of at least {at_least} or {several} of them; got {value!r}")
+    return each
+
+
 def pair(name: str, value: int | Sequence[int], *, at_least: int) -> tuple[int, int]:
     """Normalise a whole number or a pair of them."""
-    given = value.tolist() if isinstance(value, np.ndarray) else value
-    two = tuple(map(_whole, given)) if isinstance(given, Sequence) else (_whole(given),) * 2
-    if len(two) != 2 or not all(v is not None and v >= at_least for v in two):
-        raise ValueError(f"{name} must be a whole number of at least {at_least} or a pair of them; got {value!r}")
-    return two[0], two[1]
+    first, second = numbers(name, value, 2, at_least=at_least)
+    return first, second
 
 
-def _whole(value: Any) -> Any:
+def whole(value: Any) -> Any:
     """A whole number, of whatever kind has ``__index__``; None for what is none. Symbols of a compiler or tracer stay."""
     if isinstance(value, bool):
         return None
@@ -43,37 +50,38 @@ def same_size_padding(window: tuple[int, int]) -> tuple[int, int]:
 
 
 def split_padding(
-    padding: int | str | Sequence[int], window: tuple[int, int], stride: tuple[int, int], *, at_least: int = 0
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Normalise nn.Conv2d's padding to what stands before (top, left) and after (bottom, right) the map.
+    padding: int | str | Sequence[int], window: Sequence[int], stride: Sequence[int], *, at_least: int = 0
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Normalise a convolution's padding to what stands before (front, top, left) and after (back, bottom, right) the map.
 
-    ``window`` is dilation * (kernel - 1) in both directions.
+    ``window`` is dilation * (kernel - 1) in each direction.
     """
     if not isinstance(padding, str):
-        both = pair("padding", padding, at_least=at_least)
+        both = numbers("padding", padding, len(window), at_least=at_least)
         return both, both
     if padding == "valid":
-        return (0, 0), (0, 0)
+        return (0,) * len(window), (0,) * len(window)
     if padding != "same":
         raise ValueError(f"padding must be whole numbers, 'same' or 'valid'; got {padding!r}")
-    if stride != (1, 1):
-        raise ValueError(f"padding='same' needs stride 1; got stride {stride}. Give the padding in numbers")
-    before = (window[0] // 2, window[1] // 2)
-    return before, (window[0] - before[0], window[1] - before[1])
+    if max(stride) > 1:
+        raise ValueError(f"padding='same' needs stride 1; got stride {tuple(stride)}. Give the padding in numbers")
+    before = tuple(reach // 2 for reach in window)
+    return before, tuple(reach - half for reach, half in zip(window, before, strict=True))
 
 
-def check_input(input: Tensor, channels: int, weight: Tensor) -> None:
-    """The rules of nn.Conv2d on its input, with the argument named."""
-    if input.ndim != 4:
+def check_input(input: Tensor, channels: int, weight: Tensor | None, dims: int = 2) -> None:
+    """The rules of nn.Conv2d or nn.Conv3d on its input, with the argument named."""
+    if input.ndim != dims + 2:
+        axes = "H, W" if dims == 2 else "D, H, W"
         raise ValueError(
-            f"input must have 3 or 4 dimensions, [N, C, H, W] or [C, H, W]; got shape {tuple(input.shape)}"
+            f"input must have {dims + 1} or {dims + 2} dimensions, [N, C, {axes}] or [C, {axes}]; got shape {tuple(input.shape)}"
         )
     if input.shape[1] != channels:
         raise ValueError(f"input must have {channels} channels (groups * weight's); got shape {tuple(input.shape)}")
-    if input.shape[1] == 0 or input.shape[2] == 0 or input.shape[3] == 0:
+    if 0 in input.shape[1:]:
         raise ValueError(f"input must have no empty dimension but the batch; got shape {tuple(input.shape)}")
     check_floating(input)
-    if weight.dtype != input.dtype:
+    if weight is not None and weight.dtype != input.dtype:
         raise ValueError(f"weight must have the dtype of input, {input.dtype}; got {weight.dtype}")
 
 
@@ -92,7 +100,7 @@ def check_weight(weight: Tensor, dims: tuple[str, ...], groups: int) -> None:
     """A weight has its dimensions, and groups divide its output channels."""
     if weight.ndim != len(dims):
         raise ValueError(f"weight must be [{', '.join(dims)}]; got shape {tuple(weight.shape)}")
-    if (_whole(groups) or 0) < 1:
+    if (whole(groups) or 0) < 1:
         raise ValueError(f"groups must be a whole number of at least 1; got {groups!r}")
     out_channels = weight.shape[dims.index("O")]
     if out_channels < 1 or out_channels % groups:
@@ -150,7 +158,8 @@ def at_once(*tensors: Tensor | None) -> bool:
         torch.compiler.is_compiling()
         or _C._len_torch_dispatch_stack()
         or _C._len_torch_function_stack()
-        or transforming()
+        or _C._are_functorch_transforms_active()  # as transforming(), without its calls
+        or forward_ad._current_level >= 0
         or _C._is_any_autocast_enabled()
         or _C._is_tracing()
         or _C._autograd._profiler_enabled()
@@ -173,8 +182,8 @@ def layout(input: Tensor) -> torch.memory_format:
     """The memory format that an op keeps: channels_last where the input is, else contiguous; vmap knows no other."""
     if transforming():
         return torch.contiguous_format
-    last = input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
+    last = torch.channels_last if input.ndim == 4 else torch.channels_last_3d
+    return last if input.is_contiguous(memory_format=last) and not input.is_contiguous() else torch.contiguous_format
 
 
 def double_backward(
@@ -214,7 +223,7 @@ def _views(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     return [t if t is None else t.view_as(t) for t in tensors]
 
 
-def pad_after(input: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Tensor:
-    """Add the pixels that asymmetric padding ("same" around an even kernel) has on the bottom and right."""
-    extra = (after[0] - before[0], after[1] - before[1])
-    return F.pad(input, (0, extra[1], 0, extra[0])) if any(extra) else input
+def pad_after(input: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
+    """Add the pixels that asymmetric padding ("same" around an even kernel) has behind the map."""
+    extra = [end - start for start, end in zip(before, after, strict=True)]
+    return F.pad(input, [v for more in reversed(extra) for v in (0, more)]) if any(extra) else input

@@ -6,7 +6,7 @@ import copy
 import difflib
 import importlib.resources
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from foveal.data.section import Augment, Data, File, shown
+from foveal.named import is_dotted, search_in
 from foveal.recipes.schema import (
     Claim,
     Published,
@@ -160,6 +161,7 @@ def load_row(path: str | Path, overrides: Sequence[str] = (), *, quick: bool = F
         reading.wrong(f"{source}:1", (), f"{is_what}; a recipe has the keys model, data and train")
         raise reading.stop()
     values.setdefault("name", path.stem)
+    _settle_home(values, path.parent)
     if "model" in values and values["model"] is None and ("model",) not in reading.refused:
         quoted = _validated(Quoted, values, reading)
         if quoted is None or reading.mistakes:
@@ -174,12 +176,27 @@ def load_row(path: str | Path, overrides: Sequence[str] = (), *, quick: bool = F
         values = _quick_values(values)
     for override in overrides:
         reading.override(values, override)
+    _settle_home(values, path.parent)
     recipe = _validated(Recipe, values, reading, quick=quick)
     if recipe and not quick and not overrides and isinstance(values.get("quick"), dict):  # they are of the full form
         _validated(Recipe, _quick_values(values), reading, quick=True)
     if recipe is None or reading.mistakes:
         raise reading.stop()
     return _labelled(recipe, given) if quick or overrides else recipe
+
+
+def _settle_home(values: dict[str, Any], folder: Path) -> None:
+    """Where a part of a row is the user's own, by dotted name, it is looked for beside the file, or where `home` says."""
+    sections = [values.get(key) for key in ("task", "model", "data")]
+    plan, train = values.get("convert"), values.get("train")
+    names = [section.get("name") for section in sections if isinstance(section, dict)]
+    names += (
+        [entry.get("layer") for entry in plan.values() if isinstance(entry, dict)] if isinstance(plan, dict) else []
+    )
+    names += [train.get("optimizer")] if isinstance(train, dict) else []
+    if any(map(is_dotted, names)):
+        home = values.get("home")
+        values["home"] = str((folder / home if isinstance(home, str) else folder).resolve())
 
 
 _Kind = TypeVar("_Kind", bound=BaseModel)
@@ -190,12 +207,7 @@ def _validated(kind: type[_Kind], values: dict[str, Any], reading: Reading, *, q
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        for finding in error.errors(include_url=False):
-            where: KeyPath = finding["loc"]
-            if kind is Quoted and finding["type"] == "extra_forbidden" and where[0] in Recipe.model_fields:
-                problem = "is for a row with a network; here model is null"
-            else:
-                problem = _explain(finding)
+        for where, problem in _findings(kind, error):
             overridden = reading.places.get(where, "").startswith("--set ")
             if quick and not overridden and ("quick", *where[:1]) in reading.places:
                 where = ("quick", *where)
@@ -204,6 +216,18 @@ def _validated(kind: type[_Kind], values: dict[str, Any], reading: Reading, *, q
                 place = next(reading.places[prefix] for prefix in prefixes if prefix in reading.places)
                 reading.wrong(place, where, problem)
     return None
+
+
+def _findings(kind: type[BaseModel], error: ValidationError) -> Iterator[tuple[KeyPath, str]]:
+    """Each mistake with the key that it is of."""
+    for finding in error.errors(include_url=False):
+        where: KeyPath = finding["loc"]
+        if finding["type"] == "not_taken":
+            yield from ((tuple(key.split(".")), problem) for key, problem in finding["ctx"]["problems"].items())
+        elif kind is Quoted and finding["type"] == "extra_forbidden" and where[0] in Recipe.model_fields:
+            yield where, "is for a row with a network; here model is null"
+        else:
+            yield where, _explain(finding)
 
 
 def _quick_values(values: dict[str, Any]) -> dict[str, Any]:
@@ -264,6 +288,8 @@ def load_plan(plan: str) -> dict[str, dict[str, Any] | None]:
         reading.wrong(source, (), "must look like {conv3: {layer: dilated, dilation: 2}}")
     if reading.mistakes:
         raise reading.stop()
+    if any(is_dotted((spec or {}).get("layer")) for spec in values.values()):
+        search_in(Path(plan).parent if is_file else ".")
     return values
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -17,9 +19,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from foveal.data.section import Data, Section, shown
+from foveal.data.section import OF_TASKS, Data, Section, shown
+from foveal.named import find, is_dotted, search_in
 from foveal.recipes.yaml_source import Dumper, dotted
-from foveal.tasks.create import create_task
+from foveal.tasks.create import create_task, keys_of_train
 from foveal.tasks.task import Task
 
 
@@ -27,6 +30,24 @@ def _kind_of_mean(value: Any) -> Any:
     k = value.get("mean_of_last") if isinstance(value, dict) and len(value) == 1 else None
     if value not in ("best", "last") and not (type(k) is int and k >= 1):
         raise PydanticCustomError("rule", "must be best, last or {mean_of_last: 10} (got {got})", {"got": shown(value)})
+    return value
+
+
+_OPTIMIZERS = ("sgd", "adam", "adamw")
+
+
+def _kind_of_optimizer(value: Any) -> Any:
+    if is_dotted(value):
+        try:
+            find(value, "an optimizer")
+        except ValueError as error:
+            raise PydanticCustomError("rule", "{problem}", {"problem": str(error)}) from None
+    elif value not in _OPTIMIZERS:
+        near = difflib.get_close_matches(str(value), _OPTIMIZERS, n=1)
+        cure = f"; did you mean {near[0]}?" if near else ", or package.module:Name of your own"
+        raise PydanticCustomError(
+            "rule", "must be sgd, adam or adamw (got {got}){cure}", {"got": shown(value), "cure": cure}
+        )
     return value
 
 
@@ -42,6 +63,9 @@ class TaskSection(Section):
     @model_validator(mode="after")
     def _is_a_task(self) -> TaskSection:
         try:
+            for key in keys_of_train(self.name):
+                if key in (self.model_extra or {}):
+                    raise ValueError(f"{key} is train.{key}; state it there")
             create_task(**self.model_dump())
         except (TypeError, ValueError) as error:
             raise PydanticCustomError("rule", "{problem}", {"problem": str(error)}) from None
@@ -64,8 +88,9 @@ class Train(Section):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = False
     weight_decay: float = Field(default=0.0, ge=0)
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    """`momentum` and `nesterov` are SGD's; Adam and AdamW (whose decay is of the weights themselves) have PyTorch's betas."""
+    optimizer: Annotated[str, BeforeValidator(_kind_of_optimizer)] = "sgd"
+    """sgd, adam, adamw, or one of your own, "package.module:Name"; `momentum` and `nesterov` are SGD's; Adam and AdamW, whose
+    decay is of the weights themselves, have PyTorch's betas."""
     lr_factors: dict[str, Annotated[float, Field(ge=0)]] = {}
     """What the rate is multiplied by for parameters whose name a pattern matches (fnmatch; the first match wins)."""
     schedule: Literal["constant", "step", "cosine", "poly", "plateau"] = "constant"
@@ -95,6 +120,9 @@ class Train(Section):
     """On CUDA, record the step of classification once and replay it, for networks whose steps the host cannot start fast enough."""
     clip_grad_norm: float | None = Field(default=None, gt=0)
     eval_every: int = Field(default=1, ge=1)
+    stop_after: int | None = Field(default=None, ge=1)
+    """The training ends when so many measured epochs brought no better headline on the validation images of
+    `data.val_fraction`; with `statistic: best` the best epoch's weights are kept."""
     alternate: int | None = Field(default=None, ge=1)
     """Epochs that learned scales train alone before the offsets do, in turn: the control variates of ACN, III-B."""
 
@@ -265,6 +293,15 @@ class _Row(Section):
     note: str = ""
     row: int = 0
     """Place in the table; rows with the same number stand in alphabetical order."""
+    home: str | None = None
+    """The folder that parts of your own ("package.module:Name") are looked for in; by default that of the recipe's file."""
+
+    @field_validator("home")
+    @classmethod
+    def _is_searched(cls, home: str | None) -> str | None:
+        if home is not None:
+            search_in(home)
+        return home
 
     @field_validator("name")
     @classmethod
@@ -339,15 +376,44 @@ class Recipe(_Row):
                 raise PydanticCustomError("rule", "needs every epoch measured: eval_every: 1")
         return statistic
 
+    @field_validator("data", "train")
+    @classmethod
+    def _is_taken(cls, section: Data | Train, info: ValidationInfo) -> Data | Train:
+        """No key is passed over without a word: of those that tasks differ in, the task must take what is set."""
+        if "task" not in info.data:
+            return section
+        name = info.data["task"].name
+        takes = create_task(**info.data["task"].model_dump()).takes
+        given, plain = (
+            flat(values, str(info.field_name)) for values in (section.model_dump(), _defaults(type(section)))
+        )
+        problems = {}
+        for key in OF_TASKS:
+            if key not in takes and given.get(key) != plain.get(key):
+                part = key.rpartition(".")[0]
+                known = [other.rpartition(".")[2] for other in takes if other.rpartition(".")[0] == part]
+                which = f"of {part} it takes {', '.join(known)}" if known else f"it takes no such key of {part}"
+                problems[key] = f"is not for the task {name}; {which}"
+        if problems:
+            told = "; ".join(f"{key} {problem}" for key, problem in problems.items())
+            raise PydanticCustomError("not_taken", "{told}", {"told": told, "problems": problems})
+        return section
+
     @field_validator("train")
     @classmethod
-    def _can_be_recorded(cls, train: Train, info: ValidationInfo) -> Train:
-        task = info.data["task"].name if "task" in info.data else "classification"
-        if train.cuda_graph and (task != "classification" or train.alternate):
-            what = "with alternate" if train.alternate else f"of task {task}"
-            raise PydanticCustomError(
-                "rule", "cuda_graph records the step of classification; one {what} changes", {"what": what}
+    def _can_stop(cls, train: Train, info: ValidationInfo) -> Train:
+        if train.stop_after is not None and "data" in info.data and info.data["data"].val_fraction is None:
+            rule = (
+                "stop_after needs images for validation, which no test is made on: set data.val_fraction, such as 0.1"
             )
+            raise PydanticCustomError("rule", rule)
+        return train
+
+    @field_validator("train")
+    @classmethod
+    def _can_be_recorded(cls, train: Train) -> Train:
+        if train.cuda_graph and train.alternate:
+            raise PydanticCustomError("rule", "cuda_graph records one step; one with alternate changes")
         return train
 
     @field_validator("published")
@@ -404,10 +470,8 @@ class Recipe(_Row):
 
     def make_task(self) -> Task:
         """The task, as the recipe states it."""
-        keys = self.task.model_dump()
-        if self.task.name == "classification":
-            keys["label_smoothing"] = self.train.label_smoothing
-        return create_task(**keys)
+        of_train = {key: getattr(self.train, key) for key in keys_of_train(self.task.name)}
+        return create_task(**self.task.model_dump(), **of_train)
 
     def identity(self) -> dict[str, Any]:
         """What decides the weights: not the titles, not the published number, not the place of the data."""
@@ -437,3 +501,9 @@ def flat(values: Mapping[str, Any], *path: str) -> dict[str, Any]:
     for key, value in values.items():
         found |= flat(value, *path, key) if isinstance(value, dict) else {dotted((*path, key)): value}
     return found
+
+
+def _defaults(section: type[BaseModel]) -> dict[str, Any]:
+    """The values of keys that are not set."""
+    values = {key: field.get_default(call_default_factory=True) for key, field in section.model_fields.items()}
+    return {key: value.model_dump() if isinstance(value, BaseModel) else value for key, value in values.items()}

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from foveal.analysis import (
     draw_bins,
-    draw_boxes,
     draw_kernels,
     draw_receptive_field,
     draw_taps,
@@ -21,13 +20,8 @@ from foveal.analysis import (
     effective_receptive_field,
     to_data_uri,
 )
-from foveal.reports.cases import best_and_worst, draw_wrong, name_of, wrong_images
-from foveal.tasks.classification import Classification
-from foveal.tasks.detection import Detection
 from foveal.training.saved import load_data, load_run, one_line
 
-_LOOKED_AT = 512  # test images that wrong ones are sought among
-_MOST_WRONG = 8
 _MOST_PLACES = 3  # layers drawn for each row
 _SAMPLES = 32  # test images that offsets and receptive fields are measured on
 _SHOWN = 4  # of them
@@ -58,18 +52,11 @@ def pictures(out: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 with _noted(problems, f"receptive field of {place}"):
                     fields.append(_field(row, place, found["model"], found["images"]))
         cases: list[dict[str, str]] = []
-        if hasattr(found["task"], "masks"):
-            with _noted(problems, "the best and worst images"):
-                cases = [_cases(found)]
-        elif found["images"] is not None and isinstance(found["task"], Classification):
-            with _noted(problems, "images that are wrong"):
-                cases = _wrong(found)
-        elif found["images"] is not None and isinstance(found["task"], Detection):
-            with _noted(problems, "boxes on test images"):
-                cases = _boxes(found)
-        of = {Classification: "Images that are wrong", Detection: "Test images"}
-        head = of.get(type(found["task"]), "Best and worst images")
-        more = mine[_MOST_PLACES:]
+        if found["task"] is not None:
+            with _noted(problems, "results on test images"):
+                for figure, text in found["task"].draw(found["model"], *found["data"]):
+                    cases.append({"src": to_data_uri(figure, "png"), "text": text})
+        head, more = getattr(found["task"], "drawn", ""), mine[_MOST_PLACES:]
         sections.append({"layers": layers, "problems": problems, "more": more, "cases": cases, "head": head})
     return {"rows": sections, "field": {"place": place, "fields": fields} if fields else None}
 
@@ -85,12 +72,13 @@ def _load(out: Path, row: Mapping[str, Any]) -> dict[str, Any]:
                 with _noted(found["problems"], "sampling points and receptive fields on test images"):
                     dataset, preset = load_data(recipe, "test", out / run["folder"])
                     found["task"], found["data"] = recipe.make_task(), (dataset, preset)
-                    if isinstance(found["task"], Detection):
-                        found["images"], found["truths"] = next(iter(_tested(found, _SHOWN)))
-                        found["backdrop"] = _input_of(found["model"].backbone, found)
-                        continue
                     images, labels = next(iter(_tested(found, 4 * _SAMPLES)))
-                    if not isinstance(images, Tensor):
+                    if not isinstance(
+                        images, Tensor
+                    ):  # of sizes of their own, which the network's backbone gets as one
+                        if (backbone := getattr(found["model"], "backbone", None)) is not None:
+                            found["images"], found["targets"] = next(iter(_tested(found, _SHOWN)))
+                            found["backdrop"] = _input_of(backbone, found)
                         continue
                     count = max(_SHOWN, min(_SAMPLES, _PIXELS // images[0, 0].numel()))
                     order = _varied(labels) if isinstance(labels, Tensor) else list(range(len(images)))
@@ -102,42 +90,6 @@ def _tested(found: Mapping[str, Any], batch_size: int) -> Any:
     """Batches of a row's test images."""
     how: dict[str, Any] = {"train": False, "device": torch.device("cpu"), "workers": 0}
     return found["task"].batches(*found["data"], batch_size=batch_size, seed=0, epoch=0, **how)
-
-
-def _cases(found: Mapping[str, Any]) -> dict[str, str]:
-    """The images on which a segmentation is best and worst."""
-    figure, text = best_and_worst(found["model"], found["task"], *found["data"])
-    return {"src": to_data_uri(figure, "png"), "text": text}
-
-
-def _wrong(found: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Images that a classification has wrong, the surest first."""
-    dataset, preset = found["data"]
-    looked_at = min(len(dataset), _LOOKED_AT)
-    wrong = wrong_images(found["model"], dataset, preset, found["task"], batch_size=_SAMPLES, most=looked_at)
-    if not wrong:
-        return []
-    of = "" if looked_at == len(dataset) else f"the first {looked_at} of "
-    shown = wrong[:_MOST_WRONG]
-    some = "" if len(shown) == len(wrong) else f"; the {len(shown)} that it is surest of"
-    text = f"Wrong: {len(wrong)} of {of}{len(dataset)} test images{some}"
-    return [{"src": to_data_uri(draw_wrong(dataset, shown), "png"), "text": text}]
-
-
-@torch.no_grad()
-def _boxes(found: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What a detector sees in some test images, and the true boxes."""
-    truths, pictures = found["truths"], []
-    detections = found["task"].forward(found["model"], found["images"], truths)
-    for index, image, seen in zip(truths.indices, found["images"], detections, strict=True):
-        truth = truths.dataset.boxes[index]
-        best = seen["scores"].argsort(descending=True, stable=True)[: max(1, len(truth))]
-        boxes, labels, scores = (seen[key][best].cpu() for key in ("boxes", "labels", "scores"))
-        names = truths.dataset.classes
-        figure = draw_boxes(image.cpu(), boxes, labels, names, scores, threshold=0.0, truth=truth)
-        text = f"{name_of(truths.dataset, index)}: the {len(best)} boxes of the highest scores; dashed: the {len(truth)} true ones"
-        pictures.append({"src": to_data_uri(figure, "png"), "text": text})
-    return pictures
 
 
 def _varied(labels: Tensor) -> list[int]:
@@ -248,10 +200,10 @@ def _input_of(module: nn.Module, found: Mapping[str, Any]) -> Tensor:
     hook = module.register_forward_pre_hook(lambda _, arguments: caught.append(arguments[0]))
     try:
         with torch.no_grad():
-            if isinstance(found["task"], Detection):
-                found["task"].forward(found["model"], found["images"], found["truths"])
-            else:
+            if isinstance(found["images"], Tensor):
                 found["model"](found["images"])
+            else:
+                found["task"].forward(found["model"], found["images"], found["targets"])
     finally:
         hook.remove()
     return caught[0]

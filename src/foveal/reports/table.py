@@ -15,7 +15,7 @@ from typing import Any
 
 from foveal.metrics.intervals import wilson_interval
 from foveal.recipes.load import load_recipe, load_row
-from foveal.recipes.schema import Published, Quoted
+from foveal.recipes.schema import Published, Quoted, Recipe
 from foveal.reports.classes import classes_of
 from foveal.tasks.classification import Classification
 from foveal.tasks.create import create_task
@@ -140,42 +140,50 @@ def _row(name: str, folders: Sequence[Path]) -> dict[str, Any]:
     runs = sorted((_run(path) for path in folders), key=lambda run: (run["seed"] is None, run["seed"], run["folder"]))
     recipe = next((found for found in map(recipe_of, sorted(folders)) if found), None)
     finished = [run for run in runs if run["state"] == "finished"]
-    metrics = recipe.make_task().metrics if recipe else Classification().metrics
-    headline = metrics[0].name
-    alone = finished[0] if len(finished) == 1 else {}
     quick = any(run.get("quick") for run in finished) or bool(recipe and recipe.is_quick)
-    published = recipe.comparable if recipe and not quick else None
+    task = recipe.make_task() if recipe else Classification()
+    headline = task.metrics[0].name
     row: dict[str, Any] = {
         "name": name,
-        "title": recipe.title if recipe else "",
-        "note": recipe.note if recipe else "",
-        "row": recipe.row if recipe else 0,
-        "seeds": recipe.seeds if recipe else None,
-        "statistic": recipe.statistic if recipe else None,
-        "baseline": recipe.baseline if recipe else None,
-        "claims": [claim.model_dump() for claim in recipe.claims] if recipe else [],
-        "published": _printed(published) if published else None,
+        **_said(recipe, quick),
         "quoted": False,
         "own": bool(recipe and recipe.is_own),
         "quick": quick,
-        "classes": classes_of(finished, getattr(recipe.make_task(), "per_class", ())) if recipe else None,
+        "classes": classes_of(finished, task.per_class) if recipe else None,
         "chosen_on": "val" if any("chosen_epoch" in run for run in finished) else None,
-        "differs": recipe.differences if recipe else [],
         "headline": headline,
-        "metrics": [_about_metric(metric) for metric in metrics],
-        **{f"test_{metric.name}": _over_seeds([run.get(metric.name) for run in finished]) for metric in metrics},
+        "metrics": [_about_metric(metric) for metric in task.metrics],
+        **{f"test_{metric.name}": _over_seeds([run.get(metric.name) for run in finished]) for metric in task.metrics},
         "pace": {
             "target_loss": recipe.target_loss if recipe else None,
             **{key: _median([run["pace"][key] for run in finished]) for key in ("loss", headline)},
         },
+        **{key: next(iter(_known(finished, key)), None) for key in ("params", "macs", "conv_macs")},
     }
+    alone = finished[0] if len(finished) == 1 else {}
     row[f"test_{headline}"] |= {key: alone.get(key) for key in ("interval", "std_of_epochs")}
-    for key in ("params", "macs", "conv_macs"):
-        row[key] = next((run[key] for run in finished if run.get(key) is not None), None)
     for key in ("train_images_per_s", "ms_per_image"):
-        values = [run[key] for run in finished if run.get(key) is not None]
-        row[key] = statistics.median(values) if values else None
+        row[key] = statistics.median(values) if (values := _known(finished, key)) else None
     return row | {"runs": runs}
+
+
+def _said(recipe: Recipe | None, quick: bool) -> dict[str, Any]:
+    """What a recipe says of its row, or nothing where no run's recipe can be read."""
+    if recipe is None:
+        nothing: dict[str, Any] = dict.fromkeys(("seeds", "statistic", "baseline", "published"))
+        return {"title": "", "note": "", "row": 0, **nothing, "claims": [], "differs": []}
+    published = None if quick else recipe.comparable
+    return {
+        **{key: getattr(recipe, key) for key in ("title", "note", "row", "seeds", "statistic", "baseline")},
+        "claims": [claim.model_dump() for claim in recipe.claims],
+        "published": _printed(published) if published else None,
+        "differs": recipe.differences,
+    }
+
+
+def _known(runs: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
+    """The values of a key in the runs that have one."""
+    return [run[key] for run in runs if run.get(key) is not None]
 
 
 def _about_metric(metric: Metric) -> dict[str, Any]:

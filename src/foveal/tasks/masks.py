@@ -1,11 +1,14 @@
-"""Pictures of masks: colours, overlays, and the input beside truth, prediction and difference."""
+"""Pictures of masks: colours, overlays, files, and the input beside truth, prediction and difference."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from foveal.data import IGNORE
@@ -108,3 +111,32 @@ def to_image(image: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> 
     """A normalised image back as uint8 Tensor[3, H, W]."""
     shift, scale = (torch.tensor(value, device=image.device)[:, None, None] for value in (mean, std))
     return ((image * scale + shift) * 255).round().clamp(0, 255).byte()
+
+
+def write_probabilities(maps: Tensor, mask: Tensor, classes: Sequence[str], stem: Path) -> list[Path]:
+    """The probability of each class, or of an object, at each pixel of an image, as numbers and as a picture."""
+    size = list(mask.shape)
+    shares = F.interpolate(maps.float(), size, mode="bilinear", align_corners=False)[0].clamp(0, 1).cpu()
+    chosen = shares[0] if len(shares) == 1 else shares.gather(0, mask[None])[0]
+    names = classes[-1:] if len(shares) == 1 else classes
+    written = [stem.with_name(f"{stem.name}_{end}") for end in ("probabilities.npz", "probability.png")]
+    np.savez_compressed(written[0], probabilities=shares.numpy(), classes=np.array(names))
+    save_picture((chosen * 255).round().byte().numpy(), written[1])
+    return written
+
+
+def save_mask(mask: Tensor, binary: bool, path: Path) -> None:
+    """Write a mask as a palette image whose values are the classes, or, of two, as a picture of 0 and 255."""
+    from PIL import Image
+
+    picture = Image.fromarray((mask * (255 if binary else 1)).to(torch.uint8).numpy())
+    if not binary:
+        picture.putpalette(palette().flatten().tolist())
+    picture.save(path)
+
+
+def save_picture(pixels: np.ndarray, path: Path) -> None:
+    """Write uint8 [H, W] or [H, W, 3]."""
+    from PIL import Image
+
+    Image.fromarray(pixels).save(path)

@@ -1,16 +1,23 @@
-"""What a task is to the training loop: how its data is opened and batched, its loss, its sums, its metrics."""
+"""What a task is: how its data is opened and batched, its loss, its sums, its metrics, its predictions and pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from foveal.data import Preset
+from foveal.data.section import Data
+
 if TYPE_CHECKING:
-    from foveal.data.section import Data
+    from matplotlib.figure import Figure
+
+Inputs = Tensor | list[Tensor]
+"""What a network gets of a batch: ``len()`` is the number of images, ``[0]`` the first of them."""
 
 
 @dataclass(frozen=True)
@@ -63,26 +70,64 @@ class Metric:
         return max(values) if self.higher_is_better else min(values)
 
 
+class Images(Protocol):
+    """One split of a data set: nothing else is asked of one but what its task's `batches` takes from it."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """What its labels are called, in their order."""
+
+    def __len__(self) -> int:
+        """How many images there are."""
+
+    def __getitem__(self, index: int, /) -> tuple[Any, ...] | Any:
+        """One image, uint8 Tensor[C, H, W], and what is true of it."""
+
+
+class Opened(Protocol):
+    """A trained network as `predict` gets it; `foveal.load` makes it."""
+
+    @property
+    def network(self) -> nn.Module:
+        """In eval mode, on the device that was asked for."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What its outputs are called."""
+
+    def preprocess(self, image: str | Path | Tensor) -> Any:
+        """One image as the network is evaluated on it: what the task's `prepare` gives."""
+
+
 class Task(Protocol):
-    """One task; made anew from a recipe's `task` section, and without any state.
+    """One task; made anew from a recipe's `task` section, and without any state. A task of your own derives from this.
 
     Sums (of `count`) are added with ``+`` over batches, epochs' parts and processes, so they must add up exactly: counts
     in float64, or an object of the task's own with ``__add__`` where `train` is false. Those of training are a float64
     Tensor that a checkpoint keeps; it begins with the loss.
     """
 
+    takes: Sequence[str] = ()
+    """The recipe's keys that it acts on, of those that tasks differ in, such as ``data.size`` and ``data.augment.flip``
+    (`foveal.data.section.OF_TASKS`); one of ``train`` that its constructor has an argument for is handed to it."""
+    options: Sequence[str] = ()
+    """The arguments of its `predict`."""
+    result_format: str | None = None
+    """What the file is called that ``sums.results()`` gives the content of; None where there is none."""
+    per_class: tuple[Metric, ...] = ()
+    """What its summary lists for each class, None where undefined."""
+    drawn: str = "Test images"
+    """What the pictures are headed that it draws."""
+
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """What it is judged by; the first one is the headline of tables, `statistic` and comparisons."""
-
-    # per_class: tuple[Metric, ...], where a task has it: what its summary lists for each class, None where undefined
 
     def outputs(self, classes: Sequence[str]) -> int:
         """The `num_classes` that a network gets for these classes."""
 
     def load(self, data: Data, split: str, root: str | None) -> tuple[Any, Any]:
-        """Open one split of the data: a set with ``len()``, ``classes`` and ``[index]`` that gives an image first, and
-        how it is prepared, which nobody but `batches` looks into."""
+        """Open one split of the data: `Images`, and how they are prepared, which nobody but the task looks into."""
 
     def batches(
         self,
@@ -98,11 +143,9 @@ class Task(Protocol):
         start_batch: int = 0,
         drop_last: bool = False,
     ) -> Iterable[tuple[Any, Any]]:
-        """One epoch of (inputs, targets), a pure function of seed and epoch; `start_batch` goes on in its middle.
+        """One epoch of (`Inputs`, targets), a pure function of seed and epoch; `start_batch` goes on in its middle.
 
         `drop_last`, which leaves out a smaller batch, is passed where a recipe's `data.drop_last` says so.
-
-        ``len(inputs)`` is the number of images; ``inputs[0]`` is the first of them.
         """
 
     def forward(self, network: nn.Module, inputs: Any, targets: Any) -> Any:
@@ -117,29 +160,54 @@ class Task(Protocol):
     def summary(self, totals: Any) -> dict[str, Any]:
         """``loss`` (None where it is not known), the metrics (None: not defined, or not counted) and what else is told."""
 
+    def check(self, outputs: Any, classes: Sequence[str]) -> None:
+        """Refuse outputs of an evaluation that nothing can be counted from, with a ValueError; by default none."""
+        return
 
-def augmentation(data: Data, takes: Sequence[str]) -> dict[str, Any]:
-    """What a recipe's `data.augment` says, of the keys that a task takes.
+    def prepare(
+        self, image: Tensor, data: Data, *, in_channels: int, size: tuple[int, int] | None, device: torch.device
+    ) -> Inputs:
+        """One image as a batch of an evaluation, by default refused.
 
-    Raises:
-        ValueError: another key is set.
-    """
-    said = data.augment.model_dump()
-    for key, field in type(data.augment).model_fields.items():
-        if key not in takes and said[key] != field.default:
-            raise ValueError(f"data.augment.{key} is not for this task, which takes {', '.join(takes)}; leave it out")
-    return {key: said[key] for key in takes}
+        Args:
+            image: uint8 Tensor[3, H, W].
+            data: the recipe's.
+            in_channels: of the images that the network was trained on.
+            size: theirs, where all had one.
+            device: where the network is.
+        """
+        raise ValueError(f"the task {type(self).__name__} does not say how it prepares a single image")
+
+    def preset(self, data: Data) -> Preset | None:
+        """How images are prepared where each has one class, as activation maps want it; elsewhere None."""
+        return None
+
+    def predict(self, trained: Opened, files: Sequence[Path], out: Path, **options: Any) -> Iterator[tuple[Any, ...]]:
+        """Write into a folder what a network makes of image files, and tell of each; by default refused.
+
+        Args:
+            trained: the network.
+            files: images, which are there.
+            out: the folder, made when missing.
+            options: those of `options` that are not None.
+
+        Yields:
+            an image's path and those of the files written for it, or a list of its best classes, each (name, probability).
+        """
+        raise ValueError(f"the task {type(self).__name__} does not say what it predicts of an image")
+
+    def draw(self, network: nn.Module, dataset: Any, preparation: Any) -> Iterable[tuple[Figure, str]]:
+        """Pictures of a network's results on test images for the report, and a sentence about each; by default none."""
+        return ()
 
 
-def refuse_unused(data: Data, *keys: str) -> None:
-    """No key of a recipe's `data` is passed over without a word.
-
-    Raises:
-        ValueError: one of the keys is set, which this task does not take.
-    """
-    for key in keys:
-        if getattr(data, key) != type(data).model_fields[key].default:
-            raise ValueError(f"data.{key} is not for this task; leave it out")
+def name_of(dataset: Any, index: int) -> str:
+    """What an image of a set is called: its file, or its number from 0."""
+    for places in (getattr(dataset, key, None) for key in ("paths", "images", "files")):
+        if isinstance(places, Sequence) and index < len(places) and not isinstance(places[index], Tensor):
+            place = Path(str(places[index]))  # files in folders of classes may have one name
+            return f"{place.parent.name}/{place.name}" if hasattr(dataset, "paths") else place.name
+    return f"image {index}"
 
 
 def kept_images(data: Data, count: int) -> list[int] | None:
@@ -148,3 +216,16 @@ def kept_images(data: Data, count: int) -> list[int] | None:
     if limit is None or limit >= count:
         return None
     return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:limit].sort().values.tolist()
+
+
+def one_each(files: Sequence[Path]) -> Sequence[Path]:
+    """Files by whose names others are written.
+
+    Raises:
+        ValueError: two have one name.
+    """
+    names: dict[str, Path] = {}
+    for path in files:
+        if names.setdefault(path.stem, path) is not path:
+            raise ValueError(f"{path} and {names[path.stem]} would be written to one file; predict them one by one")
+    return files

@@ -5,32 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveal.data import IGNORE, JointPreset, MaskSet, Truth
+from foveal.data import IGNORE, Truth
 from foveal.metrics.segmentation import roc_area
-from foveal.tasks.segmentation import (
-    SOFT,
-    check_prediction,
-    load_masks,
-    mapped,
-    maps_of,
-    mask_batches,
-    prepare_masks,
-    resized,
-)
+from foveal.tasks.maps import SOFT, MaskTask, maps_of, resized
 from foveal.tasks.task import Metric
-
-if TYPE_CHECKING:
-    from foveal.data.section import Data
 
 
 @dataclass(frozen=True)
-class Vessels:
+class Vessels(MaskTask):
     """Vessels against the rest: binary cross entropy, sensitivity, accuracy and the area under the ROC curve.
 
     As CE-Net is evaluated: each image alone, then mean and deviation over images; over all pixels, and (`..._fov`) inside
@@ -43,9 +31,8 @@ class Vessels:
     """
 
     loss_terms: str = "bce"
-    views: int = 1
-    window: int | None = None
 
+    binary = True
     metrics = (
         Metric("auc", "AUC", in_training=False),
         Metric("sen", "Sen"),
@@ -57,7 +44,7 @@ class Vessels:
     )
 
     def __post_init__(self) -> None:
-        check_prediction(self.views, self.window)
+        super().__post_init__()
         if self.loss_terms not in ("bce", "dice", "bce_dice"):
             raise ValueError(f"loss_terms must be bce, dice or bce_dice; got {self.loss_terms!r}")
 
@@ -65,31 +52,19 @@ class Vessels:
         """One map, whose sigmoid is the probability of a vessel."""
         return 1
 
-    def load(self, data: Data, split: str, root: str | None) -> tuple[MaskSet, JointPreset]:
-        """One split of a set of images with masks in black and white."""
-        return load_masks(data, split, root, binary=True, whole=True)
-
-    def preparation(self, data: Data) -> JointPreset:
-        """How images are prepared."""
-        return prepare_masks(data, True)
-
-    batches = staticmethod(mask_batches)
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Of a vessel at each pixel."""
+        return scores.sigmoid()
 
     def forward(self, network: nn.Module, inputs: Tensor, targets: list[Truth]) -> Tensor:
-        """Scores while training, probabilities of an evaluation; Tensor[B, 1, H, W].
+        """Scores while training, probabilities of an evaluation; Tensor[B, maps, H, W].
 
         A network that gives several maps while it is trained, as W-Net does, is judged by each; the first is its result.
         """
-        if not network.training:
-            return self.predict(network, inputs)
-        outputs = network(inputs)
+        outputs = super().forward(network, inputs, targets)
         if isinstance(outputs, dict) and "aux" in outputs:
             raise ValueError("auxiliary maps are for the task segmentation; leave model.aux_loss out")
         return maps_of(outputs)
-
-    def predict(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Probabilities, Tensor[B, 1, H, W]."""
-        return mapped(images, lambda seen: maps_of(network(seen)).float().sigmoid(), self.views, self.window)
 
     def loss(self, outputs: Tensor, targets: list[Truth]) -> Tensor:
         """The mean over the pixels that are looked at of the cross entropy, 1 - the soft dice coefficient, or both; the sum

@@ -62,7 +62,8 @@ def evaluate(
             with autocast(device, amp):
                 outputs = task.forward(model, inputs, targets)
             times.append((now(device) - start) / len(inputs))
-            _check_outputs(outputs, task, dataset)
+            task.check(outputs, dataset.classes)
+            _refuse_nan(outputs)
             counted = task.count(outputs, targets, train=False)
             totals = counted if totals is None else totals + counted
     if totals_to is not None:
@@ -72,14 +73,8 @@ def evaluate(
     return {**task.summary(totals), "ms_per_image": 1000 * statistics.median(middle)}
 
 
-def _check_outputs(outputs: Any, task: Task, dataset: Any) -> None:
-    """Numbers that nothing may be counted from: of another set's classes, or none."""
-    expected = task.outputs(dataset.classes)
-    if isinstance(task, Classification) and outputs.shape[1:] != (expected,):
-        raise ValueError(
-            f"the network must give {expected} scores for each image, one for each class of the data; its outputs are "
-            f"{list(outputs.shape)}"
-        )
+def _refuse_nan(outputs: Any) -> None:
+    """Nothing may be counted from outputs that are no numbers."""
     if any(part.isnan().any() for part in torch.utils._pytree.tree_leaves(outputs) if isinstance(part, Tensor)):
         raise FloatingPointError(
             "the network's outputs are NaN for some of the images, so nothing is measured; its weights, or the images, "

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import csv
 import dataclasses
-import io
 import math
 import signal
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -18,9 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from foveal.analysis import cost
-from foveal.data.writing import write_file
 from foveal.recipes.schema import Train
-from foveal.tasks.task import Metric, Task
+from foveal.tasks.task import Task
 from foveal.training import checkpoint
 from foveal.training.build import learned_scales, mix
 from foveal.training.captured import CapturedStep
@@ -35,6 +32,7 @@ from foveal.training.optimisation import (
     take_up,
 )
 from foveal.training.signals import Interrupted, Signals
+from foveal.training.watchers import Progress, Watchers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,25 +46,6 @@ class Streams:
     workers: int
     val: Any = None
     """Images for validation, where there are any."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """Where a run stands: after some steps, and after each epoch (then `row` holds its line of metrics.csv)."""
-
-    name: str
-    seed: int
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    loss: float
-    metric: Metric
-    value: float | None
-    """The task's headline while training; None where it is not counted then."""
-    images_per_s: float
-    seconds_left: float
-    row: dict[str, Any] | None = None
 
 
 class Training:
@@ -85,7 +64,7 @@ class Training:
         device: torch.device,
         about: Mapping[str, Any],
         saved: checkpoint.Checkpoint | None,
-        progress: Callable[[Progress], None] | None,
+        watchers: Watchers,
         save_every: float,
         signals: Signals,
         choose: bool = False,
@@ -93,7 +72,7 @@ class Training:
         """With `choose` the network of the epoch that is best on the validation images is the outcome."""
         self.name, self.train, self.task, self.streams, self.about = name, train, task, streams, about
         self.run, self.seed, self.device = run, seed, device
-        self.progress, self.save_every, self.signals = progress, save_every, signals
+        self.watchers, self.save_every, self.signals = watchers, save_every, signals
         self.model = model.to(device)
         if train.channels_last:
             for parameter in self.model.parameters():
@@ -209,7 +188,6 @@ class Training:
     # ---- the loop ----
 
     def run_to_the_end(self) -> None:
-        self._write_metrics()
         while not self._is_over():
             self._train_epoch()
             self._end_epoch()
@@ -223,8 +201,7 @@ class Training:
             self.totals = None
             self._weigh(row)
             self._save()
-            self._write_metrics()
-            self._show(row)
+            self.watchers.tell("epoch", self._progress(row))
 
     def _weigh(self, row: Mapping[str, Any]) -> None:
         """Keep the weights of an epoch that is better on the validation images; at the end go back to the best ones."""
@@ -275,7 +252,7 @@ class Training:
                 self._save()
                 since = now(self.device)
             if time.perf_counter() - self.shown_at > 0.2:
-                self._show()
+                self.watchers.tell("step", self._progress())
         self.timed[0] += now(self.device) - since
         self._refuse_nan()
 
@@ -283,7 +260,15 @@ class Training:
         """Whether the training ends where it is, or after some more epochs."""
         epochs += self.epoch
         stopped = self.plateau is not None and self.plateau.stopped and self.plateau.epochs == epochs
-        return stopped or epochs == self.train.epochs
+        return stopped or epochs == self.train.epochs or (epochs == self.epoch and self._has_stalled())
+
+    def _has_stalled(self) -> bool:
+        """Whether the headline on the validation images was at its best so many measured epochs ago as `stop_after` says."""
+        headline = self.task.metrics[0]
+        values = [value for row in self.history if (value := row.get(f"val_{headline.name}")) is not None]
+        if self.train.stop_after is None or not values:
+            return False
+        return len(values) - 1 - values.index(headline.best(values)) >= self.train.stop_after
 
     def _end_epoch(self) -> None:
         """Where the mean training loss stalls, go back to the best weights; training ends with them, too."""
@@ -369,43 +354,29 @@ class Training:
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self.started
 
-    def _show(self, row: dict[str, Any] | None = None) -> None:
+    def _progress(self, row: dict[str, Any] | None = None) -> Progress:
+        """Where the run stands; `row` are the numbers of the epoch that has just ended."""
         self.shown_at = time.perf_counter()
-        if self.progress is None:
-            return
-        train, metric = self.train, self.task.metrics[0]
+        metric = self.task.metrics[0]
         trained = (
             {f"train_{key}": value for key, value in self.task.summary(self.totals).items()} if row is None else row
         )
-        steps = train.epochs * self.steps_per_epoch
+        steps = self.train.epochs * self.steps_per_epoch
         pace = (time.perf_counter() - self.started) / max(1, self.step - self.first_step)
-        status = Progress(
+        return Progress(
             name=self.name,
             seed=self.seed,
             epoch=row["epoch"] if row else self.epoch + 1,
-            epochs=train.epochs,
+            epochs=self.train.epochs,
             step=self.step,
             steps=steps,
             loss=trained["train_loss"],
             metric=metric,
             value=trained.get(f"train_{metric.name}"),
-            images_per_s=train.batch_size / pace,
+            images_per_s=self.train.batch_size / pace,
             seconds_left=(steps - self.step) * pace,
             row=row,
         )
-        self.progress(status)
-
-    def _write_metrics(self) -> None:
-        text = io.StringIO()
-        names = [metric.name for metric in self.task.metrics]
-        counted = [metric.name for metric in self.task.metrics if metric.in_training]
-        splits = [("train", counted), ("test", names), *([("val", names)] if self.streams.val is not None else [])]
-        measured = [f"{split}_{name}" for split, part in splits for name in ("loss", *part)]
-        columns = ("epoch", "step", "lr", *measured, "seconds", "images_per_s")
-        table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-        table.writeheader()
-        table.writerows(self.history)
-        write_file(self.run / "metrics.csv", text.getvalue().encode())
 
     def result(self) -> dict[str, Any]:
         """What stands in result.json besides names and settings: the numbers of the last epoch or of the chosen one, the cost, the speed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foveal.named import find, is_dotted
 from foveal.recipes.schema import Train
 
 
@@ -122,6 +124,8 @@ def optimizer(train: Train, groups: list[tuple[float, list[nn.Parameter]]]) -> t
     if train.optimizer in ("adam", "adamw"):
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[train.optimizer]
         return kind(parameters, lr=train.lr, weight_decay=train.weight_decay, fused=fused, capturable=bool(fused))
+    if is_dotted(train.optimizer):
+        return _own(train, parameters)
     made = torch.optim.SGD(
         parameters,
         lr=train.lr,
@@ -138,10 +142,30 @@ def optimizer(train: Train, groups: list[tuple[float, list[nn.Parameter]]]) -> t
     return made
 
 
+def _own(train: Train, parameters: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The user's own, called with the groups, `lr`, `weight_decay`, and `momentum` and `nesterov` where it takes them."""
+    make = find(train.optimizer, "an optimizer")
+    takes = inspect.signature(make).parameters
+    given = {"lr": train.lr, "weight_decay": train.weight_decay}
+    for key in ("momentum", "nesterov"):
+        value = getattr(train, key)
+        if key in takes:
+            given[key] = value
+        elif value != Train.model_fields[key].default:
+            raise ValueError(f"train.{key} is not taken by {train.optimizer}; leave it out")
+    missing = [key for key in given if key not in takes]
+    if missing:
+        raise ValueError(f"{train.optimizer} must take {' and '.join(missing)}; it takes {', '.join(takes)}")
+    made = make(parameters, **given)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise ValueError(f"{train.optimizer} must make a torch.optim.Optimizer; got {type(made).__name__}")
+    return made
+
+
 def set_rate(optimizer: torch.optim.Optimizer, rate: float, factors: Sequence[float]) -> None:
     """The learning rate of the next step; on CUDA a tensor there, which a captured step reads anew each time."""
     for group, factor in zip(optimizer.param_groups, factors, strict=True):
-        if not group["fused"]:
+        if not group.get("fused"):
             group["lr"] = rate * factor
         elif isinstance(group["lr"], Tensor) and group["lr"].is_cuda:
             group["lr"].fill_(rate * factor)

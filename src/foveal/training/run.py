@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from foveal.recipes.schema import Recipe
 from foveal.training import checkpoint
 from foveal.training.build import build_network, learned_scales
 from foveal.training.environment import environment, pick_device, version
-from foveal.training.loop import Progress, Streams, Training
+from foveal.training.loop import Streams, Training
 from foveal.training.optimisation import parameter_groups
 from foveal.training.run_folder import (
     held,
@@ -30,6 +30,7 @@ from foveal.training.run_folder import (
 )
 from foveal.training.saved import open_data, open_validation
 from foveal.training.signals import Signals
+from foveal.training.watchers import Begun, Calls, MetricsFile, Progress, Watcher, Watchers, watchers
 
 
 def build(recipe: Recipe, *, num_classes: int, in_channels: int, seed: int = 0, fetch: bool = True) -> nn.Module:
@@ -85,6 +86,7 @@ def fit(
     seed: int = 0,
     device: str | torch.device = "auto",
     progress: Callable[[Progress], None] | None = None,
+    watch: Iterable[Watcher | str] = (),
     save_every: float = 60.0,
 ) -> dict[str, Any]:
     """Train one row of a table with one seed, or go on where an earlier call was stopped.
@@ -98,13 +100,16 @@ def fit(
         seed: of the weights, the order of the data, the augmentation and dropout.
         device: ``"auto"`` is CUDA where there is one, else the CPU.
         progress: called a few times per second and after each epoch.
+        watch: what hears of the run, too: "tensorboard", "wandb", "mlflow", ``"package.module:Name"`` of your own, or a
+            `Watcher`; where one fails, it is left out with a warning.
         save_every: seconds between checkpoints within an epoch; there is one after each epoch anyway.
 
     Returns:
         The content of the run's result.json.
 
     Raises:
-        ValueError: the recipe cannot be built, or the folder holds a run of another recipe.
+        ValueError: the recipe cannot be built, the folder holds a run of another recipe, or there is no such watcher.
+        ImportError: the package of a watcher is missing.
         CheckpointError: the run was begun, but none of its checkpoints is good.
         FloatingPointError: the loss is not finite any more.
         OSError: the folder cannot be written.
@@ -113,8 +118,15 @@ def fit(
     """
     refuse_several_processes()
     run = Path(out) / recipe.name / f"seed{seed}"
+    all_of_them = Watchers([MetricsFile(), *([Calls(progress)] if progress else [])], watchers(watch))
     with held(run):
-        return _fit(recipe, Path(out), run, seed, device, progress, save_every)
+        try:
+            content = _fit(recipe, Path(out), run, seed, device, all_of_them, save_every)
+        except BaseException as error:
+            all_of_them.tell("failed", error)
+            raise
+    all_of_them.tell("finished", content)
+    return content
 
 
 def _fit(
@@ -123,7 +135,7 @@ def _fit(
     run: Path,
     seed: int,
     device: str | torch.device,
-    progress: Callable[[Progress], None] | None,
+    watchers: Watchers,
     save_every: float,
 ) -> dict[str, Any]:
     """What `fit` does, once the run's folder is held."""
@@ -137,11 +149,14 @@ def _fit(
         write_file(run / "environment.json", to_json(environment(device)))
         with Signals() as signals, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             with signals.at_once():
-                training = _opened(recipe, run, seed, device, progress, save_every, signals)
+                training = _opened(recipe, run, seed, device, watchers, save_every, signals)
+            watchers.tell("started", _begun(recipe, run, seed, training))
             training.run_to_the_end()
             with signals.at_once():
                 content = {"seed": seed, "task": recipe.task.name, **training.result()}
                 content |= {"quick": recipe.is_quick, "device": str(device), "classes": training.about["classes"]}
+    else:
+        watchers.tell("started", _begun(recipe, run, seed))
     shown = recipe.model_dump(include={"name", "title", "note", "row", "statistic"}) | {"differs": recipe.differences}
     shown["published"] = recipe.comparable.model_dump() if recipe.comparable else None
     content = {**shown, "table": out.resolve().name, **content, **shown}
@@ -149,12 +164,21 @@ def _fit(
     return content
 
 
+def _begun(recipe: Recipe, run: Path, seed: int, training: Training | None = None) -> Begun:
+    """What watchers are told of a run; without a training it is a finished one."""
+    splits = ["test"] if training is None or training.streams.val is None else ["test", "val"]
+    history = [] if training is None else list(training.history)
+    task = recipe.make_task()
+    told = recipe.model_dump()
+    return Begun(recipe.name, seed, run, told, task.metrics, splits, task.per_class, history, training is None)
+
+
 def _opened(
     recipe: Recipe,
     run: Path,
     seed: int,
     device: torch.device,
-    progress: Callable[[Progress], None] | None,
+    watchers: Watchers,
     save_every: float,
     signals: Signals,
 ) -> Training:
@@ -189,7 +213,7 @@ def _opened(
         device=device,
         about={**versions, **about, "recipe": recipe.model_dump()},
         saved=saved,
-        progress=progress,
+        watchers=watchers,
         save_every=save_every,
         signals=signals,
         choose=recipe.statistic == "best" and val_set is not None,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveal.data import ImageSet, batches, decode, scaled
+from foveal.data import decode
 from foveal.recipes.schema import Recipe
-from foveal.tasks.classification import Classification
-from foveal.tasks.detection import Detection
 from foveal.training.environment import pick_device
 from foveal.training.saved import load_run, trained_on
-
-_AT_ONCE = 32  # images in a batch of predictions
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,27 +46,9 @@ class Trained:
             ValueError: the file is no image, or the network takes neither one channel nor three.
         """
         pixels = image if isinstance(image, Tensor) else decode(Path(image))
-        device = next(self.network.parameters()).device
-        task: Any = self.recipe.make_task()
-        if isinstance(task, Detection):
-            return [pixels.to(device) / 255]
-        prepared = task.preparation(self.recipe.data)
-        if not isinstance(task, Classification):
-            shift, spread = (
-                torch.tensor(v, device=device).mul(255)[:, None, None] for v in (prepared.mean, prepared.std)
-            )
-            return scaled(pixels, prepared.resize).to(device).float().sub_(shift).div_(spread)[None]
-        if self.in_channels not in (1, 3):
-            raise ValueError(f"the network takes {self.in_channels} channels, and an image file has 1 or 3")
-        if self.in_channels == 1:
-            weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)[:, None, None]
-            pixels = (pixels.double() * weights).sum(0, keepdim=True).round().byte()
-        if prepared.size is None and self.size is not None:
-            prepared = dataclasses.replace(prepared, size=self.size)
-        alone = ImageSet("alone", "test", pixels[None], torch.zeros(1, dtype=torch.long), ("",))
-        how: dict[str, Any] = {"batch_size": 1, "seed": 0, "epoch": 0, "train": False, "device": device}
-        ((prepared_image, _),) = batches(alone, preset=prepared, **how)
-        return prepared_image
+        device = next((parameter.device for parameter in self.network.parameters()), torch.device("cpu"))
+        how: dict[str, Any] = {"in_channels": self.in_channels, "size": self.size, "device": device}
+        return self.recipe.make_task().prepare(pixels, self.recipe.data, **how)
 
 
 def load(run: str | Path, device: str | torch.device = "cpu") -> Trained:
@@ -99,40 +75,3 @@ def load(run: str | Path, device: str | torch.device = "cpu") -> Trained:
         about["in_channels"],
         None if size is None else (size[0], size[1]),
     )
-
-
-@torch.no_grad()
-def classify(trained: Trained, files: Sequence[Path], top: int = 5) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
-    """The best classes of image files, each with its probability (softmax of the scores), the best first.
-
-    Args:
-        trained: what `load` gives for a run of classification.
-        files: images of any size; they are prepared as in evaluation.
-        top: how many classes; all where there are fewer.
-
-    Raises:
-        ValueError: a file is no image, or `top` is below 1.
-        FloatingPointError: the network gives NaN.
-    """
-    if top < 1:
-        raise ValueError(f"top must be a whole number from 1; got {top!r}")
-    waiting: list[tuple[Path, Tensor]] = []
-    for k, path in enumerate(files, 1):
-        image = trained.preprocess(path)
-        if waiting and waiting[0][1].shape != image.shape:
-            yield from _best(trained, waiting, top)
-            waiting = []
-        waiting.append((path, image))
-        if len(waiting) == _AT_ONCE or k == len(files):
-            yield from _best(trained, waiting, top)
-            waiting = []
-
-
-def _best(trained: Trained, waiting: Sequence[tuple[Path, Tensor]], top: int) -> Iterator[tuple[Path, Any]]:
-    scores = trained.network(torch.cat([image for _, image in waiting])).float()
-    if scores.isnan().any():
-        bad = next(path for (path, _), row in zip(waiting, scores, strict=True) if row.isnan().any())
-        raise FloatingPointError(f"the network's outputs are NaN for {bad}")
-    values, places = scores.softmax(1).topk(min(top, scores.shape[1]), 1)
-    for (path, _), found, chosen in zip(waiting, values.tolist(), places.tolist(), strict=True):
-        yield path, [(trained.classes[k], value) for k, value in zip(chosen, found, strict=True)]

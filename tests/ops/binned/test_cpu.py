@@ -485,7 +485,7 @@ def test_plans_are_made_once_for_a_content():
     assert cpu.plan(bins.t(), 13, (1, 1)) is not cpu.plan(bins, 13, (1, 1))
     # float64 takes the reference, which is the same function
     input, weight = torch.randn(1, 2, 9, 9, dtype=torch.float64), torch.randn(3, 2, 13, dtype=torch.float64)
-    expected = reference.binned_conv2d(input, weight, bins, None, [1, 1], [4, 4], [1, 1], 1)
+    expected = reference.binned_conv(input, weight, bins, None, [1, 1], [4, 4], [1, 1], 1)
     assert torch.equal(binned_conv2d(input, weight, bins, padding=4), expected)
 
 

@@ -69,16 +69,16 @@ def test_equals_the_definition(kernels, case, dtype, memory_format):
     *shape, stride, padding, dilation, groups = case
     input, weight, bins, bias = problem(*shape, groups, dtype, memory_format)
     plain = (list(stride), list(padding), list(dilation), groups)
-    exact = reference.binned_conv2d(input.double(), weight.double(), bins, bias.double(), *plain)
-    same_dtype = reference.binned_conv2d(input, weight, bins, bias, *plain)
+    exact = reference.binned_conv(input.double(), weight.double(), bins, bias.double(), *plain)
+    same_dtype = reference.binned_conv(input, weight, bins, bias, *plain)
     room = op._forward_shape(input, weight, bins, bias, *plain).fill_(NAN)
     found = kernels.convolve(input, weight, bins, bias, room, *plain)
     assert error(found, exact) <= allowed(same_dtype, exact)
 
     grad = torch.randn(exact.shape).to(dtype)
     wide = [t.double() for t in (grad, input, weight)]
-    exact_input, exact_weight = reference.binned_conv2d_backward(*wide, bins, *plain, [True, True])
-    plain_input, plain_weight = reference.binned_conv2d_backward(grad, input, weight, bins, *plain, [True, True])
+    exact_input, exact_weight = reference.binned_conv_backward(*wide, bins, *plain, [True, True])
+    plain_input, plain_weight = reference.binned_conv_backward(grad, input, weight, bins, *plain, [True, True])
     found = kernels.input_gradient(grad, weight, bins, torch.full_like(input, NAN), *plain)
     assert error(found, exact_input) <= allowed(plain_input, exact_input)
     found = kernels.weight_gradient(grad, input, weight, bins, *plain)
@@ -97,13 +97,13 @@ def test_depthwise_of_any_map(kernels, dtype, tied):
     terms = kernels._terms(bins, columns, (1, 1), input)
     assert terms.free is not tied
     assert (terms.cells is not None) is tied
-    exact = reference.binned_conv2d(input.double(), weight.double(), bins, None, *plain)
+    exact = reference.binned_conv(input.double(), weight.double(), bins, None, *plain)
     grad = torch.randn(exact.shape).to(dtype)
     wide = [t.double() for t in (grad, input, weight)]
-    exact = [exact, *reference.binned_conv2d_backward(*wide, bins, *plain, [True, True])]
+    exact = [exact, *reference.binned_conv_backward(*wide, bins, *plain, [True, True])]
     same = [
-        reference.binned_conv2d(input, weight, bins, None, *plain),
-        *reference.binned_conv2d_backward(grad, input, weight, bins, *plain, [True, True]),
+        reference.binned_conv(input, weight, bins, None, *plain),
+        *reference.binned_conv_backward(grad, input, weight, bins, *plain, [True, True]),
     ]
     with mock.patch.object(kernels.tl, "dot", side_effect=AssertionError("a matrix product")):
         found = [
@@ -128,13 +128,13 @@ def test_large_windows_share_tables_of_sums(kernels, dtype, dilation, stride):
     for each in terms:
         assert (each.cells is not None) == (stride == 1)
         assert len(each.term) < (0.6 if stride == 1 else 1) * bins.numel()
-    exact = reference.binned_conv2d(input.double(), weight.double(), bins, None, *plain)
+    exact = reference.binned_conv(input.double(), weight.double(), bins, None, *plain)
     grad = torch.randn(exact.shape).to(dtype)
     wide = [t.double() for t in (grad, input, weight)]
-    exact = [exact, *reference.binned_conv2d_backward(*wide, bins, *plain, [True, True])]
+    exact = [exact, *reference.binned_conv_backward(*wide, bins, *plain, [True, True])]
     same = [
-        reference.binned_conv2d(input, weight, bins, None, *plain),
-        *reference.binned_conv2d_backward(grad, input, weight, bins, *plain, [True, True]),
+        reference.binned_conv(input, weight, bins, None, *plain),
+        *reference.binned_conv_backward(grad, input, weight, bins, *plain, [True, True]),
     ]
     found = [
         kernels.convolve(input, weight, bins, None, torch.full_like(grad, NAN), *plain),
@@ -206,7 +206,7 @@ def test_shares_of_the_weight_gradient_add_up(kernels):
     with mock.patch.object(kernels.torch, "empty", wraps=torch.empty) as made:
         found = kernels.weight_gradient(grad, input, weight, bins, *plain)
     assert made.call_args.args[0][0] >= 3, "the pixels are split"
-    exact = reference.binned_conv2d_backward(grad.double(), input.double(), weight.double(), bins, *plain, [True, True])
+    exact = reference.binned_conv_backward(grad.double(), input.double(), weight.double(), bins, *plain, [True, True])
     torch.testing.assert_close(found.double(), exact[1], rtol=1e-5, atol=1e-4)
     assert torch.equal(found, kernels.weight_gradient(grad, input, weight, bins, *plain))
 
@@ -256,17 +256,15 @@ def test_large_bins_stay_in_the_range_of_float16(kernels):
     input = torch.full((1, 2, 9, 9), 30000.0, dtype=torch.float16)
     weight, bins = torch.full((3, 2, 1), 2.0**-10, dtype=torch.float16), torch.zeros(5, 5, dtype=torch.int64)
     plain = ([1, 1], [2, 2], [1, 1], 1)
-    exact = reference.binned_conv2d(input.double(), weight.double(), bins, None, *plain)
+    exact = reference.binned_conv(input.double(), weight.double(), bins, None, *plain)
     found = kernels.convolve(input, weight, bins, None, torch.empty_like(exact, dtype=torch.float16), *plain)
     torch.testing.assert_close(found.double(), exact, rtol=1e-3, atol=0)
     grad = torch.full_like(exact, 2.0**-13, dtype=torch.float16)
-    exact = reference.binned_conv2d_backward(grad.double(), input.double(), weight.double(), bins, *plain, [True, True])
+    exact = reference.binned_conv_backward(grad.double(), input.double(), weight.double(), bins, *plain, [True, True])
     found = kernels.weight_gradient(grad, input, weight, bins, *plain)
     torch.testing.assert_close(found.double(), exact[1], rtol=1e-3, atol=0)
     grad = torch.full_like(found.new_empty(1, 3, 9, 9), 30000.0)
-    exact = reference.binned_conv2d_backward(
-        grad.double(), input.double(), weight.double(), bins, *plain, [True, False]
-    )
+    exact = reference.binned_conv_backward(grad.double(), input.double(), weight.double(), bins, *plain, [True, False])
     found = kernels.input_gradient(grad, weight, bins, torch.empty_like(input), *plain)
     torch.testing.assert_close(found.double(), exact[0], rtol=1e-3, atol=0)
 
@@ -301,8 +299,8 @@ def test_the_op_sends_each_gradient_where_it_is_faster(kernels, wanted, faster):
         assert weigh.call_count == (wanted[1] and faster in ("both", "weight"))
         output = op._forward_on_gpu(input, weight, bins, bias, *plain)
         assert run.call_count - (wanted[0] and faster in ("both", "input")) == (faster in ("both", "weight"))
-    expected = reference.binned_conv2d_backward(grad, input, weight, bins, *plain, [True, True])
-    torch.testing.assert_close(output, reference.binned_conv2d(input, weight, bins, bias, *plain))
+    expected = reference.binned_conv_backward(grad, input, weight, bins, *plain, [True, True])
+    torch.testing.assert_close(output, reference.binned_conv(input, weight, bins, bias, *plain))
     for value, want, asked in zip(found, expected, wanted, strict=True):
         if asked:
             torch.testing.assert_close(value, want)
@@ -374,9 +372,9 @@ from foveal.ops.binned import op, reference
 x, w, bins = torch.randn(1, 2, 5, 5), torch.randn(3, 2, 4), torch.randint(0, 4, (3, 3))
 plain = [1, 1], [1, 1], [1, 1], 1
 y = op._forward_on_gpu(x, w, bins, None, *plain)
-assert torch.equal(y, reference.binned_conv2d(x, w, bins, None, *plain))
+assert torch.equal(y, reference.binned_conv(x, w, bins, None, *plain))
 found = op._backward_on_gpu(y, x, w, bins, *plain, [True, True])
-assert torch.equal(found[1], reference.binned_conv2d_backward(y, x, w, bins, *plain, [True, True])[1])
+assert torch.equal(found[1], reference.binned_conv_backward(y, x, w, bins, *plain, [True, True])[1])
 print("done")
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
@@ -476,17 +474,17 @@ def test_real_shapes(gpu, shape, dtype, memory_format):
         input = torch.randn(batch, ins, *size, device=gpu).to(dtype).contiguous(memory_format=memory_format)
         weight = torch.randn(outs, ins, int(bins.max()) + 1, device=gpu).to(dtype)
         plain = ([stride] * 2, [side // 2] * 2, [1, 1], 1)
-        exact = reference.binned_conv2d(input.double(), weight.double(), bins, None, *plain)
+        exact = reference.binned_conv(input.double(), weight.double(), bins, None, *plain)
         room = op._forward_shape(input, weight, bins, None, *plain)
         found = kernels.convolve(input, weight, bins, None, room, *plain)
-        same = reference.binned_conv2d(input, weight, bins, None, *plain)
+        same = reference.binned_conv(input, weight, bins, None, *plain)
         # tables of sums round once more
         factor = 2.5 if side > 19 and dtype == torch.bfloat16 else 2
         assert error(found, exact) <= factor * error(same, exact)
         grad = torch.randn_like(found)
         wide = [t.double() for t in (grad, input, weight)]
-        exact = reference.binned_conv2d_backward(*wide, bins, *plain, [True, True])
-        same = reference.binned_conv2d_backward(grad, input, weight, bins, *plain, [True, True])
+        exact = reference.binned_conv_backward(*wide, bins, *plain, [True, True])
+        same = reference.binned_conv_backward(grad, input, weight, bins, *plain, [True, True])
         mine = (
             kernels.input_gradient(grad, weight, bins, torch.empty_like(input), *plain),
             kernels.weight_gradient(grad, input, weight, bins, *plain),
@@ -511,13 +509,13 @@ def test_depthwise_on_a_gpu(gpu, side, levels, channels, dtype):
     weight = torch.randn(channels, 1, int(bins.max()) + 1, device=gpu).to(dtype)
     plain = ([1, 1], [side // 2] * 2, [1, 1], channels)
     assert kernels.is_faster(input, weight, bins, channels)
-    exact = reference.binned_conv2d(input.double(), weight.double(), bins, None, *plain)
+    exact = reference.binned_conv(input.double(), weight.double(), bins, None, *plain)
     grad = torch.randn_like(exact).to(dtype)
     wide = [t.double() for t in (grad, input, weight)]
-    exact = [exact, *reference.binned_conv2d_backward(*wide, bins, *plain, [True, True])]
+    exact = [exact, *reference.binned_conv_backward(*wide, bins, *plain, [True, True])]
     same = [
-        reference.binned_conv2d(input, weight, bins, None, *plain),
-        *reference.binned_conv2d_backward(grad, input, weight, bins, *plain, [True, True]),
+        reference.binned_conv(input, weight, bins, None, *plain),
+        *reference.binned_conv_backward(grad, input, weight, bins, *plain, [True, True]),
     ]
     found = [
         kernels.convolve(input, weight, bins, None, torch.full_like(input, NAN), *plain),

@@ -184,7 +184,7 @@ import itertools, random, sys
 import torch
 from foveal.ops.binned import cpu as binned_cpu
 from foveal.geometry import log_polar_bins, scaled_taps
-from foveal.ops import binned_conv2d, sampled_conv2d
+from foveal.ops import binned_conv2d, binned_conv3d, sampled_conv2d
 from foveal.ops.binned import reference as binned
 from foveal.ops.native import library
 from foveal.ops.sampled import reference as sampled
@@ -246,10 +246,30 @@ for isa in library.instruction_sets():
             grad = lay(torch.randn(output.shape).to(dtype))
             found = torch.autograd.grad(output, (input, weight, bias), grad)
             wide = [t.detach().double().requires_grad_() for t in (input, weight, bias)]
-            true = binned.binned_conv2d(wide[0], wide[1], bins, wide[2], *rest)
+            true = binned.binned_conv(wide[0], wide[1], bins, wide[2], *rest)
             for mine, other in zip((output, *found), (true, *torch.autograd.grad(true, wide, grad.double()))):
                 close(mine.detach(), other.detach(), dtype)
             count += 1
+        if pick((True, False)):
+            sides = [pick((1, 2, 3)) for _ in range(3)]
+            bins = torch.randint(-1, columns, sides)
+            size = [max(k, pick((1, 2, 5, 9, 17))) for k in sides]
+            input = torch.randn(batch, groups * per, *size).to(dtype)
+            if pick((True, False)):
+                input = input.contiguous(memory_format=torch.channels_last_3d)
+            input.requires_grad_()
+            weight = weight.detach()[..., :1].repeat(1, 1, columns).requires_grad_()
+            rest = ([pick((1, 2)), stride, 1], [pick((0, 1)), 1, 2], [1, 1, 1], groups)
+            output = binned_conv3d(input, weight, bins, bias, *map(tuple, rest[:3]), groups)
+            grad = torch.randn(output.shape).to(dtype)
+            found = torch.autograd.grad(output, (input, weight, bias), grad)
+            wide = [t.detach().double().requires_grad_() for t in (input, weight, bias)]
+            true = binned.binned_conv(wide[0], wide[1], bins, wide[2], *rest)
+            for mine, other in zip((output, *found), (true, *torch.autograd.grad(true, wide, grad.double()))):
+                close(mine.detach(), other.detach(), dtype)
+            count += 1
+            size = [pick((1, 2, 3, 5, 9, 16, 33)) for _ in range(2)]
+            input = lay(torch.randn(batch, groups * per, *size).to(dtype)).detach().requires_grad_()
         sets, taps = pick((1, 2, 3)), scaled_taps(pick((1, 2, 3)), (1, 2, 3.5))
         taps = taps[:sets]
         own = (sets,) if pick((True, False)) else ()

@@ -16,6 +16,7 @@ from foveal.ops import anisotropic_conv2d, sampled_conv2d
 from foveal.ops.native import library
 from foveal.ops.sampled import reference
 from foveal.ops.sampled.op import winning_set
+from foveal.ops.sampled.reference import Plain
 
 OP = torch.ops.foveal.sampled_conv2d.default
 BACKWARD = torch.ops.foveal.sampled_conv2d_backward.default
@@ -28,7 +29,7 @@ NAN = float("nan")
 # around the widths of vectors, blocks and panels
 CHANNELS = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 70)
 EPS = torch.finfo(torch.float32).eps
-NAMES = ("output", "input", "weight", "offset", "bias")
+NAMES = ("output", "input", "weight", "offset", "bias", "mask")
 
 
 @contextlib.contextmanager
@@ -81,7 +82,7 @@ LAYOUTS = (
 
 
 @st.composite
-def cases(draw):
+def cases(draw, general=False):
     """Operands of the op as it is registered, and the gradient of its output."""
     dtype = draw(st.sampled_from([torch.float32, torch.float32, torch.bfloat16]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
@@ -121,32 +122,55 @@ def cases(draw):
     fuse = draw(st.sampled_from(FUSES))
     shape = (outs, per_group, points)
     weight = (random(*shape) if draw(st.booleans()) else random(sets, *shape)).to(dtype)
+    mask, masked, parts, border = None, [], 1, False
+    if general:
+        channels, border = groups * per_group, draw(st.booleans())
+        if draw(st.integers(0, 3)) == 0:
+            weight, outs, groups, per_group = None, channels, 1, channels
+        parts = draw(st.sampled_from([n for n in (1, 2, 3, 4, 5, 8, channels) if channels % n == 0]))
+        pairs = range(sets * parts)
+        masked, deformed = ([k for k in pairs if draw(st.integers(0, 3))] for _ in range(2))
+        mask, offset = (
+            laid_out(random(batch, len(some) * size, *out), draw(st.sampled_from(LAYOUTS))) if some else None
+            for some, size in ((masked, points), (deformed, 2 * points))
+        )
     width = outs * (sets if fuse == "concat" else 1)
     bias = random(width).to(dtype) if draw(st.booleans()) else None
     input = laid_out(random(batch, groups * per_group, *size).to(dtype), draw(st.sampled_from(LAYOUTS)))
     grad = laid_out(random(batch, width, *out).to(dtype), draw(st.sampled_from(LAYOUTS)))
-    return input, weight, taps, offset, bias, (deformed, list(stride), groups, fuse, out), grad
+    return (
+        input,
+        weight,
+        taps,
+        offset,
+        bias,
+        Plain(deformed, list(stride), groups, fuse, out, mask, masked, parts, border),
+        grad,
+    )
 
 
 def run(function, input, weight, taps, offset, bias, plain, grad, change=lambda t: t, **more):
-    """Output and winner, and the gradients of input, weight, offset and bias (None where there is none)."""
-    tensors = [t if t is None else change(t.detach()).requires_grad_() for t in (input, weight, offset, bias)]
-    output, winner = function(tensors[0], tensors[1], taps, *tensors[2:], *plain, **more)
+    """Output and winner, and the gradients of input, weight, offset, bias and mask (None where there is none)."""
+    given = (input, weight, offset, bias, plain.mask)
+    tensors = [t if t is None else change(t.detach()).requires_grad_() for t in given]
+    output, winner = function(*tensors[:2], taps, *tensors[2:4], *plain._replace(mask=tensors[4]), **more)
     given = [t for t in tensors if t is not None]
     found = iter(torch.autograd.grad(output, given, change(grad)))
     return [output.detach(), *(t if t is None else next(found) for t in tensors)], winner
 
 
-def plain_pytorch(
-    input, weight, taps, offset, bias, deformed, stride, groups, fuse, output_size, winner=None, *, memory_format
-):
+def plain_pytorch(input, weight, taps, offset, bias, *plain, winner=None, memory_format):
     """Read as the definition does, multiply as a convolution does."""
-    branches, points = [], taps.shape[1]
-    operands = (input, weight, taps, offset, deformed, stride, groups, output_size)
-    for rows, (index, share, *_), kernel in reference._sets(*operands):
+    branches, points, call = [], taps.shape[1], Plain(*plain)
+    groups, fuse, output_size = call.groups, call.fuse, call.output_size
+    for rows, (index, share, *_), mask, kernel in reference._sets(input, weight, taps, offset, call):
         read = reference.definition_of_blend(rows, index, share)
+        read = read if mask is None else read * mask.reshape(-1, 1)
         read = read.reshape(len(input), output_size[0], output_size[1] * points, input.shape[1]).permute(0, 3, 1, 2)
         read = read.contiguous(memory_format=memory_format)
+        if kernel is None:
+            branches.append(read.unflatten(-1, (output_size[1], points)).sum(-1))
+            continue
         branches.append(F.conv2d(read, kernel.flatten(0, 1)[:, :, None], stride=(1, points), groups=groups))
     if fuse == "concat":
         output = torch.cat(branches, 1)
@@ -180,7 +204,7 @@ def assert_as_good_as_plain(case, found, winner, double=torch.Tensor.double):
         taps,
         offset if offset is None else offset.double(),
         bias if bias is None else bias.double().square(),
-        settings,
+        settings if settings.mask is None else settings._replace(mask=settings.mask.double().square()),
         grad.double().square(),
         **forced,
     )[0]
@@ -188,7 +212,7 @@ def assert_as_good_as_plain(case, found, winner, double=torch.Tensor.double):
         if true is None:
             assert mine is None
             continue
-        assert mine.dtype == (torch.float32 if name == "offset" else input.dtype)
+        assert mine.dtype == (torch.float32 if name in ("offset", "mask") else input.dtype)
         assert mine.shape == true.shape
         error, *others = (float((t.double() - true).norm()) for t in (mine, *theirs))
         assert error <= 2 * max(others) + floor(terms), (name, error, others)
@@ -198,7 +222,7 @@ def assert_as_good_as_plain(case, found, winner, double=torch.Tensor.double):
                 *(t if t is None else t.double() for t in (input, weight)),
                 taps,
                 *(t if t is None else t.double() for t in (offset, bias)),
-                *settings,
+                *settings._replace(mask=settings.mask if settings.mask is None else settings.mask.double()),
             )[0]
         assert winner.dtype == torch.uint8
         assert int(winner.max()) < len(taps)
@@ -220,6 +244,20 @@ def test_every_shape(isa, case):
     assert_as_good_as_plain(case, found, winner)
 
 
+@EVERY_SET
+@settings(
+    max_examples=220, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+)
+@given(case=cases(general=True))
+def test_every_shape_of_the_general_form(isa, case):
+    with running(isa):
+        found, winner = run(OP, *case)
+    if case[0].shape[0] == 0:
+        assert all((t == 0).all() for t in found if t is not None)
+        return
+    assert_as_good_as_plain(case, found, winner)
+
+
 # name, input shape, output channels, side, scales, which have offsets, stride, groups, fuse, own weights
 PATHS = [
     ("one set without offset", (2, 16, 19, 23), 20, 3, (1,), (), 1, 1, "max", False),
@@ -234,19 +272,32 @@ PATHS = [
     ("5 x 5", (2, 70, 12, 11), 65, 5, (1,), (0,), 1, 1, "max", False),
     ("one image", (1, 64, 40, 40), 64, 3, (1, 2), (0, 1), 1, 1, "max", False),
     ("one pixel", (5, 64, 1, 1), 64, 3, (1, 2), (0, 1), 1, 1, "max", False),
+    ("mask", (3, 64, 19, 23), 64, 3, (1,), (0,), 1, 1, "max", False, {"masked": [0]}),
+    (
+        *("4 offset groups, border", (3, 64, 19, 23), 20, 3, (1, 2), (0, 1, 2, 5, 7), 2, 2, "max", False),
+        {"masked": [0, 1, 2, 3, 5, 6], "offset_groups": 4, "border": True},
+    ),
+    (
+        *("no weight", (3, 72, 19, 23), 72, 3, (1, 2), (0, 3), 1, 1, "max", False),
+        {"masked": [0, 1, 2], "offset_groups": 2, "weighted": False},
+    ),
 ]
 EVERY_PATH = pytest.mark.parametrize("path", PATHS, ids=lambda p: p[0])
 
 
 def example(path, dtype=torch.float32, memory_format=torch.contiguous_format):
-    _, shape, outs, side, scales, deformed, stride, groups, fuse, own = path
+    _, shape, outs, side, scales, deformed, stride, groups, fuse, own, *general = path
+    more = {"masked": (), "offset_groups": 1, "border": False, "weighted": True, **dict(*general)}
     size = [(n - 1) // stride + 1 for n in shape[2:]]
     input = torch.randn(shape).to(dtype).contiguous(memory_format=memory_format)
     weight = torch.randn(*((len(scales),) if own else ()), outs, shape[1] // groups, side * side).to(dtype)
     width = outs * (len(scales) if fuse == "concat" else 1)
     offset = torch.randn(shape[0], len(deformed) * 2 * side * side, *size) if deformed else None
     grad = torch.randn(shape[0], width, *size).to(dtype).contiguous(memory_format=memory_format)
-    settings = (list(deformed), [stride, stride], groups, fuse, size)
+    if not more.pop("weighted"):
+        weight = None
+    mask = torch.randn(shape[0], len(more["masked"]) * side * side, *size) if more["masked"] else None
+    settings = Plain(list(deformed), [stride, stride], groups, fuse, size, mask, **more)
     return [input, weight, scaled_taps(side, scales), offset, torch.randn(width).to(dtype), settings, grad]
 
 
@@ -281,10 +332,10 @@ def test_same_bits_for_any_number_of_threads_and_in_every_run(path, kind):
 @pytest.mark.parametrize("memory_format", FORMATS)
 def test_memory_formats_are_kept(path, memory_format):
     for dtype in (torch.float32, torch.bfloat16):
-        (output, grad_input, grad_weight, grad_offset, _), _ = run(OP, *example(path, dtype, memory_format))
+        (output, grad_input, grad_weight, grad_offset, *_), _ = run(OP, *example(path, dtype, memory_format))
         assert output.is_contiguous(memory_format=memory_format)
         assert grad_input.is_contiguous(memory_format=memory_format)
-        assert grad_weight.is_contiguous()
+        assert grad_weight is None or grad_weight.is_contiguous()
         assert grad_offset is None or grad_offset.is_contiguous()
 
 
@@ -330,7 +381,7 @@ def test_near_ties_of_the_maximum(isa):
     offset = torch.randn(2, 54, 9, 9)
     offset[:, 18:36] = offset[:, :18].nextafter(torch.tensor(9.0))
     offset[:, 36:] = offset[:, :18]
-    settings = ([0, 1, 2], [1, 1], 1, "max", [9, 9])
+    settings = Plain([0, 1, 2], [1, 1], 1, "max", [9, 9])
     case = [input, weight, taps, offset, None, settings, torch.randn(2, 8, 9, 9)]
     with running(isa):
         found, winner = run(OP, *case)
@@ -344,7 +395,7 @@ def test_near_ties_of_the_maximum(isa):
 def test_more_sets_than_vectors_have_numbers(isa):
     input, weight = torch.randn(1, 2, 5, 5), torch.randn(200, 2, 2, 1)
     taps = torch.randn(200, 1, 2)
-    settings = ([], [1, 1], 1, "max", [5, 5])
+    settings = Plain([], [1, 1], 1, "max", [5, 5])
     case = [input, weight, taps, None, None, settings, torch.randn(1, 2, 5, 5)]
     with running(isa):
         found, winner = run(OP, *case)
@@ -355,7 +406,7 @@ def test_more_sets_than_vectors_have_numbers(isa):
 @EVERY_SET
 def test_rows_columns_and_batches_of_thousands(isa):
     for shape in ((1, 3, 1, 3001), (1, 3, 3001, 1), (301, 3, 3, 3)):
-        settings = ([1], [1, 1], 1, "sum", list(shape[2:]))
+        settings = Plain([1], [1, 1], 1, "sum", list(shape[2:]))
         offset = torch.randn(shape[0], 18, *shape[2:])
         grad = torch.randn(shape[0], 4, *shape[2:])
         input, weight, bias = torch.randn(shape), torch.randn(4, 3, 9), torch.randn(4)
@@ -467,6 +518,47 @@ def test_tiny_offsets_are_zero(isa, value):
     assert grad.isfinite().all()
 
 
+@EVERY_SET
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("value", [NAN, float("inf")])
+def test_nan_in_a_mask_stays_where_it_is(isa, weighted, value):
+    input, weight = torch.randn(2, 36, 8, 9, requires_grad=True), torch.randn(7, 36, 9, requires_grad=True)
+    mask, offset = torch.rand(2, 18, 8, 9), torch.randn(2, 36, 8, 9) * 0.3
+    mask[1, 9 + 4, 3, 4] = value  # the centre of the second group, which lies on the map
+    mask.requires_grad_()
+    offset.requires_grad_()
+    with running(isa):
+        output = sampled_conv2d(
+            input, weight if weighted else None, scaled_taps(3, (1,)), offset, mask=mask, offset_groups=2
+        )
+        grads = torch.autograd.grad(output, (input, offset, mask), torch.randn_like(output))
+    wrong = torch.zeros(output.shape, dtype=torch.bool)
+    wrong[1, slice(None) if weighted else slice(18, 36), 3, 4] = True
+    assert torch.equal(output.isfinite(), ~wrong)
+    assert torch.equal(output.isnan(), wrong) or value == value  # infinite pixels of both signs add up to NaN
+    moved = torch.zeros(offset.shape, dtype=torch.bool)
+    moved[1, 18 + 8 : 18 + 10, 3, 4] = True
+    assert torch.equal(grads[1].isfinite(), ~moved)
+    assert grads[2].isfinite().all()  # what a mask multiplies does not depend on it
+    assert grads[0][0].isfinite().all()
+    assert grads[0][1, :18].isfinite().all()
+    assert not grads[0][1, 18:].isfinite().all()
+
+
+@EVERY_SET
+@pytest.mark.parametrize("value", [float("inf"), 1e38, 3e9, 2.0**31, 2.0**30])
+def test_offsets_beyond_any_map_read_the_border_without_gradient(isa, value):
+    input, weight = torch.randn(2, 33, 8, 9), torch.randn(7, 33, 1)
+    for sign, corner in ((1, -1), (-1, 0)):
+        offset = torch.full((2, 2, 8, 9), sign * value, requires_grad=True)
+        with running(isa):
+            output = sampled_conv2d(input, weight, torch.zeros(1, 1, 2), offset, padding_mode="border")
+            (grad,) = torch.autograd.grad(output, offset, torch.randn_like(output))
+        expected = torch.einsum("nc,oct->no", input[:, :, corner, corner], weight)[..., None, None].expand(-1, -1, 8, 9)
+        torch.testing.assert_close(output, expected)
+        assert (grad == 0).all()
+
+
 NASTY = """
 import itertools, torch
 from foveal.geometry import scaled_taps
@@ -482,43 +574,68 @@ for isa in library.instruction_sets() or ("none",):
         (torch.float32, torch.bfloat16), values, ("max", "sum", "concat")
     )):
         groups = groups % 2 + 1
-        for which in range(6):
-            tensors = [torch.randn(2, 66, 5, 7), torch.randn(6, 66 // groups, 9), torch.randn(2, 36, 3, 4)]
+        for which in range(14):
+            which, general = which % 7, which > 6
+            tensors = [torch.randn(2, 66, 5, 7), torch.randn(6, 66 // groups, 9), torch.randn(2, 108, 3, 4)]
             tensors += [torch.randn(12 if fuse == "concat" else 6), torch.randn(2, 12 if fuse == "concat" else 6, 3, 4)]
-            taps = scaled_taps(3, (1, 2))
-            chosen = (*tensors, taps)[which]
+            taps, mask = scaled_taps(3, (1, 2)), torch.randn(2, 54, 3, 4)
+            chosen = (*tensors, taps, mask)[which]
             chosen[torch.rand(chosen.shape) < 0.5] = value
             input, weight, bias, grad = (tensors[k].to(dtype).requires_grad_() for k in (0, 1, 3, 4))
-            offset = tensors[2].requires_grad_()
-            output = sampled_conv2d(input, weight, taps, offset, bias, stride=2, groups=groups, fuse=fuse)
-            torch.autograd.grad(output, (input, weight, offset, bias), grad)
+            offset, mask = tensors[2].requires_grad_(), mask.requires_grad_()
+            more = {"stride": 2, "groups": groups, "fuse": fuse}
+            if general:
+                more |= {"mask": mask, "offset_groups": 3, "padding_mode": ("zeros", "border")[groups - 1]}
+            output = sampled_conv2d(input, weight, taps, offset if general else offset[:, :36], bias, **more)
+            torch.autograd.grad(output, (input, weight, offset, bias, *((mask,) if general else ())), grad)
+            if general:
+                more |= {"groups": 1}
+                torch.autograd.grad(sampled_conv2d(input, None, taps, offset, **more).float().sum(), (input, offset, mask))
             count += 1
 print("survived", count)
 """
 
 
+def test_without_weight_a_first_call_has_nothing_to_pack():
+    code = """
+import torch
+from foveal.ops import sampled_conv2d
+input = torch.ones(1, 3, 4, 4, requires_grad=True)
+for _ in range(2):
+    sampled_conv2d(input, None, torch.zeros(1, 2, 2)).sum().backward()
+print(input.grad.unique().tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "[4.0]\n"), done.stderr
+
+
 def test_the_process_survives_any_number():
     done = subprocess.run([sys.executable, "-c", NASTY], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split() == ["survived", str(2 * 13 * 3 * 6 * max(1, len(SETS)))]
+    assert done.stdout.split() == ["survived", str(2 * 13 * 3 * 14 * max(1, len(SETS)))]
 
 
 @EVERY_PATH
 def test_compiles_whole(path):
     torch._dynamo.reset()
-    input, weight, taps, offset, bias, (deformed, stride, groups, fuse, size), grad = example(path)
-    points = taps.shape[1]
+    input, weight, taps, offset, bias, settings, grad = example(path)
+    points, pairs = taps.shape[1], range(len(taps) * settings.offset_groups)
 
-    def function(input, weight, offset, bias):
-        given = iter(()) if offset is None else iter(offset.split(2 * points, 1))
-        each = [next(given) if s in deformed else None for s in range(len(taps))]
-        return sampled_conv2d(
-            input, weight, taps, each, bias, stride=stride, groups=groups, fuse=fuse, output_size=size
-        )
+    def listed(several, present, length):
+        given = iter(()) if several is None else iter(several.split(length, 1))
+        return [next(given) if k in present else None for k in pairs]
+
+    def function(input, weight, offset, bias, mask):
+        each = listed(offset, settings.deformed, 2 * points)
+        masks = listed(mask, settings.masked, points)
+        more = {"stride": settings.stride, "groups": settings.groups, "fuse": settings.fuse}
+        more |= {"mask": masks, "offset_groups": settings.offset_groups, "output_size": settings.output_size}
+        more["padding_mode"] = "border" if settings.border else "zeros"
+        return sampled_conv2d(input, weight, taps, each, bias, **more)
 
     found = []
     for forward in (torch.compile(function, fullgraph=True, backend="aot_eager"), function):
-        tensors = [t if t is None else t.clone().requires_grad_() for t in (input, weight, offset, bias)]
+        tensors = [t if t is None else t.clone().requires_grad_() for t in (input, weight, offset, bias, settings.mask)]
         output = forward(*tensors)
         found.append([output, *torch.autograd.grad(output, [t for t in tensors if t is not None], grad)])
     for mine, theirs in zip(*found, strict=True):
@@ -532,9 +649,9 @@ def test_one_gradient_alone_has_the_bits_of_all(isa, wanted):
     input, weight, taps, offset, _, settings, grad = example(PATHS[2])
     with running(isa):
         _, winner = OP(input, weight, taps, offset, None, *settings)
-        every = BACKWARD(grad, input, weight, taps, offset, winner, *settings, (True, True, True))
-        alone = BACKWARD(grad, input, weight, taps, offset, winner, *settings, wanted)
-    for one, other, want in zip(alone, every, wanted, strict=True):
+        every = BACKWARD(grad, input, weight, taps, offset, winner, (True, True, True, False), *settings)
+        alone = BACKWARD(grad, input, weight, taps, offset, winner, (*wanted, False), *settings)
+    for one, other, want in zip(alone, every, (*wanted, False), strict=True):
         assert (one.numel() > 0) == want
         if want and not wanted[0]:  # without the weight's, the batch is cut finer, which images do not notice either
             assert torch.equal(one, other)

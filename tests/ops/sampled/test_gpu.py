@@ -9,6 +9,7 @@ import torch
 
 from foveal.ops import anisotropic_conv2d, sampled_conv2d
 from foveal.ops.sampled import op, reference
+from foveal.ops.sampled.reference import Plain
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
 NAN = float("nan")
@@ -43,8 +44,8 @@ def run(kernels, input, weight, taps, offset, bias, plain, grad=None):
     kernels.forward(input, weight, taps, offset, bias, output, winner, plain)
     if grad is None:
         return output, winner
-    wanted = [True, True, offset is not None]
-    found = op._backward_shape(grad, input, weight, taps, offset, winner, *plain, wanted)
+    wanted = [True, True, offset is not None, False]
+    found = op._backward_shape(grad, input, weight, taps, offset, winner, wanted, *plain)
     kernels.backward(grad, input, weight, taps, offset, winner, plain, wanted, found)
     return output, winner, *found
 
@@ -76,7 +77,7 @@ CASES = [
 def test_equals_the_definition(kernels, case, dtype, memory_format, deterministic):
     batch, ins, outs, size, sets, points, own, deformed, stride, groups, fuse = case
     out_size = [-(-n // step) for n, step in zip(size, stride, strict=True)]
-    plain = (deformed, stride, groups, fuse, out_size)
+    plain = Plain(deformed, stride, groups, fuse, out_size)
     taps = torch.randn(sets, points, 2) * 1.5
     input = torch.randn(batch, ins, *size).to(dtype).contiguous(memory_format=memory_format)
     weight = torch.randn(*([sets] if own else []), outs, ins // groups, points).to(dtype)
@@ -104,8 +105,8 @@ def test_equals_the_definition(kernels, case, dtype, memory_format, deterministi
         assert other.float().mean() < 0.02
         slack = 0.05 if dtype == torch.bfloat16 else 0.01
         torch.testing.assert_close(exact[other], freely[other], rtol=slack, atol=slack)
-    wanted = [True, True, offset is not None]
-    exact = reference.sampled_conv2d_backward(*wide(grad, input, weight, taps, offset), winner, *plain, wanted)
+    wanted = [True, True, offset is not None, False]
+    exact = reference.sampled_conv2d_backward(*wide(grad, input, weight, taps, offset), winner, plain, wanted)
     others = iter(torch.autograd.grad(same, [t for t in free if t is not None], grad))
     for found, want, asked in zip(gradients, exact, wanted, strict=True):
         if asked:
@@ -118,7 +119,7 @@ def test_equals_the_definition(kernels, case, dtype, memory_format, deterministi
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered")
 def test_ties_go_to_the_first_set_and_a_nan_wins(kernels):
-    plain = ([], [1, 1], 1, "max", [1, 4])
+    plain = Plain([], [1, 1], 1, "max", [1, 4])
     input = torch.tensor([[[[1.0, 2.0, 3.0, 4.0]]]])
     taps = torch.zeros(3, 1, 2)
     weight = torch.ones(3, 1, 1, 1)
@@ -135,11 +136,11 @@ def test_ties_go_to_the_first_set_and_a_nan_wins(kernels):
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered")
 def test_nan_and_infinite_points(kernels):
-    plain = ([0], [1, 1], 1, "sum", [1, 5])
+    plain = Plain([0], [1, 1], 1, "sum", [1, 5])
     input, weight, taps = torch.ones(1, 2, 1, 5), torch.ones(1, 2, 1), torch.zeros(1, 1, 2)
     offset = torch.zeros(1, 2, 1, 5)
     offset[0, 0, 0, 1], offset[0, 1, 0, 2], offset[0, 0, 0, 3], offset[0, 1, 0, 4] = NAN, INF, -INF, 1e30
-    output, _, grad_input, _, grad_offset = run(
+    output, _, grad_input, _, grad_offset, _ = run(
         kernels, input, weight, taps, offset, None, plain, torch.ones(1, 1, 1, 5)
     )
     torch.testing.assert_close(output[0, 0, 0], torch.tensor([2.0, NAN, 0.0, 0.0, 0.0]), equal_nan=True)
@@ -151,7 +152,7 @@ def test_nan_and_infinite_points(kernels):
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered")
 def test_nan_in_the_input_comes_out_where_it_is_read(kernels):
-    plain = ([0], [1, 1], 1, "sum", [1, 5])
+    plain = Plain([0], [1, 1], 1, "sum", [1, 5])
     input, weight, taps = torch.ones(1, 1, 1, 5), torch.ones(1, 1, 1), torch.tensor([[[0.0, 0.5]]])
     input[..., 2] = NAN
     output, _ = run(kernels, input, weight, taps, torch.zeros(1, 2, 1, 5), None, plain)
@@ -161,7 +162,7 @@ def test_nan_in_the_input_comes_out_where_it_is_read(kernels):
 @pytest.mark.filterwarnings("ignore:invalid value encountered")
 def test_infinite_gradients_stay_infinite_when_added_up_as_whole_numbers(kernels):
     """The sums of whole numbers leave aside what is none; the rest of the map keeps its numbers."""
-    plain = ([], [1, 1], 1, "sum", [1, 6])
+    plain = Plain([], [1, 1], 1, "sum", [1, 6])
     input, weight, taps = torch.ones(1, 1, 1, 6), torch.ones(1, 1, 2), torch.zeros(1, 2, 2)
     grad = torch.tensor([1.0, INF, 0.0, NAN, 0.0, -2.0]).reshape(1, 1, 1, 6)
     found = run(kernels, input, weight, taps, None, None, plain, grad)[2]
@@ -173,24 +174,24 @@ def test_infinite_gradients_stay_infinite_when_added_up_as_whole_numbers(kernels
 @pytest.mark.parametrize("size", [1e-30, 1e-3, 1e30])
 def test_whole_numbers_hold_gradients_of_any_size(kernels, size):
     """Every point reads one pixel: the largest sum that there can be."""
-    plain = ([0], [1, 1], 1, "sum", [4, 4])
+    plain = Plain([0], [1, 1], 1, "sum", [4, 4])
     input, weight = torch.randn(1, 3, 4, 4), torch.randn(1, 2, 3, 2)
     rows = torch.arange(4.0).reshape(-1, 1).expand(4, 4)
     offset = -torch.stack([rows, rows.T, rows, rows.T])[None].contiguous()
     taps, grad = torch.zeros(1, 2, 2), torch.full((1, 2, 4, 4), size)
     found = run(kernels, input, weight, taps, offset, None, plain, grad)[2]
     exact = reference.sampled_conv2d_backward(
-        *wide(grad, input, weight, taps, offset), torch.empty(0), *plain, [True] * 3
+        *wide(grad, input, weight, taps, offset), torch.empty(0), plain, [True, True, True, False]
     )
     torch.testing.assert_close(found.double(), exact[0], rtol=1e-5, atol=1e-6 * size)
 
 
 def test_more_sets_than_the_kernels_know_go_to_the_reference(kernels):
     input, taps = torch.randn(1, 2, 3, 3), torch.randn(63, 1, 2)
-    assert kernels.takes(input, taps[:62])
-    assert not kernels.takes(input, taps)
-    assert not kernels.takes(input.double(), taps[:62])
-    weight, plain = torch.randn(2, 2, 1), ([], [1, 1], 1, "max", [3, 3])
+    weight, plain = torch.randn(2, 2, 1), Plain([], [1, 1], 1, "max", [3, 3])
+    assert kernels.takes(input, taps[:62], plain)
+    assert not kernels.takes(input, taps, plain)
+    assert not kernels.takes(input.double(), taps[:62], plain)
     expected = reference.sampled_conv2d(input, weight, taps, None, None, *plain)
     for found, want in zip(op._forward_on_gpu(input, weight, taps, None, None, *plain), expected, strict=True):
         torch.testing.assert_close(found, want)
@@ -198,7 +199,7 @@ def test_more_sets_than_the_kernels_know_go_to_the_reference(kernels):
 
 def test_of_many_sets_the_right_ones_move(kernels):
     deformed = [0, 31, 32, 40]
-    plain = (deformed, [1, 1], 1, "sum", [2, 2])
+    plain = Plain(deformed, [1, 1], 1, "sum", [2, 2])
     input, taps, weight = torch.randn(1, 2, 2, 2), torch.randn(41, 1, 2) * 0.5, torch.randn(41, 2, 2, 1)
     offset = torch.randn(1, 2 * len(deformed), 2, 2)
     found = run(kernels, input, weight, taps, offset, None, plain)[0]
@@ -207,7 +208,7 @@ def test_of_many_sets_the_right_ones_move(kernels):
 
 
 def test_the_op_starts_the_kernels(kernels):
-    plain = ([0], [1, 1], 1, "max", [3, 4])
+    plain = Plain([0], [1, 1], 1, "max", [3, 4])
     input = torch.randn(2, 3, 3, 4).contiguous(memory_format=torch.channels_last)
     weight, taps, offset = torch.randn(2, 2, 3, 1), torch.randn(2, 1, 2), torch.randn(2, 2, 3, 4)
     with (
@@ -216,13 +217,13 @@ def test_the_op_starts_the_kernels(kernels):
     ):
         output, winner = op._forward_on_gpu(input, weight, taps, offset, None, *plain)
         grad = torch.randn_like(output)
-        found = op._backward_on_gpu(grad, input, weight, taps, offset, winner, *plain, [True, False, True])
+        found = op._backward_on_gpu(grad, input, weight, taps, offset, winner, [True, False, True, False], *plain)
         assert (forward.call_count, backward.call_count) == (1, 1)
     expected = reference.sampled_conv2d(input, weight, taps, offset, None, *plain)
     torch.testing.assert_close(output, expected[0])
     assert output.is_contiguous(memory_format=torch.channels_last)
     want = reference.sampled_conv2d_backward(
-        grad, input, weight, taps, offset, winner, *plain, [True, False, True]
+        grad, input, weight, taps, offset, winner, plain, [True, False, True, False]
     )  # fmt: skip
     torch.testing.assert_close(found[0], want[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found[2], want[2], rtol=1e-4, atol=1e-5)
@@ -230,7 +231,7 @@ def test_the_op_starts_the_kernels(kernels):
 
 
 def test_wide_indices_are_the_same(kernels):
-    plain = ([0, 1], [1, 1], 1, "max", [3, 4])
+    plain = Plain([0, 1], [1, 1], 1, "max", [3, 4])
     input, weight, taps = torch.randn(2, 3, 3, 4), torch.randn(2, 3, 2), torch.randn(2, 2, 2)
     offset, grad = torch.randn(2, 8, 3, 4), torch.randn(2, 2, 3, 4)
     narrow = run(kernels, input, weight, taps, offset, None, plain, grad)
@@ -241,7 +242,7 @@ def test_wide_indices_are_the_same(kernels):
 
 
 def test_an_empty_batch(kernels):
-    plain = ([0], [1, 1], 1, "max", [3, 4])
+    plain = Plain([0], [1, 1], 1, "max", [3, 4])
     input, weight, taps = torch.randn(0, 3, 3, 4), torch.randn(2, 3, 2), torch.randn(2, 2, 2)
     found = run(kernels, input, weight, taps, torch.randn(0, 4, 3, 4), None, plain, torch.randn(0, 2, 3, 4))
     assert found[0].shape == (0, 2, 3, 4)
@@ -256,10 +257,10 @@ sys.modules["triton"] = None
 import torch
 from foveal.ops.sampled import op, reference
 x, w, taps = torch.randn(1, 2, 5, 5), torch.randn(3, 2, 4), torch.randn(2, 4, 2)
-plain = [], [1, 1], 1, "max", [5, 5]
+plain = reference.Plain([], [1, 1], 1, "max", [5, 5])
 y, winner = op._forward_on_gpu(x, w, taps, None, None, *plain)
 assert torch.equal(winner, reference.sampled_conv2d(x, w, taps, None, None, *plain)[1])
-found = op._backward_on_gpu(y, x, w, taps, None, winner, *plain, [True, True, False])
+found = op._backward_on_gpu(y, x, w, taps, None, winner, [True, True, False, False], *plain)
 assert found[0].shape == x.shape
 print("done")
 """

@@ -19,12 +19,12 @@ class _Job(ctypes.Structure):
         ("input", library.Map),
         ("output", library.Map),
         *((name, ctypes.c_int32) for name in ("input_type", "output_type", "weight_type", "depthwise")),
-        *((name, _int64) for name in ("batch", "groups", "channels", "out_channels")),
+        *((name, _int64) for name in ("slices", "groups", "channels", "out_channels")),
         *((name, _int64) for name in ("height", "width", "out_height", "out_width")),
+        *((name, _int64) for name in ("depth", "out_depth", "input_d", "output_d", "depth_stride", "depth_before")),
         *((name, _int64 * 2) for name in ("stride", "before", "window")),
-        ("tables", _int64),
-        ("columns", _int64),
-        *((name, ctypes.c_void_p) for name in ("table", "first", "term", "span")),
+        *((name, _int64) for name in ("planes", "tables", "columns")),
+        *((name, ctypes.c_void_p) for name in ("plane", "table", "first", "term", "span")),
         ("weight_out", _int64),
         ("weight_in", _int64),
         ("map", ctypes.c_void_p),
@@ -52,7 +52,7 @@ def is_faster(input: Tensor, weight: Tensor, bins: Tensor, groups: int) -> bool:
     if not takes(input):
         return False
     out_channels, channels, columns = weight.shape
-    taps = bins.shape[0] * bins.shape[1]
+    taps = bins.numel()
     product = sums = 1.0
     if input.dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported():
         sums = 16.0
@@ -78,7 +78,7 @@ def convolve(
     groups: int,
     turned: bool = False,
 ) -> Tensor:
-    """Fill output [N, G * O, H', W'] with the convolution of input [N, G * C, H, W] and weight [G * O, C, columns].
+    """Fill output [N, G * O, (D',) H', W'] with the convolution of input [N, G * C, (D,) H, W] and weight [G * O, C, columns].
 
     ``turned``: the weight is [G * C, O, columns].
     """
@@ -138,8 +138,8 @@ def input_gradient(
 ) -> Tensor:
     """Fill output with the gradient of the input at stride 1: the same convolution with reflected map and channels turned."""
     how = plan(bins, weight.shape[2], dilation, reflected=True)
-    before = (how.window[0] - padding[0], how.window[1] - padding[1])
-    return convolve(grad, weight, None, output, how, (1, 1), before, groups, turned=True)
+    before = [reach - pad for reach, pad in zip(how.window, padding, strict=True)]
+    return convolve(grad, weight, None, output, how, (1,) * len(before), before, groups, turned=True)
 
 
 def weight_gradient(
@@ -173,11 +173,13 @@ def _job(
     gradient of the weight, which has no depthwise form."""
     job = _Job()
     job.how = how  # the arrays that it points into live as long as it does
-    job.input, job.output = library.Map(None, *input.stride()), library.Map(None, *output.stride())
+    (job.input, job.input_d), (job.output, job.output_d) = _strides(input), _strides(output)
     job.input_type, job.output_type = library.TYPES[input.dtype], library.TYPES[output.dtype]
     job.weight_type = library.TYPES[weight.dtype]
-    job.batch, _, job.height, job.width = input.shape
-    job.out_height, job.out_width = output.shape[2:]
+    job.depth, job.height, job.width = (1, *input.shape[2:])[-3:]
+    job.out_depth, job.out_height, job.out_width = (1, *output.shape[2:])[-3:]
+    job.slices = input.shape[0] * job.out_depth
+    job.depth_stride, job.depth_before = (1, *stride)[-3], (0, *before)[-3]
     rows, inner, columns = weight.shape
     job.groups, job.channels, job.out_channels = groups, inner, rows // groups
     job.weight_out, job.weight_in = inner * columns, columns
@@ -187,9 +189,16 @@ def _job(
     if turned is not None and inner == 1 and rows == groups > 1:
         job.depthwise, job.groups = 1, 1
         job.channels = job.out_channels = groups
-    job.stride[:], job.before[:], job.window[:] = stride, before, how.window
-    job.tables, job.columns = len(how.table), columns
-    job.table, job.first, job.term, job.span = (a.ctypes.data for a in (how.table, how.first, how.term, how.span))
+    job.stride[:], job.before[:], job.window[:] = stride[-2:], before[-2:], how.window[-2:]
+    job.planes, job.tables, job.columns = len(how.plane), len(how.table), columns
+    for name in ("plane", "table", "first", "term", "span"):
+        setattr(job, name, getattr(how, name).ctypes.data)
     job.map, job.map_size = how.bins.ctypes.data, how.bins.nbytes
     job.slots = max(1, 8 * 32 // max(inner * groups, 32))
     return job
+
+
+def _strides(map: Tensor) -> tuple[library.Map, int]:
+    """Those of batch, channel, row and column, and that of depth, 0 for images."""
+    n, c, *d, h, w = map.stride()
+    return library.Map(None, n, c, h, w), d[0] if d else 0

@@ -1,9 +1,10 @@
 """The whole contract of binned convolution: arguments, schema, shapes, gradients, FLOP formula, kernel per device."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,9 +56,63 @@ def binned_conv2d(
                   [2.5000, 3.0000, 2.5000],
                   [2.0000, 2.5000, 2.0000]]]])
     """
+    return _convolve(2, input, weight, bins, bias, stride, padding, dilation, groups, population)
+
+
+def binned_conv3d(
+    input: Tensor,
+    weight: Tensor,
+    bins: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | str | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    *,
+    population: Tensor | None = None,
+) -> Tensor:
+    """Convolve volumes with a kernel whose taps share weights: exactly ``F.conv3d(input, weight[:, :, bins])``.
+
+    The contract of :func:`binned_conv2d` with a depth, in front of height and width.
+
+    Args:
+        input: Tensor[N, C, D, H, W] or [C, D, H, W], float64, float32, float16 or bfloat16.
+        weight: Tensor[O, C / groups, columns], in the input's dtype.
+        bins: int64 Tensor[kd, kh, kw] with values -1 .. columns - 1.
+        bias: Tensor[O] or None.
+        stride, padding, dilation, groups: as in ``F.conv3d``; padding may be "same" or "valid".
+        population: int64 Tensor[columns], at least 1, or None, as for :func:`binned_conv2d`.
+
+    Returns:
+        Tensor[N, O, D', H', W'] in the input's dtype and memory format (under autocast in its dtype).
+
+    Raises:
+        ValueError: an argument breaks its rule; the message names argument, rule and value.
+
+    Example:
+        >>> from foveal.geometry import log_polar_bins
+        >>> bins = log_polar_bins((5, 5, 5), 1, (4, 3), 2.0)
+        >>> binned_conv3d(torch.ones(1, 2, 8, 8, 8), torch.ones(4, 2, 13), bins, padding="same").shape
+        torch.Size([1, 4, 8, 8, 8])
+    """
+    return _convolve(3, input, weight, bins, bias, stride, padding, dilation, groups, population)
+
+
+def _convolve(
+    dims: int,
+    input: Tensor,
+    weight: Tensor,
+    bins: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    population: Tensor | None,
+) -> Tensor:
     direct = arguments.at_once(input, weight, bins, bias, population)
     if direct:
-        key = _key(input, weight, bins, bias, stride, padding, dilation, groups, population)
+        key = _key(dims, input, weight, bins, bias, stride, padding, dilation, groups, population)
         try:
             ready = _READY.get(key)
         except TypeError:  # what cannot be a key breaks a rule, and the checks say which
@@ -70,27 +125,30 @@ def binned_conv2d(
     if population is not None:
         weight = mean_weight(weight, population)
     arguments.check_weight(weight, ("O", "C / groups", "columns"), groups)
-    if input.ndim == 3:
-        return binned_conv2d(input[None], weight, bins, bias, stride, padding, dilation, groups)[0]  # divided already
+    if input.ndim == dims + 1:
+        return _convolve(dims, input[None], weight, bins, bias, stride, padding, dilation, groups, None)[
+            0
+        ]  # divided already
     input, weight, bias = arguments.autocast(input, weight, bias)  # type: ignore[assignment]
-    arguments.check_input(input, weight.shape[1] * groups, weight)
+    arguments.check_input(input, weight.shape[1] * groups, weight, dims)
     arguments.check_bias(bias, weight.shape[0], input)
-    if bins.ndim != 2 or bins.dtype != torch.int64:
-        raise ValueError(f"bins must be an int64 tensor [kh, kw]; got {bins.dtype} of shape {tuple(bins.shape)}")
-    stride = arguments.pair("stride", stride, at_least=1)
-    dilation = arguments.pair("dilation", dilation, at_least=1)
-    window = (dilation[0] * (bins.shape[0] - 1), dilation[1] * (bins.shape[1] - 1))
+    if bins.ndim != dims or bins.dtype != torch.int64:
+        sides = "kh, kw" if dims == 2 else "kd, kh, kw"
+        raise ValueError(f"bins must be an int64 tensor [{sides}]; got {bins.dtype} of shape {tuple(bins.shape)}")
+    stride = arguments.numbers("stride", stride, dims, at_least=1)
+    dilation = arguments.numbers("dilation", dilation, dims, at_least=1)
+    window = tuple(space * (side - 1) for space, side in zip(dilation, bins.shape, strict=True))
     before, after = arguments.split_padding(padding, window, stride)
     input = arguments.pad_after(input, before, after)
     for size, pad, reach, step in zip(input.shape[2:], before, window, stride, strict=True):
         arguments.output_side(size, 2 * pad, reach, step)
     plain = (list(stride), list(before), list(dilation), groups)
     if direct and before == after and bins.is_contiguous():
-        arguments.remember(
-            _READY, key, _at_once(input, weight, bins, plain)
-        )  # alike in shape and dtype, divided or not
-    op = reference.binned_conv2d if arguments.exporting() or arguments.transforming() else _forward
-    return op(input, weight, bins, bias, *plain)
+        # alike in shape and dtype, divided or not
+        arguments.remember(_READY, key, _at_once(input, weight, bins, plain))
+    if arguments.exporting() or arguments.transforming():
+        return reference.binned_conv(input, weight, bins, bias, *plain)
+    return _OPS[dims].forward(input, weight, bins, bias, *plain)
 
 
 def mean_weight(weight: Tensor, population: Tensor) -> Tensor:
@@ -110,6 +168,7 @@ _READY: dict[tuple[Any, ...], Callable[..., Tensor]] = {}
 
 
 def _key(
+    dims: int,
     input: Tensor,
     weight: Tensor,
     bins: Tensor,
@@ -121,6 +180,7 @@ def _key(
     population: Tensor | None,
 ) -> tuple[Any, ...]:
     return (
+        dims,
         *(input.shape, input.stride(), input.dtype, weight.shape, weight.dtype),
         *(bins.shape, bins.stride(), bins.dtype, bins.data_ptr()),
         None if bias is None else (bias.shape, bias.dtype),
@@ -167,7 +227,7 @@ def _at_once(input: Tensor, weight: Tensor, bins: Tensor, plain: tuple[Any, ...]
             weight, population = mean_weight(weight, population), None
         if kernel is not None:
             return kernel(input, weight, bias, None, bins, population)
-        return reference.binned_conv2d(input, weight, bins, bias, *plain).contiguous(memory_format=keep)
+        return reference.binned_conv(input, weight, bins, bias, *plain).contiguous(memory_format=keep)
 
     return call
 
@@ -186,23 +246,15 @@ class _AtOnce(torch.autograd.Function):
         return (*_gradients(ctx, grad)[:4], None, None)
 
 
-@torch.library.custom_op("foveal::binned_conv2d", mutates_args=())
-def _forward(
-    input: Tensor,
-    weight: Tensor,
-    bins: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
+def _definition(input: Tensor, weight: Tensor, bins: Tensor, bias: Tensor | None, *plain: Any) -> Tensor:
+    """The op on any device: what it means."""
+    stride, padding, dilation, groups = plain
     with torch.autocast(input.device.type, enabled=False):
-        out = reference.binned_conv2d(input, weight, bins, bias, list(stride), list(padding), list(dilation), groups)
+        out = reference.binned_conv(input, weight, bins, bias, list(stride), list(padding), list(dilation), groups)
     return out.contiguous(memory_format=arguments.layout(input))
 
 
-def _on_cpu(part: str, input: Tensor, weight: Tensor, bins: Tensor, plain: tuple[Any, ...]) -> bool:
+def _on_cpu(part: str, input: Tensor, weight: Tensor, bins: Tensor, plain: Sequence[Any]) -> bool:
     """Whether the compiled kernels take a call."""
     if input.dtype == torch.bfloat16 and max(plain[0]) > 1:
         # Of a strided kernel wider than the map, whose output is one pixel wide, torch 2.14 gives garbage on matrix tiles (AMX).
@@ -210,24 +262,15 @@ def _on_cpu(part: str, input: Tensor, weight: Tensor, bins: Tensor, plain: tuple
         if any(window > side for window, side in zip(windows, input.shape[2:], strict=True)):
             return cpu.takes(input)
     rule = cpu.is_faster(input, weight, bins, plain[3])
-    return cpu.takes(input) and profile.takes(part, rule, input, weight, bins, plain)
+    return cpu.takes(input) and profile.takes(part, rule, input, weight, bins, tuple(plain))
 
 
-@_forward.register_kernel("cpu")
-def _forward_on_cpu(
-    input: Tensor,
-    weight: Tensor,
-    bins: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
+def _forward_on_cpu(input: Tensor, weight: Tensor, bins: Tensor, bias: Tensor | None, *plain: Any) -> Tensor:
+    stride, padding, dilation, groups = plain
     how = plan(bins, weight.shape[2], dilation, strided=max(stride) > 1)  # checks the values of bins, too
-    if not _on_cpu("forward", input, weight, bins, (stride, padding, dilation, groups)):
-        return _forward._init_fn(input, weight, bins, bias, stride, padding, dilation, groups)
-    out = _forward_shape(input, weight, bins, bias, stride, padding, dilation, groups)
+    if not _on_cpu("forward", input, weight, bins, plain):
+        return _definition(input, weight, bins, bias, *plain)
+    out = _forward_shape(input, weight, bins, bias, *plain)
     return cpu.convolve(input, weight, bias, out, how, stride, padding, groups)
 
 
@@ -241,44 +284,28 @@ def _gpu() -> ModuleType | None:
     return gpu
 
 
-def _on_gpu(gpu: Any, part: str, input: Tensor, weight: Tensor, bins: Tensor, plain: tuple[Any, ...]) -> bool:
-    """Whether the Triton kernels take a call."""
+def _on_gpu(gpu: Any, part: str, input: Tensor, weight: Tensor, bins: Tensor, plain: Sequence[Any]) -> bool:
+    """Whether the Triton kernels take a call; they know images only."""
+    if gpu is None or input.ndim != 4:
+        return False
     how = {"turned": True, "repeats": plain[0][0] * plain[0][1]} if part == "input" else {}
     rule = gpu.is_faster(input, weight, bins, plain[3], **how)
-    return gpu.tiles.takes(input) and profile.takes(part, rule, input, weight, bins, plain)
+    return gpu.tiles.takes(input) and profile.takes(part, rule, input, weight, bins, tuple(plain))
 
 
-@_forward.register_kernel("cuda")
-def _forward_on_gpu(
-    input: Tensor,
-    weight: Tensor,
-    bins: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
+def _forward_on_gpu(input: Tensor, weight: Tensor, bins: Tensor, bias: Tensor | None, *plain: Any) -> Tensor:
     gpu = _gpu()
-    if gpu is None or not _on_gpu(gpu, "forward", input, weight, bins, (stride, padding, dilation, groups)):
-        return _forward._init_fn(input, weight, bins, bias, stride, padding, dilation, groups)
-    out = _forward_shape(input, weight, bins, bias, stride, padding, dilation, groups)
-    return gpu.convolve(input, weight, bins, bias, out, stride, padding, dilation, groups)
+    if gpu is None or not _on_gpu(gpu, "forward", input, weight, bins, plain):
+        return _definition(input, weight, bins, bias, *plain)
+    stride, padding, dilation, _ = plain
+    out = _forward_shape(input, weight, bins, bias, *plain)
+    return gpu.convolve(input, weight, bins, bias, out, stride, padding, dilation, plain[3])
 
 
-@torch.library.custom_op("foveal::binned_conv2d_backward", mutates_args=())
-def _backward(
-    grad: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    bins: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    wanted: Sequence[bool],
-) -> tuple[Tensor, Tensor]:
-    grad_input, grad_weight = reference.binned_conv2d_backward(
+def _defined_gradients(grad: Tensor, input: Tensor, weight: Tensor, bins: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """The gradients on any device: what they mean."""
+    stride, padding, dilation, groups, wanted = rest
+    grad_input, grad_weight = reference.binned_conv_backward(
         grad, input, weight, bins, list(stride), list(padding), list(dilation), groups, list(wanted)
     )
     if wanted[0]:
@@ -286,27 +313,17 @@ def _backward(
     return grad_input, grad_weight
 
 
-@_backward.register_kernel("cpu")
-def _backward_on_cpu(
-    grad: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    bins: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    wanted: Sequence[bool],
-) -> tuple[Tensor, Tensor]:
-    plain = (stride, padding, dilation, groups)
+def _backward_on_cpu(grad: Tensor, input: Tensor, weight: Tensor, bins: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    *plain, wanted = rest
     if not cpu.takes(input):
-        return _backward._init_fn(grad, input, weight, bins, *plain, wanted)
-    grad_input, grad_weight = _backward_shape(grad, input, weight, bins, *plain, wanted)
+        return _defined_gradients(grad, input, weight, bins, *rest)
+    stride, padding, dilation, groups = plain
+    grad_input, grad_weight = _backward_shape(grad, input, weight, bins, *rest)
     if wanted[0]:
-        if tuple(stride) == (1, 1) and _on_cpu("input", input, weight, bins, plain):
+        if max(stride) == 1 and _on_cpu("input", input, weight, bins, plain):
             cpu.input_gradient(grad, weight, bins, grad_input, padding, dilation, groups)
         else:
-            grad_input = _backward._init_fn(grad, input, weight, bins, *plain, [True, False])[0]
+            grad_input = _defined_gradients(grad, input, weight, bins, *plain, [True, False])[0]
     if wanted[1]:
         # always this one: the library's has other bits for another number of threads
         how = plan(bins, weight.shape[2], dilation, strided=max(stride) > 1)
@@ -314,22 +331,11 @@ def _backward_on_cpu(
     return grad_input, grad_weight
 
 
-@_backward.register_kernel("cuda")
-def _backward_on_gpu(
-    grad: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    bins: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    wanted: Sequence[bool],
-) -> tuple[Tensor, Tensor]:
-    plain = (stride, padding, dilation, groups)
+def _backward_on_gpu(grad: Tensor, input: Tensor, weight: Tensor, bins: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    *plain, wanted = rest
     gpu = _gpu()
     if gpu is None:
-        return _backward._init_fn(grad, input, weight, bins, *plain, wanted)
+        return _defined_gradients(grad, input, weight, bins, *rest)
     parts = zip(wanted, ("input", "weight"), strict=True)
     mine = [want and _on_gpu(gpu, part, input, weight, bins, plain) for want, part in parts]
     others = [want and not take for want, take in zip(wanted, mine, strict=True)]
@@ -339,44 +345,24 @@ def _backward_on_gpu(
     if mine[1]:
         grad_weight = gpu.weight_gradient(grad, input, weight, bins, *plain)
     if any(others):
-        found = _backward._init_fn(grad, input, weight, bins, *plain, others)
+        found = _defined_gradients(grad, input, weight, bins, *plain, others)
         grad_input = found[0] if others[0] else grad_input
         grad_weight = found[1] if others[1] else grad_weight
     return grad_input, grad_weight
 
 
-@_forward.register_fake
-def _forward_shape(
-    input: Tensor,
-    weight: Tensor,
-    bins: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
-    height, width = (
+def _forward_shape(input: Tensor, weight: Tensor, bins: Tensor, bias: Tensor | None, *plain: Any) -> Tensor:
+    stride, padding, dilation, _ = plain
+    sides = [
         (size + 2 * pad - space * (side - 1) - 1) // step + 1
         for size, pad, space, side, step in zip(input.shape[2:], padding, dilation, bins.shape, stride, strict=True)
-    )
-    shape = (input.shape[0], weight.shape[0], height, width)
+    ]
+    shape = (input.shape[0], weight.shape[0], *sides)
     return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=arguments.layout(input))
 
 
-@_backward.register_fake
-def _backward_shape(
-    grad: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    bins: Tensor,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-    wanted: Any,
-) -> tuple[Tensor, Tensor]:
-    need_input, need_weight = wanted
+def _backward_shape(grad: Tensor, input: Tensor, weight: Tensor, bins: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    need_input, need_weight = rest[-1]
     return (
         torch.empty_like(input, memory_format=arguments.layout(input)) if need_input else input.new_empty(0),
         weight.new_empty(weight.shape) if need_weight else weight.new_empty(0),
@@ -394,15 +380,16 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     grad_input = grad_weight = None
     if arguments.transforming():  # the forward pass was not, or its gradients would be those of the definition
         grad_input, grad_weight = arguments.gradients(
-            _definition(bins, ctx.plain), grad, (input, weight), (need_input, need_weight)
+            _function(bins, ctx.plain), grad, (input, weight), (need_input, need_weight)
         )
     elif need_input or need_weight:
-        grad_input, grad_weight = _backward(grad, input, weight, bins, *ctx.plain, [need_input, need_weight])
+        backward = _OPS[bins.ndim].backward
+        grad_input, grad_weight = backward(grad, input, weight, bins, *ctx.plain, [need_input, need_weight])
     return (
         grad_input if need_input else None,
         grad_weight if need_weight else None,
         None,
-        grad.sum((0, 2, 3)) if need_bias else None,
+        grad.sum((0, *range(2, grad.ndim))) if need_bias else None,
         *(None,) * 4,
     )
 
@@ -414,21 +401,16 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _second_gradients(ctx: Any, grad_grad_input: Tensor, grad_grad_weight: Tensor) -> tuple[Tensor | None, ...]:
     grad, input, weight, bins = ctx.saved_tensors
-    definition, outer = _definition(bins, ctx.plain), (grad_grad_input, grad_grad_weight)
+    definition, outer = _function(bins, ctx.plain), (grad_grad_input, grad_grad_weight)
     found = arguments.double_backward(definition, grad, (input, weight), ctx.wanted, outer, ctx.needs_input_grad[:3])
     return (*found, None, *(None,) * 5)
 
 
-def _definition(bins: Tensor, plain: Any) -> Callable[..., Tensor]:
+def _function(bins: Tensor, plain: Any) -> Callable[..., Tensor]:
     """The op as a function of what it is differentiated by, in plain PyTorch."""
-    return lambda input, weight: reference.binned_conv2d(input, weight, bins, None, *plain)
+    return lambda input, weight: reference.binned_conv(input, weight, bins, None, *plain)
 
 
-_forward.register_autograd(_gradients, setup_context=_save)
-_backward.register_autograd(_second_gradients, setup_context=_save_backward)
-
-
-@register_flop_formula(torch.ops.foveal.binned_conv2d)
 def _forward_flops(
     input_shape: Sequence[int], weight_shape: Sequence[int], *args: Any, out_shape: Sequence[int], **kwargs: Any
 ) -> int:
@@ -436,7 +418,6 @@ def _forward_flops(
     return _flops(weight_shape, out_shape)
 
 
-@register_flop_formula(torch.ops.foveal.binned_conv2d_backward)
 def _backward_flops(
     grad_shape: Sequence[int], input_shape: Sequence[int], weight_shape: Sequence[int], *args: Any, **kwargs: Any
 ) -> int:
@@ -445,5 +426,42 @@ def _backward_flops(
 
 
 def _flops(weight_shape: Sequence[int], out_shape: Sequence[int]) -> int:
-    out_channels, in_channels, columns = weight_shape
-    return 2 * out_shape[0] * out_shape[2] * out_shape[3] * out_channels * in_channels * columns
+    return 2 * math.prod(weight_shape) * out_shape[0] * math.prod(out_shape[2:])
+
+
+class _Ops(NamedTuple):
+    """The two registered ops of a number of dimensions."""
+
+    forward: Any
+    backward: Any
+
+
+def _register(name: str) -> _Ops:
+    """An op and its gradients, with a kernel a device, shapes, derivatives and FLOP formulas: all that PyTorch is told."""
+    plain = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups"
+    forward = torch.library.custom_op(
+        f"foveal::{name}",
+        _definition,
+        mutates_args=(),
+        schema=f"(Tensor input, Tensor weight, Tensor bins, Tensor? bias, {plain}) -> Tensor",
+    )
+    forward.register_kernel("cpu")(_forward_on_cpu)
+    forward.register_kernel("cuda")(_forward_on_gpu)
+    forward.register_fake(_forward_shape)
+    forward.register_autograd(_gradients, setup_context=_save)
+    backward = torch.library.custom_op(
+        f"foveal::{name}_backward",
+        _defined_gradients,
+        mutates_args=(),
+        schema=f"(Tensor grad, Tensor input, Tensor weight, Tensor bins, {plain}, bool[] wanted) -> (Tensor, Tensor)",
+    )
+    backward.register_kernel("cpu")(_backward_on_cpu)
+    backward.register_kernel("cuda")(_backward_on_gpu)
+    backward.register_fake(_backward_shape)
+    backward.register_autograd(_second_gradients, setup_context=_save_backward)
+    register_flop_formula(getattr(torch.ops.foveal, name))(_forward_flops)
+    register_flop_formula(getattr(torch.ops.foveal, f"{name}_backward"))(_backward_flops)
+    return _Ops(forward, backward)
+
+
+_OPS = {2: _register("binned_conv2d"), 3: _register("binned_conv3d")}

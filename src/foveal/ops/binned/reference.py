@@ -10,7 +10,7 @@ def dense_kernel(weight: Tensor, bins: Tensor) -> Tensor:
     return F.pad(weight, (0, 1))[:, :, bins]
 
 
-def binned_conv2d(
+def binned_conv(
     input: Tensor,
     weight: Tensor,
     bins: Tensor,
@@ -20,11 +20,12 @@ def binned_conv2d(
     dilation: list[int],
     groups: int,
 ) -> Tensor:
-    """Convolve with the dense kernel."""
-    return F.conv2d(input, dense_kernel(weight, bins), bias, stride, padding, dilation, groups)
+    """Convolve images or volumes with the dense kernel."""
+    convolve = F.conv2d if input.ndim == 4 else F.conv3d
+    return convolve(input, dense_kernel(weight, bins), bias, stride, padding, dilation, groups)
 
 
-def binned_conv2d_backward(
+def binned_conv_backward(
     grad: Tensor,
     input: Tensor,
     weight: Tensor,
@@ -46,7 +47,7 @@ def binned_conv2d_backward(
         padding,
         dilation,
         False,
-        [0, 0],
+        [0] * len(stride),
         groups,
         [need_input, need_weight, False],
     )

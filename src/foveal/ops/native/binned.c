@@ -1,24 +1,29 @@
 /* Binned convolution: sums over the pixels of each bin, formed row by row in cache and fed to a matrix product.
  *
- * A plan says how the sums are formed: tables, each the sum of two shifted earlier tables (table 0 is the map itself), then for
- * each column of the weight the terms (table, down, right) that it adds up. Shifts are in pixels from the window's corner. The
- * output is cut into strips; going down one, each table keeps the few rows that an output row reads, in a ring. */
+ * A plan says how the sums are formed: tables, each the sum of two shifted earlier tables (the first are the planes of the map
+ * that the window reads: one of an image, some of a volume), then for each column of the weight the terms (table, down, right)
+ * that it adds up. Shifts are in pixels from the window's corner. The output is cut into strips, a volume's slice by slice;
+ * going down one, each table keeps the few rows that an output row reads, in a ring. */
 #include <unistd.h>
 
 #include "kernels.h"
 
 typedef struct {
-    map_t input, output;                           /* [N, G*C, H, W] and [N, G*O, H', W'] */
+    map_t input, output;                           /* [N, G*C, (D,) H, W] and [N, G*O, (D',) H', W'] */
     int32_t input_type, output_type, weight_type;  /* FLOAT32 or BFLOAT16; bias and gradient have the weight's */
     int32_t depthwise;                             /* one weight a column and channel: channels are all, groups 1 */
-    int64_t batch, groups, channels, out_channels; /* channels of one group */
+    int64_t slices;                                /* N * D' */
+    int64_t groups, channels, out_channels;        /* channels of one group */
     int64_t height, width, out_height, out_width;
+    int64_t depth, out_depth, input_d, output_d;   /* 1, 1, 0, 0 for images */
+    int64_t depth_stride, depth_before;
     int64_t stride[2], before[2], window[2]; /* window: pixels between first and last tap */
-    int64_t tables, columns;
+    int64_t planes, tables, columns;
+    const int32_t *plane; /* [planes]: how deep in the window each lies */
     const int32_t *table; /* [tables, 4]: a, b, down and right of b */
     const int32_t *first; /* [columns + 1]: where the terms of a column start */
     const int32_t *term;  /* [terms, 3]: table, down, right */
-    const int32_t *span;  /* [tables + 1, 2]: first and last row of a table that output row 0 needs */
+    const int32_t *span;  /* [planes + tables, 2]: first and last row of a table that output row 0 needs */
     int64_t weight_out, weight_in; /* elements between output and input channels of the weight; its columns lie together */
     const int64_t *map;            /* the map that the plan was made of, and its size in bytes */
     int64_t map_size;
@@ -49,6 +54,8 @@ typedef struct {
 
 static int64_t kept(const cut_t *c, int64_t b) { return least(c->block, c->job->channels - b * c->block); }
 
+static int64_t rings_of(const binned_t *job) { return job->planes + job->tables; }
+
 static int64_t ring_rows(const cut_t *c, int64_t t) { return c->job->span[2 * t + 1] - c->job->span[2 * t] + 1; }
 
 /* Floats of a quarter of the second level of cache; asked once, since the answer may take microseconds. */
@@ -67,7 +74,7 @@ static void rings(cut_t *c, int64_t block, int64_t width) {
     c->cols = (width - 1) * job->stride[1] + job->window[1] + 1;
     c->step = c->cols * block;
     c->ring = 0;
-    for (int64_t t = 0; t <= job->tables; t++) {
+    for (int64_t t = 0; t < rings_of(job); t++) {
         c->base[t] = c->ring;
         c->ring += ring_rows(c, t) * c->step;
     }
@@ -77,7 +84,7 @@ static void rings(cut_t *c, int64_t block, int64_t width) {
 static int cut(const binned_t *job, cut_t *c, int64_t pieces) {
     memset(c, 0, sizeof *c);
     c->job = job;
-    c->base = malloc((size_t)(job->tables + 1) * sizeof(int64_t));
+    c->base = malloc((size_t)rings_of(job) * sizeof(int64_t));
     if (!c->base) return 0;
     c->panels = ceil_div(job->out_channels, COLUMNS);
     c->row = c->panels * COLUMNS;
@@ -100,7 +107,7 @@ static int cut(const binned_t *job, cut_t *c, int64_t pieces) {
     if (!job->depthwise && (c->blocks > 1 || !c->direct))
         tall = least(tall, most((160 << 10) / (width * c->row), job->tables ? 2 * job->window[0] : 8));
     c->strips_h = ceil_div(job->out_height, tall);
-    int64_t tasks = most(1, job->batch * job->groups * c->strips_w * (job->depthwise ? c->blocks : 1));
+    int64_t tasks = most(1, job->slices * job->groups * c->strips_w * (job->depthwise ? c->blocks : 1));
     if (tasks * c->strips_h < pieces) c->strips_h = least(ceil_div(pieces, tasks), ceil_div(job->out_height, 8));
     c->strip_h = ceil_div(job->out_height, c->strips_h);
     c->strips_h = ceil_div(job->out_height, c->strip_h);
@@ -118,10 +125,10 @@ static int cut(const binned_t *job, cut_t *c, int64_t pieces) {
 typedef struct {
     const cut_t *c;
     int64_t n, channel, count; /* image, first channel, channels */
-    int64_t top, left;         /* input pixel of the ring's row 0 and column 0 */
+    int64_t front, top, left;  /* input pixel of the window's depth 0, and of the ring's row 0 and column 0 */
     int64_t width;             /* output pixels in a row */
     float *ring;
-    int64_t *next;    /* [tables + 1]: the row that is made next */
+    int64_t *next;    /* [planes + tables]: the row that is made next */
     const float **at; /* [terms]: where a term of the first pixel of the row is read */
 } strip_t;
 
@@ -129,7 +136,7 @@ static int hold_strip(const cut_t *c, strip_t *s) {
     memset(s, 0, sizeof *s);
     s->c = c;
     s->ring = floats(c->ring);
-    s->next = malloc((size_t)(c->job->tables + 1) * sizeof(int64_t));
+    s->next = malloc((size_t)rings_of(c->job) * sizeof(int64_t));
     s->at = malloc((size_t)most(1, c->job->first[c->job->columns]) * sizeof(float *));
     return s->ring && s->next && s->at;
 }
@@ -140,7 +147,7 @@ static void drop_strip(strip_t *s) {
     free(s->at);
 }
 
-/* Place of a strip: image, first output pixel, and its size. */
+/* Place of a strip: slice, first output pixel, and its size. */
 static void place(const cut_t *c, int64_t strip, int64_t *n, int64_t *y0, int64_t *x0, int64_t *height, int64_t *width) {
     *x0 = strip % c->strips_w * c->strip_w;
     *y0 = strip / c->strips_w % c->strips_h * c->strip_h;
@@ -149,15 +156,21 @@ static void place(const cut_t *c, int64_t strip, int64_t *n, int64_t *y0, int64_
     *width = least(c->strip_w, c->job->out_width - *x0);
 }
 
-static void begin_strip(strip_t *s, int64_t n, int64_t g, int64_t b, int64_t y0, int64_t x0, int64_t width) {
+/* Where a slice of the output, or of its gradient, starts. */
+static int64_t slice_at(const binned_t *job, int64_t slice) {
+    return slice / job->out_depth * job->output.n + slice % job->out_depth * job->output_d;
+}
+
+static void begin_strip(strip_t *s, int64_t slice, int64_t g, int64_t b, int64_t y0, int64_t x0, int64_t width) {
     const binned_t *job = s->c->job;
-    s->n = n;
+    s->n = slice / job->out_depth;
+    s->front = slice % job->out_depth * job->depth_stride - job->depth_before;
     s->channel = g * job->channels + b * s->c->block;
     s->count = kept(s->c, b);
     s->top = y0 * job->stride[0] - job->before[0];
     s->left = x0 * job->stride[1] - job->before[1];
     s->width = width;
-    for (int64_t t = 0; t <= job->tables; t++) s->next[t] = job->span[2 * t];
+    for (int64_t t = 0; t < rings_of(job); t++) s->next[t] = job->span[2 * t];
 }
 
 static float *row_of(const strip_t *s, int64_t t, int64_t r) {
@@ -165,27 +178,28 @@ static float *row_of(const strip_t *s, int64_t t, int64_t r) {
     return s->ring + s->c->base[t] + (r < rows ? r : r % rows) * s->c->step;
 }
 
-/* A row of the input as [cols, block] floats, zeros outside the map and beyond the channels. */
-static void read_row(const strip_t *s, int64_t r) {
+/* A row of a plane of the input as [cols, block] floats, zeros outside the map and beyond the channels. */
+static void read_row(const strip_t *s, int64_t t, int64_t r) {
     const cut_t *c = s->c;
     const binned_t *job = c->job;
     const map_t *in = &job->input;
-    float *to = row_of(s, 0, r);
-    const int64_t y = s->top + r, x0 = least(c->cols, most(0, -s->left)), x1 = most(x0, least(c->cols, job->width - s->left));
-    if (y < 0 || y >= job->height) {
+    float *to = row_of(s, t, r);
+    const int64_t z = s->front + job->plane[t], y = s->top + r;
+    const int64_t x0 = least(c->cols, most(0, -s->left)), x1 = most(x0, least(c->cols, job->width - s->left));
+    if (y < 0 || y >= job->height || z < 0 || z >= job->depth) {
         memset(to, 0, (size_t)c->step * 4);
         return;
     }
     memset(to, 0, (size_t)(x0 * c->block) * 4);
     memset(to + x1 * c->block, 0, (size_t)((c->cols - x1) * c->block) * 4);
-    read_pixels(in->data, s->n * in->n + s->channel * in->c + y * in->h + (s->left + x0) * in->w, in->w, in->c, job->input_type,
+    read_pixels(in->data, s->n * in->n + z * job->input_d + s->channel * in->c + y * in->h + (s->left + x0) * in->w, in->w, in->c, job->input_type,
                 x1 - x0, s->count, c->block, to + x0 * c->block, c->block);
 }
 
 /* A row of a later table, where both of its parts lie inside. */
 static void add_row(const strip_t *s, int64_t t, int64_t r) {
     const cut_t *c = s->c;
-    const int32_t *q = c->job->table + 4 * (t - 1);
+    const int32_t *q = c->job->table + 4 * (t - c->job->planes);
     const float *a = row_of(s, q[0], r), *b = row_of(s, q[1], r + q[2]) + q[3] * c->block;
     float *to = row_of(s, t, r);
     int64_t i = most(0, -q[3]) * c->block, end = least(c->cols, c->cols - q[3]) * c->block;
@@ -197,14 +211,14 @@ static void go_down(strip_t *s, int64_t y) {
     const cut_t *c = s->c;
     const binned_t *job = c->job;
     const int64_t down = y * job->stride[0];
-    for (int64_t t = 0; t <= job->tables; t++) {
+    for (int64_t t = 0; t < rings_of(job); t++) {
         const int32_t *span = job->span + 2 * t;
         int64_t r = most(s->next[t], down + span[0]);
         for (; r <= down + span[1]; r++)
-            if (t)
-                add_row(s, t, r);
+            if (t < job->planes)
+                read_row(s, t, r);
             else
-                read_row(s, r);
+                add_row(s, t, r);
         s->next[t] = r;
     }
     const int64_t terms = job->first[job->columns];
@@ -332,7 +346,7 @@ static void forward_strips(int64_t begin, int64_t end, void *context) {
     cut_t *c = context;
     const binned_t *job = c->job;
     const map_t *out = &job->output;
-    const int64_t strips = job->batch * c->strips_h * c->strips_w;
+    const int64_t strips = job->slices * c->strips_h * c->strips_w;
     strip_t s;
     float *sums = floats(up(c->rows * c->strip_w, 32) * c->line), *made = c->direct ? 0 : floats(c->strip_h * c->strip_w * c->row);
 #ifdef TILES
@@ -342,7 +356,7 @@ static void forward_strips(int64_t begin, int64_t end, void *context) {
     for (int64_t task = begin; task < end && !c->failed; task++) {
         int64_t g = task / strips, n, y0, x0, height, width;
         place(c, task % strips, &n, &y0, &x0, &height, &width);
-        const int64_t at = n * out->n + g * job->out_channels * out->c + y0 * out->h + x0 * out->w;
+        const int64_t at = slice_at(job, n) + g * job->out_channels * out->c + y0 * out->h + x0 * out->w;
         /* rows of the output may lie together */
         const int64_t step = c->direct ? out->w : c->row, apart = c->direct ? out->h : width * c->row;
         for (int64_t b = 0; b < c->blocks; b++) {
@@ -435,7 +449,7 @@ static void depthwise_strips(int64_t begin, int64_t end, void *context) {
 #undef SUMS
             for (x = 0; job->bias && x < width; x++)
                 for (int64_t k = 0; k < block; k += LANES) store(out + x * block + k, load(out + x * block + k) + load(bias + k));
-            write_pixels(to->data, n * to->n + s.channel * to->c + (y0 + y) * to->h + x0 * to->w, to->w, to->c, job->output_type,
+            write_pixels(to->data, slice_at(job, n) + s.channel * to->c + (y0 + y) * to->h + x0 * to->w, to->w, to->c, job->output_type,
                          width, s.count, out, block);
         }
     }
@@ -450,7 +464,7 @@ static void weight_strips(int64_t begin, int64_t end, void *context) {
     cut_t *c = context;
     const binned_t *job = c->job;
     const map_t *from = &job->output;
-    const int64_t strips = job->batch * c->strips_h * c->strips_w, size = job->columns * c->block * c->row;
+    const int64_t strips = job->slices * c->strips_h * c->strips_w, size = job->columns * c->block * c->row;
     strip_t s;
     float *sums = floats(c->rows * c->strip_w * c->line), *copy = floats(c->rows * c->strip_w * c->row);
     const int together = c->direct && from->h == job->out_width * from->w && c->strips_w == 1; /* read where it lies */
@@ -463,7 +477,7 @@ static void weight_strips(int64_t begin, int64_t end, void *context) {
             int64_t n, y0, x0, height, width;
             place(c, strip, &n, &y0, &x0, &height, &width);
             begin_strip(&s, n, g, b, y0, x0, width);
-            const int64_t start = n * from->n + g * job->out_channels * from->c + y0 * from->h + x0 * from->w;
+            const int64_t start = slice_at(job, n) + g * job->out_channels * from->c + y0 * from->h + x0 * from->w;
             for (int64_t y = 0; y < height; y += c->rows) {
                 const int64_t rows = least(c->rows, height - y);
                 for (int64_t r = 0; r < rows; r++) {
@@ -509,7 +523,7 @@ int FOVEAL(binned_forward)(const binned_t *shared, void *input, const void *weig
     int64_t tasks = 0;
     int failed = !cut(&job, &c, threads > 1 ? 2 * threads : 1);
     if (!failed) {
-        tasks = job.batch * c.strips_h * c.strips_w;
+        tasks = job.slices * c.strips_h * c.strips_w;
         if (!job.depthwise) {
             c.packed = borrow(job.groups * c.blocks * c.panels * job.columns * c.block * COLUMNS);
             failed = !c.packed || !bring_bias(&c);

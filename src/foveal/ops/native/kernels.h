@@ -195,13 +195,17 @@ SHARED void write_pixels(void *map, int64_t at, int64_t pixel, int64_t channel, 
         }
 }
 
-/* Vector i becomes lane i of the result, added up. */
+/* Vector i becomes lane i of the result, added up: halves of two vectors at a time, then quarters, and so on. */
 SHARED vec total_of_rows(vec *row) {
-    transpose(row);
+    ints lane = {0};
+    for (int j = 0; j < LANES; j++) lane[j] = j;
 #pragma GCC unroll 4
-    for (int half = LANES / 2; half > 0; half /= 2)
+    for (int half = LANES / 2; half > 0; half /= 2) {
+        ints from = (lane & ~(2 * half - 1)) + (lane & (half - 1)) + (((lane & half) != 0) & LANES);
 #pragma GCC unroll 8
-        for (int i = 0; i < half; i++) row[i] += row[i + half];
+        for (int i = 0; i < half; i++)
+            row[i] = shuffle(row[i], row[i + half], from) + shuffle(row[i], row[i + half], from + half);
+    }
     return row[0];
 }
 

@@ -15,8 +15,8 @@ _pointer, _number = ctypes.c_void_p, ctypes.c_int64
 ARGUMENTS = {
     "binned_forward": [*[_pointer] * 7, _number],
     "binned_weight_gradient": [_pointer] * 4,
-    "sampled_forward": [_pointer] * 8,
-    "sampled_backward": [_pointer] * 10,
+    "sampled_forward": [_pointer] * 9,
+    "sampled_backward": [_pointer] * 12,
 }
 _chosen: list[str] = []  # set by tests to run another instruction set than the best
 

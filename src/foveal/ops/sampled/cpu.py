@@ -1,6 +1,7 @@
 """Sampled convolution on the CPU: which cases the compiled kernels take, and how they are called."""
 
 import ctypes
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -8,30 +9,29 @@ import torch
 from torch import Tensor
 
 from foveal.ops.native import library
+from foveal.ops.sampled.reference import Plain
 
 _FUSES = {"max": 0, "sum": 1, "concat": 2}
 _int64 = ctypes.c_int64
 
 
 class _Job(ctypes.Structure):
-    """sampled_t of sampled.c."""
+    """sampled_t of sampled.h."""
 
     _fields_ = [
-        *((name, library.Map) for name in ("input", "output", "offset", "winner", "input_gradient", "offset_gradient")),
+        *((name, library.Map) for name in ("input", "output", "offset", "winner", "mask")),
+        *((name, library.Map) for name in ("input_gradient", "offset_gradient", "mask_gradient")),
         *((name, ctypes.c_int32) for name in ("output_type", "weight_type", "fuse", "own_weights")),
         *((name, _int64) for name in ("batch", "groups", "channels", "out_channels")),
         *((name, _int64) for name in ("height", "width", "out_height", "out_width")),
         ("stride", _int64 * 2),
-        ("sets", _int64),
-        ("taps", _int64),
+        *((name, _int64) for name in ("sets", "taps", "offset_groups", "border")),
         ("moves", ctypes.c_void_p),
+        ("masks", ctypes.c_void_p),
         ("slots", _int64),
         *((name, ctypes.c_void_p) for name in ("tap", "weight", "bias", "gradient")),
     ]
-    kept: np.ndarray
-
-
-_Plain = tuple[Sequence[int], Sequence[int], int, str, Sequence[int]]
+    kept: tuple[np.ndarray, ...]
 
 
 def takes(input: Tensor) -> bool:
@@ -41,39 +41,46 @@ def takes(input: Tensor) -> bool:
 
 def forward(
     input: Tensor,
-    weight: Tensor,
-    sets: int,
+    weight: Tensor | None,
+    taps: Tensor,
     offset: Tensor | None,
     output: Tensor,
     winner: Tensor,
-    plain: _Plain,
-) -> Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor, Tensor], None]:
+    plain: Plain,
+) -> Callable[..., None]:
     """A convolution ready to run on any tensors like these: it fills output, and winner where that is not empty."""
     kernel = library.function("sampled_forward")
-    job = _job(input, weight, sets, output, winner, plain)
-    job.offset = _steps(offset)
+    job = _job(input, weight, taps, output, winner, plain)
+    job.offset, job.mask = _steps(offset), _steps(plain.mask)
     at = ctypes.byref(job)
     contested = winner.numel() > 0
+    rows_as_they_are = _rows(input) is input
 
     def call(
         input: Tensor,
-        weight: Tensor,
+        weight: Tensor | None,
         taps: Tensor,
         offset: Tensor | None,
         bias: Tensor | None,
+        mask: Tensor | None,
         output: Tensor,
         winner: Tensor,
     ) -> None:
-        rows, weight = _rows(input), weight.contiguous()
+        rows = input if rows_as_they_are else _rows(input)
         taps = (taps if taps.dtype is torch.float32 else taps.float()).contiguous()
-        bias_at = offset_at = None
+        weight_at = bias_at = offset_at = mask_at = None
+        if weight is not None:
+            weight = weight.contiguous()
+            weight_at = weight.data_ptr()
         if bias is not None:
             bias = bias.contiguous()
             bias_at = bias.data_ptr()
         if offset is not None:
             offset_at = offset.data_ptr()
+        if mask is not None:
+            mask_at = mask.data_ptr()
         won_at = winner.data_ptr() if contested else None
-        given = (rows.data_ptr(), weight.data_ptr(), taps.data_ptr(), bias_at, offset_at, output.data_ptr(), won_at)
+        given = (rows.data_ptr(), weight_at, taps.data_ptr(), bias_at, offset_at, mask_at, output.data_ptr(), won_at)
         library.run(kernel, at, *given)
 
     return call
@@ -82,35 +89,37 @@ def forward(
 def backward(
     grad: Tensor,
     input: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     taps: Tensor,
     offset: Tensor | None,
     winner: Tensor,
-    plain: _Plain,
+    plain: Plain,
     wanted: Sequence[bool],
-    found: tuple[Tensor, Tensor, Tensor],
+    found: tuple[Tensor, ...],
 ) -> None:
-    """Fill found with the gradients of input, weight and offset that are wanted; the same bits for any number of threads."""
-    job = _job(input, weight, len(taps), grad, winner, plain)
-    grad_input, grad_weight, grad_offset = found
-    job.offset, job.offset_gradient = _steps(offset), _steps(grad_offset if wanted[2] else None)
+    """Fill found with the gradients of input, weight, offset and mask that are wanted; the same bits for any number of threads."""
+    job = _job(input, weight, taps, grad, winner, plain)
+    grad_input, *others = (tensor if want else None for tensor, want in zip(found, wanted, strict=True))
+    job.offset, job.mask = _steps(offset), _steps(plain.mask)
+    job.offset_gradient, job.mask_gradient = _steps(others[1]), _steps(others[2])
     total = None
-    if wanted[0]:
+    if grad_input is not None:
         # the kernel adds to pixels whose channels lie side by side, in float32
         total = grad_input.permute(0, 2, 3, 1)
         direct = total.is_contiguous() and total.dtype == torch.float32
         total = total.zero_() if direct else torch.zeros(total.shape, dtype=torch.float32)
-    # the larger the blocks of channels (64, as in the kernel), the fewer shares of the batch
-    blocks = job.groups * -(-job.channels // 64)
+    # the larger the blocks of channels (64, as in the kernel, each within one offset group), the fewer shares of the batch
+    unit = math.gcd(job.channels, input.shape[1] // plain.offset_groups)
+    blocks = input.shape[1] // unit * -(-unit // 64)
     job.slots = max(1, min(input.shape[0], 8 // blocks if wanted[1] else 64))
-    rows, weight, taps = _rows(input), weight.contiguous(), taps.float().contiguous()
-    asked = (total, grad_weight if wanted[1] else None, grad_offset if wanted[2] else None)
+    rows, taps = _rows(input), taps.float().contiguous()
+    weight = None if weight is None else weight.contiguous()
     library.run(
         library.function("sampled_backward"),
         ctypes.byref(job),
-        *map(_address, (rows, weight, taps, offset, grad, winner, *asked)),
+        *map(_address, (rows, weight, taps, offset, plain.mask, grad, winner, total, *others)),
     )
-    if total is not None and total.data_ptr() != grad_input.data_ptr():
+    if grad_input is not None and total is not None and total.data_ptr() != grad_input.data_ptr():
         grad_input.copy_(total.permute(0, 3, 1, 2))
 
 
@@ -129,22 +138,32 @@ def _rows(input: Tensor) -> Tensor:
     return input.permute(0, 2, 3, 1).to(torch.float32).contiguous()
 
 
-def _job(input: Tensor, weight: Tensor, sets: int, output: Tensor, winner: Tensor, plain: _Plain) -> _Job:
-    """All of a call but its addresses, the steps of its offsets and its shares of the batch."""
-    deformed, stride, groups, fuse, size = plain
+def _job(input: Tensor, weight: Tensor | None, taps: Tensor, output: Tensor, winner: Tensor, plain: Plain) -> _Job:
+    """All of a call but its addresses, the steps of its offsets and masks and its shares of the batch."""
     job = _Job()
     batch, channels, height, width = input.shape
     job.input = job.input_gradient = library.Map(None, height * width * channels, 1, width * channels, channels)
     job.output, job.winner = library.Map(None, *output.stride()), library.Map()
     if winner.numel():
         job.winner = library.Map(None, *winner.stride())
-    job.output_type, job.weight_type = library.TYPES[output.dtype], library.TYPES[weight.dtype]
-    job.fuse = _FUSES[fuse]
+    job.output_type = library.TYPES[output.dtype]
+    job.weight_type = library.TYPES[input.dtype if weight is None else weight.dtype]
+    job.fuse = _FUSES[plain.fuse]
     job.batch, job.height, job.width = batch, height, width
-    job.out_height, job.out_width = size
-    job.groups, job.channels, job.out_channels = groups, weight.shape[-2], weight.shape[-3] // groups
-    job.stride[:] = stride
-    job.sets, job.taps, job.own_weights = sets, weight.shape[-1], weight.ndim == 4
-    job.kept = np.array([deformed.index(s) if s in deformed else -1 for s in range(sets)], dtype=np.int32)
-    job.moves = job.kept.ctypes.data
+    job.out_height, job.out_width = plain.output_size
+    job.groups, job.channels = plain.groups, channels // plain.groups
+    job.out_channels = job.channels if weight is None else weight.shape[-3] // plain.groups
+    job.stride[:] = plain.stride
+    job.sets, job.taps = taps.shape[:2]
+    job.own_weights = weight is not None and weight.ndim == 4
+    job.offset_groups, job.border = plain.offset_groups, plain.border
+    pairs = range(len(taps) * plain.offset_groups)
+    job.kept = tuple(
+        np.array([_place(some, k) for k in pairs], dtype=np.int32) for some in (plain.deformed, plain.masked)
+    )
+    job.moves, job.masks = (places.ctypes.data for places in job.kept)
     return job
+
+
+def _place(pairs: Sequence[int], pair: int) -> int:
+    return list(pairs).index(pair) if pair in pairs else -1

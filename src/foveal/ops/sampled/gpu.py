@@ -14,8 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 from foveal.ops import tiles
+from foveal.ops.sampled.reference import Plain
 
-_Plain = tuple[Sequence[int], Sequence[int], int, str, Sequence[int]]
 _MOST_SETS = 62  # which sets move is one whole number, bit by bit
 
 
@@ -272,9 +272,10 @@ def _weight_gradient(
     tl.store(partial + at, total, mask=known[:, None] & kept[None, :])
 
 
-def takes(input: Tensor, taps: Tensor) -> bool:
+def takes(input: Tensor, taps: Tensor, plain: Plain) -> bool:
     """Whether the kernels know the dtype, the device and so many sets; they should be faster than the reference on all."""
-    return tiles.takes(input) and len(taps) <= _MOST_SETS
+    new = plain.mask is not None or plain.offset_groups > 1 or plain.border
+    return tiles.takes(input) and len(taps) <= _MOST_SETS and not new
 
 
 def forward(
@@ -285,10 +286,10 @@ def forward(
     bias: Tensor | None,
     output: Tensor,
     winner: Tensor,
-    plain: _Plain,
+    plain: Plain,
 ) -> None:
     """Fill output, and winner where that is not empty."""
-    deformed, stride, groups, fuse, size = plain
+    deformed, stride, groups, fuse, size = plain[:5]
     batch, _, height, width = input.shape
     pixels = batch * size[0] * size[1]
     if not pixels:
@@ -319,9 +320,9 @@ def backward(
     taps: Tensor,
     offset: Tensor | None,
     winner: Tensor,
-    plain: _Plain,
+    plain: Plain,
     wanted: Sequence[bool],
-    found: tuple[Tensor, Tensor, Tensor],
+    found: tuple[Tensor, ...],
 ) -> None:
     """Fill found with the gradients of input, weight and offset that are wanted."""
     if not grad.numel():
@@ -345,13 +346,13 @@ def _data(
     taps: Tensor,
     offset: Tensor | None,
     winner: Tensor,
-    plain: _Plain,
+    plain: Plain,
     wanted: Sequence[bool],
     grad_input: Tensor,
     grad_offset: Tensor,
 ) -> None:
     """Fill the gradients of input and offset, a set at a time."""
-    deformed, stride, groups, fuse, size = plain
+    deformed, stride, groups, fuse, size = plain[:5]
     pixels = grad.shape[0] * size[0] * size[1]
     ins, outs = weight.shape[-2], weight.shape[-3] // groups
     fixed = wanted[0] and torch.are_deterministic_algorithms_enabled()
@@ -387,10 +388,10 @@ def _weight(
     taps: Tensor,
     offset: Tensor | None,
     winner: Tensor,
-    plain: _Plain,
+    plain: Plain,
 ) -> Tensor:
     """The gradient of the weight, a set at a time, each in shares of the pixels."""
-    deformed, stride, groups, fuse, size = plain
+    deformed, stride, groups, fuse, size = plain[:5]
     pixels = grad.shape[0] * size[0] * size[1]
     rows, ins, points = weight.shape[-3:]
     outs = rows // groups

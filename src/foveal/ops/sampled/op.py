@@ -1,7 +1,7 @@
-"""The whole contract of sampled convolution: arguments, schema, shapes, gradients, FLOP formula, kernel per device."""
+"""The whole contract of sampled convolution: schema, shapes, gradients, FLOP formula, kernel per device."""
 
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -12,40 +12,49 @@ from torch.utils.flop_counter import register_flop_formula
 from foveal.ops import arguments
 from foveal.ops.native import library
 from foveal.ops.sampled import cpu, reference
-
-FUSES = ("max", "sum", "concat")
-MOST_SETS = 255  # the winner of the maximum is one byte
+from foveal.ops.sampled.operands import Several, listed, merged, operands
+from foveal.ops.sampled.reference import Plain
 
 
 def sampled_conv2d(
     input: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     taps: Tensor,
-    offset: Tensor | Sequence[Tensor | None] | None = None,
+    offset: Several = None,
     bias: Tensor | None = None,
     *,
+    mask: Several = None,
+    offset_groups: int = 1,
     stride: int | Sequence[int] = 1,
     groups: int = 1,
     fuse: str = "max",
+    padding_mode: str = "zeros",
     output_size: int | Sequence[int] | None = None,
 ) -> Tensor:
     """Convolve with kernels whose taps are points, one kernel for each set of points, and fuse the sets.
 
-    Source: Eq. (4) and (5) of Anisotropic Convolution (TIP 2020), for points of any kind. Output (i, j) of set s reads the
-    input at ``(i, j) * stride + taps[s, t] + offset[s, t]`` by bilinear interpolation, zero outside the map. Coordinates are
-    float32 or better whatever the dtype. An infinite offset reads zero; a NaN in input or offset comes out as NaN at every
-    output that reads it, and wins the maximum. Ties of the maximum go to the first set.
+    Source: Eq. (4) and (5) of Anisotropic Convolution (TIP 2020), for points of any kind; the mask is the modulation of
+    DCNv2 (CVPR 2019), offset groups and no weight are DCNv3 and DCNv4 (CVPR 2023 and 2024). Output (i, j) of set s reads
+    the input at ``(i, j) * stride + taps[s, t] + offset[s, t]`` by bilinear interpolation and multiplies it by
+    ``mask[s, t]``. Coordinates and masks are float32 or better whatever the dtype. An infinite offset reads zero, or the border;
+    a NaN in input, offset or mask comes out as NaN at every output that reads it, and wins the maximum. Ties of the
+    maximum go to the first set.
 
     Args:
         input: Tensor[N, C, H, W] or [C, H, W], float64, float32, float16 or bfloat16.
-        weight: Tensor[O, C / groups, T], shared by the sets, or [S, O, C / groups, T], in the input's dtype.
-        taps: floating Tensor[S, T, 2], (dy, dx) in pixels; a fixed map, without gradient.
-        offset: Tensor[N, S * 2 * T, H', W'] in pixels, set by set, channel 2t being dy and 2t + 1 dx of tap t; or a
-            list with Tensor[N, 2 * T, H', W'] or None for each set; or None.
+        weight: Tensor[O, C / groups, T], shared by the sets, or [S, O, C / groups, T], in the input's dtype; or None: what is
+            read is summed channel by channel, and O is C.
+        taps: floating Tensor[S, T, 2], (dy, dx) in pixels; where it requires a gradient it gets one.
+        offset: Tensor[N, S * G * 2 * T, H', W'] in pixels, set by set and offset group by offset group, channel 2t being dy and
+            2t + 1 dx of tap t; or a list with Tensor[N, G * 2 * T, H', W'] or None for each set, or with Tensor[N, 2 * T, H', W'] or
+            None for each pair of set and group; or None. A batch of one is for all images.
         bias: Tensor[O], or [S * O] with ``fuse="concat"``; added once, after fusing.
+        mask: Tensor[N, S * G * T, H', W'], or a list, likewise; what has none is multiplied by 1.
+        offset_groups: G; the input's channels fall into so many parts with offsets and masks of their own.
         stride: step between sampling centres, one number or (vertical, horizontal).
         groups: as in ``F.conv2d``.
         fuse: "max" of the sets for each position and channel, their "sum", or "concat" of their channels.
+        padding_mode: what a point beyond the map reads: "zeros", or the nearest pixel of its "border".
         output_size: H' and W'; ``ceil(size / stride)`` by default.
 
     Returns:
@@ -62,106 +71,104 @@ def sampled_conv2d(
                   [6., 7., 8.],
                   [7., 8., 0.]]]])
     """
-    given = (offset,) if offset is None or isinstance(offset, Tensor) else tuple(offset)
-    direct = arguments.at_once(input, weight, taps, bias, *given) and not taps.requires_grad
+    offsets, masks = () if offset is None else listed(offset), () if mask is None else listed(mask)
+    direct = arguments.at_once(input, weight, taps, bias, *offsets, *masks) and not taps.requires_grad
     if direct:
-        key = _key(input, weight, taps, bias, offset, given, stride, groups, fuse, output_size)
+        key = (
+            *(input.shape, input.stride(), input.dtype, taps.shape, taps.dtype),
+            None if weight is None else (weight.shape, weight.dtype),
+            None if bias is None else (bias.shape, bias.dtype),
+            None if offset is None else _told(offset, offsets),
+            None if mask is None else _told(mask, masks),
+            tuple(stride) if type(stride) is list else stride,
+            tuple(output_size) if type(output_size) is list else output_size,
+            *(groups, fuse, offset_groups, padding_mode),
+            *(cpu.takes, library.function),  # tests and benchmarks replace what decides
+            *library._chosen,
+        )
         try:
             ready = _READY.get(key)
         except TypeError:  # what cannot be a key breaks a rule, and the checks say which
             direct, ready = False, None
         if ready is not None:
-            return ready(input, weight, taps, given, bias)
-    dims = ("O", "C / groups", "T") if weight.ndim != 4 else ("S", "O", "C / groups", "T")
-    arguments.check_weight(weight, dims, groups)
-    if taps.ndim != 3 or taps.shape[2] != 2 or not taps.is_floating_point():
-        raise ValueError(f"taps must be a floating tensor [S, T, 2]; got {taps.dtype} of shape {tuple(taps.shape)}")
-    if (
-        not 1 <= taps.shape[0] <= MOST_SETS
-        or taps.shape[1] != weight.shape[-1]
-        or weight.shape[0] not in (taps.shape[0], weight.shape[-3])
-    ):
-        raise ValueError(
-            f"taps must have 1 to {MOST_SETS} sets and as many points as weight; got taps {tuple(taps.shape)}, weight {tuple(weight.shape)}"
-        )
-    if taps.requires_grad and torch.is_grad_enabled():
-        raise ValueError("taps must be a fixed map without gradient; give points that learn as an offset")
+            return ready(input, weight, taps, offsets, masks, bias)
     if input.ndim == 3:
-        if isinstance(offset, Tensor):
-            offset = offset[None]
-        elif offset is not None:
-            offset = [o if o is None else o[None] for o in offset]
-        return sampled_conv2d(
-            input[None], weight, taps, offset, bias, stride=stride, groups=groups, fuse=fuse, output_size=output_size
-        )[0]
-    operands = _operands(input, weight, taps, offset, bias, stride, groups, fuse, output_size)
+        offset, mask = (
+            t[None] if isinstance(t, Tensor) else t if t is None else [o if o is None else o[None] for o in t]
+            for t in (offset, mask)
+        )
+        more: dict[str, Any] = {
+            "offset_groups": offset_groups,
+            "padding_mode": padding_mode,
+            "output_size": output_size,
+        }
+        more |= {"mask": mask, "stride": stride, "groups": groups, "fuse": fuse}
+        return sampled_conv2d(input[None], weight, taps, offset, bias, **more)[0]
+    tensors, plain = operands(
+        *(input, weight, taps, offset, bias, mask, offset_groups, stride, groups, fuse, padding_mode, output_size)
+    )
     if direct and cpu.takes(input):
-        arguments.remember(_READY, key, _at_once(input, weight, taps, operands[3], operands[5:]))
+        arguments.remember(_READY, key, _at_once(input, weight, taps, tensors[3], plain))
     if arguments.exporting():
-        return reference.exportable(*operands)
-    return (reference.sampled_conv2d if arguments.transforming() else _forward)(*operands)[0]
+        return reference.exportable(*tensors, *plain)
+    return (reference.sampled_conv2d if arguments.transforming() else _forward)(*tensors, *plain)[0]
 
 
 # Calls that passed all checks, by all that the checks look at: the next one like them goes straight to its kernel.
 _READY: dict[tuple[Any, ...], Callable[..., Tensor]] = {}
 
 
-def _key(
-    input: Tensor,
-    weight: Tensor,
-    taps: Tensor,
-    bias: Tensor | None,
-    offset: Any,
-    given: tuple[Tensor | None, ...],
-    stride: Any,
-    groups: Any,
-    fuse: Any,
-    output_size: Any,
-) -> tuple[Any, ...]:
-    return (
-        *(input.shape, input.stride(), input.dtype, weight.shape, weight.dtype, taps.shape, taps.dtype),
-        None if bias is None else (bias.shape, bias.dtype),
-        *(None if o is None else (o.shape, o.stride(), o.dtype) for o in given),
-        isinstance(offset, Tensor),
-        tuple(stride) if type(stride) is list else stride,
-        tuple(output_size) if type(output_size) is list else output_size,
-        *(groups, fuse, cpu.takes, library.function, *library._chosen),  # tests and benchmarks replace what decides
-    )
+def _told(several: Any, each: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
+    """What a kernel knows of offsets, or of masks."""
+    return (isinstance(several, Tensor), *[None if t is None else (t.shape, t.stride(), t.dtype) for t in each])
 
 
 def _at_once(
-    input: Tensor, weight: Tensor, taps: Tensor, offset: Tensor | None, plain: tuple[Any, ...]
+    input: Tensor, weight: Tensor | None, taps: Tensor, offset: Tensor | None, plain: Plain
 ) -> Callable[..., Tensor]:
     """The call on tensors like these, without the dispatcher's way to its kernel."""
     likes = _forward_shape(input, weight, taps, offset, None, *plain)
-    kernel = cpu.forward(input, weight, len(taps), offset, likes[0], likes[1], plain)
+    kernel = cpu.forward(input, weight, taps, offset, likes[0], likes[1], plain)
     shape, steps, dtype = likes[0].shape, likes[0].stride(), likes[0].dtype
     contested = likes[1].ndim == 4
+    plain = plain._replace(mask=None)  # that of this call
     with torch.inference_mode(False):  # whichever call comes first
         nobody = torch.empty(
             0, dtype=torch.uint8
         )  # and not likes[1], which would live as long as this call is remembered
 
     def forward(
-        input: Tensor, weight: Tensor, taps: Tensor, offset: Tensor | None, bias: Tensor | None
+        input: Tensor,
+        weight: Tensor | None,
+        taps: Tensor,
+        offset: Tensor | None,
+        bias: Tensor | None,
+        mask: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         output = torch.empty_strided(shape, steps, dtype=dtype)
         winner = torch.empty_strided(shape, steps, dtype=torch.uint8) if contested else nobody
-        kernel(input, weight, taps, offset, bias, output, winner)
+        kernel(input, weight, taps, offset, bias, mask, output, winner)
         return output, winner
 
     def call(
-        input: Tensor, weight: Tensor, taps: Tensor, given: tuple[Tensor | None, ...], bias: Tensor | None
+        input: Tensor,
+        weight: Tensor | None,
+        taps: Tensor,
+        offsets: tuple[Tensor | None, ...],
+        masks: tuple[Tensor | None, ...],
+        bias: Tensor | None,
     ) -> Tensor:
-        offset = _merged(input, [o for o in given if o is not None])
+        offset = merged(input, [o for o in offsets if o is not None]) if offsets else None
+        mask = merged(input, [m for m in masks if m is not None]) if masks else None
         if torch.is_grad_enabled() and (
             input.requires_grad
-            or weight.requires_grad
+            or (weight is not None and weight.requires_grad)
             or (offset is not None and offset.requires_grad)
+            or (mask is not None and mask.requires_grad)
             or (bias is not None and bias.requires_grad)
         ):
-            return _AtOnce.apply(input, weight, taps, offset, bias, forward, plain)
-        return forward(input, weight, taps, offset, bias)[0]
+            return _AtOnce.apply(input, weight, taps, offset, bias, mask, forward, plain)
+        return forward(input, weight, taps, offset, bias, mask)[0]
 
     return call
 
@@ -171,221 +178,76 @@ class _AtOnce(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, weight: Tensor, taps: Tensor, offset: Any, bias: Any, forward: Any, plain: Any
+        ctx: Any,
+        input: Tensor,
+        weight: Any,
+        taps: Tensor,
+        offset: Any,
+        bias: Any,
+        mask: Any,
+        forward: Any,
+        plain: Plain,
     ) -> Tensor:
-        output, winner = forward(input, weight, taps, offset, bias)
-        ctx.save_for_backward(input, weight, taps, offset, winner)
+        output, winner = forward(input, weight, taps, offset, bias, mask)
+        ctx.save_for_backward(input, weight, taps, offset, mask, winner)
         ctx.plain = plain
         return output
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return (*_gradients(ctx, grad, None)[:5], None, None)
-
-
-def anisotropic_conv2d(
-    input: Tensor,
-    weight: Tensor,
-    offset: Tensor | Sequence[Tensor | None] | None = None,
-    bias: Tensor | None = None,
-    *,
-    scales: Sequence[float] = (1,),
-    stride: int | Sequence[int] = 1,
-    padding: int | str | Sequence[int] | None = None,
-    dilation: int | Sequence[int] = 1,
-    groups: int = 1,
-    fuse: str = "max",
-) -> Tensor:
-    """Convolve at several scales, each with offsets of its own, and keep the maximum: Eq. (5) of the anisotropic paper.
-
-    Source: Anisotropic Convolution (TIP 2020), Eq. (4) and (5). Scale 1 without offset is ``F.conv2d``, one larger scale a
-    dilated convolution, scale 1 with offset a deformable one. Larger scales spread around the sampling centre of scale
-    1, ``i * stride + dilation * (kh - 1) / 2 - padding``, so every scale gives the same output size.
-
-    Args:
-        input: Tensor[N, C, H, W] or [C, H, W].
-        weight: Tensor[O, C / groups, kh, kw], shared by the scales, or [S, O, C / groups, kh, kw].
-        offset: as in :func:`sampled_conv2d`, scale by scale, T = kh * kw.
-        bias: Tensor[O], or [S * O] with ``fuse="concat"``.
-        scales: S positive factors, whole or real.
-        padding: as in ``F.conv2d``, of scale 1; ``dilation * (k - 1) / 2`` by default (the same size at stride 1).
-        dilation: multiplies every scale.
-        stride, groups, fuse: as in :func:`sampled_conv2d`.
-
-    Returns:
-        Tensor[N, O, H', W'] of ``F.conv2d``'s size.
-
-    Raises:
-        ValueError: an argument breaks its rule.
-
-    Example:
-        >>> input = torch.arange(25.0).reshape(1, 1, 5, 5)
-        >>> anisotropic_conv2d(input, torch.ones(1, 1, 3, 3), scales=(1, 2))[0, 0, 2]
-        tensor([ 66.,  99., 108., 117.,  81.])
-    """
-    if weight.ndim not in (4, 5):
-        raise ValueError(
-            f"weight must be [O, C / groups, kh, kw], or that for each scale; got shape {tuple(weight.shape)}"
-        )
-    if not scales or any(not s > 0 for s in scales):
-        raise ValueError(f"scales must be positive numbers, at least one; got {scales!r}")
-    sides = (weight.shape[-2], weight.shape[-1])
-    stride = arguments.pair("stride", stride, at_least=1)
-    dilation = arguments.pair("dilation", dilation, at_least=1)
-    window = (dilation[0] * (sides[0] - 1), dilation[1] * (sides[1] - 1))
-    if padding is None:
-        padding = arguments.same_size_padding(window)
-    before, after = arguments.split_padding(padding, window, stride)
-    make = _known_taps if arguments.at_once(input) else _scaled_taps
-    taps = make(tuple(float(s) for s in scales), sides, dilation, window, before, input.device)
-    output_size = [
-        arguments.output_side(size, b + a, w, s)
-        for size, b, a, w, s in zip(input.shape[-2:], before, after, window, stride, strict=True)
-    ]
-    return sampled_conv2d(
-        input, weight.flatten(-2), taps, offset, bias, stride=stride, groups=groups, fuse=fuse, output_size=output_size
-    )
-
-
-def _scaled_taps(scales: tuple[float, ...], sides: Any, dilation: Any, window: Any, before: Any, device: Any) -> Tensor:
-    """Taps of every scale around the sampling centre of scale 1."""
-    # made where it is needed, of plain numbers: a copy from the host would make a GPU wait
-    sets = []
-    for scale in scales:
-        line = [
-            torch.arange(n, dtype=torch.float64, device=device) * (scale * d) + (w / 2 - b - scale * w / 2)
-            for n, d, w, b in zip(sides, dilation, window, before, strict=True)
-        ]
-        sets.append(torch.cartesian_prod(*line).reshape(-1, 2))
-    return torch.stack(sets).to(torch.float32)
-
-
-# not where a compiler or a mode would have its own tensors kept, nor as inference tensors, which no graph may hold
-_known_taps = lru_cache(maxsize=256)(torch.inference_mode(False)(_scaled_taps))
+        needs = ctx.needs_input_grad
+        wanted = [needs[0], needs[1], needs[3], needs[5]]
+        found = _gradients_of(ctx, grad, wanted)
+        return found[0], found[1], None, found[2], _of_bias(grad, needs[4]), found[3], None, None
 
 
 def winning_set(
     input: Tensor,
     weight: Tensor,
     taps: Tensor,
-    offset: Tensor | Sequence[Tensor | None] | None = None,
+    offset: Several = None,
     *,
     stride: int | Sequence[int] = 1,
     groups: int = 1,
     output_size: int | Sequence[int] | None = None,
 ) -> Tensor:
     """Index of the set whose response is the maximum, uint8 Tensor[N, O, H', W']; arguments as in sampled_conv2d."""
-    operands = _operands(input, weight, taps, offset, None, stride, groups, "max", output_size)
-    output, winner = _forward(*operands)
+    tensors, plain = operands(input, weight, taps, offset, None, None, 1, stride, groups, "max", "zeros", output_size)
+    output, winner = _forward(*tensors, *plain)
     return winner if len(taps) > 1 else torch.zeros_like(output, dtype=torch.uint8)
 
 
-def _operands(
-    input: Tensor,
-    weight: Tensor,
-    taps: Tensor,
-    offset: Tensor | Sequence[Tensor | None] | None,
-    bias: Tensor | None,
-    stride: int | Sequence[int],
-    groups: int,
-    fuse: str,
-    output_size: int | Sequence[int] | None,
-) -> tuple[Any, ...]:
-    """Check and normalise the arguments of the op."""
-    input, weight, bias = arguments.autocast(input, weight, bias)  # type: ignore[assignment]
-    arguments.check_input(input, weight.shape[-2] * groups, weight)
-    if fuse not in FUSES:
-        raise ValueError(f"fuse must be one of {', '.join(map(repr, FUSES))}; got {fuse!r}")
-    arguments.check_bias(bias, weight.shape[-3] * (len(taps) if fuse == "concat" else 1), input)
-    stride = arguments.pair("stride", stride, at_least=1)
-    if output_size is None:
-        output_size = [(size + step - 1) // step for size, step in zip(input.shape[2:], stride, strict=True)]
-    output_size = arguments.pair("output_size", output_size, at_least=1)
-    offset, deformed = _offsets(input, taps, offset, output_size)
-    return input, weight, taps, offset, bias, deformed, list(stride), groups, fuse, list(output_size)
+# What came to the op after its first release has defaults, at the end: programs that were saved before still run.
+_PLAIN = (
+    "SymInt[] deformed, SymInt[] stride, SymInt groups, str fuse, SymInt[] output_size, Tensor? mask=None, SymInt[] masked=[], "
+    "SymInt offset_groups=1, bool border=False"
+)
 
 
-def _offsets(
-    input: Tensor, taps: Tensor, offset: Tensor | Sequence[Tensor | None] | None, output_size: tuple[int, int]
-) -> tuple[Tensor | None, list[int]]:
-    """One tensor with the offsets of the sets that have any, and which sets these are."""
-    sets, points = taps.shape[:2]
-    if offset is None:
-        return None, []
-    if isinstance(offset, Tensor):
-        given, deformed = [offset], list(range(sets))
-        want = (input.shape[0], sets * 2 * points, *output_size)
-    else:
-        if len(offset) != sets:
-            raise ValueError(f"offset must have one tensor or None for each of the {sets} sets; got {len(offset)}")
-        deformed = [k for k, tensor in enumerate(offset) if tensor is not None]
-        given = [tensor for tensor in offset if tensor is not None]
-        want = (input.shape[0], 2 * points, *output_size)
-    for tensor in given:
-        if tuple(tensor.shape) != want:
-            raise ValueError(f"offset must have shape {want}, dy and dx of each tap; got {tuple(tensor.shape)}")
-    return _merged(input, given), deformed if given else []
-
-
-def _merged(input: Tensor, given: Sequence[Tensor]) -> Tensor | None:
-    """The offsets of all sets as one tensor, float32 or better."""
-    if not given:
-        return None
-    wide = torch.float64 if input.dtype == torch.float64 else torch.float32
-    return torch.cat([tensor.to(wide) for tensor in given], 1) if len(given) > 1 else given[0].to(wide)
-
-
-@torch.library.custom_op("foveal::sampled_conv2d", mutates_args=())
+@torch.library.custom_op(
+    "foveal::sampled_conv2d",
+    mutates_args=(),
+    schema=f"(Tensor input, Tensor? weight, Tensor taps, Tensor? offset, Tensor? bias, {_PLAIN}) -> (Tensor, Tensor)",
+)
 def _forward(
-    input: Tensor,
-    weight: Tensor,
-    taps: Tensor,
-    offset: Tensor | None,
-    bias: Tensor | None,
-    deformed: Sequence[int],
-    stride: Sequence[int],
-    groups: int,
-    fuse: str,
-    output_size: Sequence[int],
+    input: Tensor, weight: Tensor | None, taps: Tensor, offset: Tensor | None, bias: Tensor | None, *plain: Any
 ) -> tuple[Tensor, Tensor]:
     with torch.autocast(input.device.type, enabled=False):
-        out, winner = reference.sampled_conv2d(
-            input,
-            weight,
-            taps,
-            offset,
-            bias,
-            list(deformed),
-            list(stride),
-            groups,
-            fuse,
-            list(output_size),
-            blend=reference.gather,
-        )
+        out, winner = reference.sampled_conv2d(input, weight, taps, offset, bias, *plain, blend=reference.gather)
     keep = arguments.layout(input)
     return out.contiguous(memory_format=keep), winner.contiguous(memory_format=keep) if winner.ndim == 4 else winner
 
 
 @_forward.register_kernel("cpu")
 def _forward_on_cpu(
-    input: Tensor,
-    weight: Tensor,
-    taps: Tensor,
-    offset: Tensor | None,
-    bias: Tensor | None,
-    deformed: Sequence[int],
-    stride: Sequence[int],
-    groups: int,
-    fuse: str,
-    output_size: Sequence[int],
+    input: Tensor, weight: Tensor | None, taps: Tensor, offset: Tensor | None, bias: Tensor | None, *plain: Any
 ) -> tuple[Tensor, Tensor]:
-    plain = (deformed, stride, groups, fuse, output_size)
+    call = Plain(*plain)
     if not cpu.takes(input):
         return _forward._init_fn(input, weight, taps, offset, bias, *plain)
     output, winner = _forward_shape(input, weight, taps, offset, bias, *plain)
-    cpu.forward(input, weight, len(taps), offset, output, winner, plain)(
-        input, weight, taps, offset, bias, output, winner
-    )
+    kernel = cpu.forward(input, weight, taps, offset, output, winner, call)
+    kernel(input, weight, taps, offset, bias, call.mask, output, winner)
     return output, winner
 
 
@@ -401,82 +263,55 @@ def _gpu() -> ModuleType | None:
 
 @_forward.register_kernel("cuda")
 def _forward_on_gpu(
-    input: Tensor,
-    weight: Tensor,
-    taps: Tensor,
-    offset: Tensor | None,
-    bias: Tensor | None,
-    deformed: Sequence[int],
-    stride: Sequence[int],
-    groups: int,
-    fuse: str,
-    output_size: Sequence[int],
+    input: Tensor, weight: Tensor | None, taps: Tensor, offset: Tensor | None, bias: Tensor | None, *plain: Any
 ) -> tuple[Tensor, Tensor]:
-    plain = (deformed, stride, groups, fuse, output_size)
-    gpu = _gpu()
-    if gpu is None or not gpu.takes(input, taps):
+    call, gpu = Plain(*plain), _gpu()
+    if gpu is None or weight is None or not gpu.takes(input, taps, call):
         return _forward._init_fn(input, weight, taps, offset, bias, *plain)
     output, winner = _forward_shape(input, weight, taps, offset, bias, *plain)
-    gpu.forward(input, weight, taps, offset, bias, output, winner, plain)
+    gpu.forward(input, weight, taps, offset, bias, output, winner, call)
     return output, winner
 
 
-@torch.library.custom_op("foveal::sampled_conv2d_backward", mutates_args=())
+@torch.library.custom_op(
+    "foveal::sampled_conv2d_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor input, Tensor? weight, Tensor taps, Tensor? offset, Tensor winner, bool[] wanted, "
+    f"{_PLAIN}) -> (Tensor, Tensor, Tensor, Tensor)",
+)
 def _backward(
     grad: Tensor,
     input: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     taps: Tensor,
     offset: Tensor | None,
     winner: Tensor,
-    deformed: Sequence[int],
-    stride: Sequence[int],
-    groups: int,
-    fuse: str,
-    output_size: Sequence[int],
     wanted: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor]:
+    *plain: Any,
+) -> tuple[Tensor, ...]:
     with torch.autocast(input.device.type, enabled=False):
-        found = reference.sampled_conv2d_backward(
-            grad,
-            input,
-            weight,
-            taps,
-            offset,
-            winner,
-            list(deformed),
-            list(stride),
-            groups,
-            fuse,
-            list(output_size),
-            list(wanted),
-        )
-    grad_input, grad_weight, grad_offset = (input.new_empty(0) if g is None else g for g in found)
+        found = reference.sampled_conv2d_backward(grad, input, weight, taps, offset, winner, Plain(*plain), wanted)
+    grad_input, *others = (input.new_empty(0) if g is None else g for g in found)
     if wanted[0]:
         grad_input = grad_input.contiguous(memory_format=arguments.layout(input))
-    return grad_input, grad_weight.contiguous(), grad_offset.contiguous()
+    return grad_input, *(g.contiguous() for g in others)
 
 
 @_backward.register_kernel("cpu")
 def _backward_on_cpu(
     grad: Tensor,
     input: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     taps: Tensor,
     offset: Tensor | None,
     winner: Tensor,
-    deformed: Sequence[int],
-    stride: Sequence[int],
-    groups: int,
-    fuse: str,
-    output_size: Sequence[int],
     wanted: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor]:
-    plain = (deformed, stride, groups, fuse, output_size)
+    *plain: Any,
+) -> tuple[Tensor, ...]:
     if not cpu.takes(input):
-        return _backward._init_fn(grad, input, weight, taps, offset, winner, *plain, wanted)
-    found = _backward_shape(grad, input, weight, taps, offset, winner, *plain, wanted)
-    cpu.backward(grad, input, weight, taps, offset, winner, plain, wanted, found)
+        return _backward._init_fn(grad, input, weight, taps, offset, winner, wanted, *plain)
+    found = _backward_shape(grad, input, weight, taps, offset, winner, wanted, *plain)
+    cpu.backward(grad, input, weight, taps, offset, winner, Plain(*plain), wanted, found)
     return found
 
 
@@ -484,110 +319,107 @@ def _backward_on_cpu(
 def _backward_on_gpu(
     grad: Tensor,
     input: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     taps: Tensor,
     offset: Tensor | None,
     winner: Tensor,
-    deformed: Sequence[int],
-    stride: Sequence[int],
-    groups: int,
-    fuse: str,
-    output_size: Sequence[int],
     wanted: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor]:
-    plain = (deformed, stride, groups, fuse, output_size)
-    gpu = _gpu()
-    if gpu is None or not gpu.takes(input, taps):
-        return _backward._init_fn(grad, input, weight, taps, offset, winner, *plain, wanted)
-    found = _backward_shape(grad, input, weight, taps, offset, winner, *plain, wanted)
-    gpu.backward(grad, input, weight, taps, offset, winner, plain, wanted, found)
+    *plain: Any,
+) -> tuple[Tensor, ...]:
+    call, gpu = Plain(*plain), _gpu()
+    if gpu is None or weight is None or not gpu.takes(input, taps, call):
+        return _backward._init_fn(grad, input, weight, taps, offset, winner, wanted, *plain)
+    found = _backward_shape(grad, input, weight, taps, offset, winner, wanted, *plain)
+    gpu.backward(grad, input, weight, taps, offset, winner, call, wanted, found)
     return found
 
 
 @_forward.register_fake
 def _forward_shape(
-    input: Tensor,
-    weight: Tensor,
-    taps: Tensor,
-    offset: Tensor | None,
-    bias: Tensor | None,
-    deformed: Sequence[int],
-    stride: Sequence[int],
-    groups: int,
-    fuse: str,
-    output_size: Sequence[int],
+    input: Tensor, weight: Tensor | None, taps: Tensor, offset: Tensor | None, bias: Tensor | None, *plain: Any
 ) -> tuple[Tensor, Tensor]:
-    sets = taps.shape[0]
-    channels = weight.shape[-3] * (sets if fuse == "concat" else 1)
-    shape = (input.shape[0], channels, *output_size)
+    call, sets = Plain(*plain), taps.shape[0]
+    channels = (input.shape[1] if weight is None else weight.shape[-3]) * (sets if call.fuse == "concat" else 1)
+    shape = (input.shape[0], channels, *call.output_size)
     out = torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=arguments.layout(input))
-    won = (
-        torch.empty_like(out, dtype=torch.uint8) if fuse == "max" and sets > 1 else out.new_empty(0, dtype=torch.uint8)
-    )
-    return out, won
+    contested = call.fuse == "max" and sets > 1
+    return out, torch.empty_like(out, dtype=torch.uint8) if contested else out.new_empty(0, dtype=torch.uint8)
 
 
 @_backward.register_fake
 def _backward_shape(
     grad: Tensor,
     input: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     taps: Tensor,
     offset: Tensor | None,
     winner: Tensor,
-    deformed: Any,
-    stride: Any,
-    groups: Any,
-    fuse: Any,
-    output_size: Any,
     wanted: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor]:
-    need_input, need_weight, need_offset = wanted
+    *plain: Any,
+) -> tuple[Tensor, ...]:
+    others = (weight, offset, Plain(*plain).mask)
     return (
-        torch.empty_like(input, memory_format=arguments.layout(input)) if need_input else input.new_empty(0),
-        weight.new_empty(weight.shape) if need_weight else input.new_empty(0),
-        offset.new_empty(offset.shape) if need_offset and offset is not None else input.new_empty(0),
+        torch.empty_like(input, memory_format=arguments.layout(input)) if wanted[0] else input.new_empty(0),
+        *(
+            input.new_empty(0) if t is None or not want else t.new_empty(t.shape)
+            for t, want in zip(others, wanted[1:], strict=True)
+        ),
     )
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    input, weight, taps, offset, _, *ctx.plain = inputs
-    ctx.save_for_backward(input, weight, taps, offset, output[1])
+    input, weight, taps, offset, _, *plain = inputs
+    call = Plain(*plain)
+    ctx.plain = call._replace(mask=None)
+    ctx.save_for_backward(input, weight, taps, offset, call.mask, output[1])
     ctx.mark_non_differentiable(output[1])
 
 
 def _gradients(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    input, weight, taps, offset, winner = ctx.saved_tensors
-    needs = ctx.needs_input_grad
-    wanted = [needs[0], needs[1], needs[3]]
-    found: Sequence[Tensor | None] = (None, None, None)
+    needs = (*ctx.needs_input_grad, False)  # of what is given; the mask, 10th, may be left out
+    found = _gradients_of(ctx, grad, [needs[0], needs[1], needs[3], needs[10]])
+    return (*found[:2], None, found[2], _of_bias(grad, needs[4]), *(None,) * 5, found[3], *(None,) * 3)
+
+
+def _of_bias(grad: Tensor, wanted: bool) -> Tensor | None:
+    return grad.sum((0, 2, 3)) if wanted else None
+
+
+def _gradients_of(ctx: Any, grad: Tensor, wanted: list[bool]) -> list[Tensor | None]:
+    """The gradients of input, weight, offset and mask that are wanted."""
+    input, weight, taps, offset, mask, winner = ctx.saved_tensors
+    plain = ctx.plain._replace(mask=mask)
     if arguments.transforming():  # the forward pass was not, or its gradients would be those of the definition
-        found = arguments.gradients(_definition(taps, winner, ctx.plain), grad, (input, weight, offset), wanted)
-    elif any(wanted):
-        found = _backward(grad, input, weight, taps, offset, winner, *ctx.plain, wanted)
-    grad_input, grad_weight, grad_offset = (g if w else None for g, w in zip(found, wanted, strict=True))
-    return grad_input, grad_weight, None, grad_offset, grad.sum((0, 2, 3)) if needs[4] else None, *(None,) * 5
+        return arguments.gradients(_definition(taps, winner, plain), grad, (input, weight, offset, mask), wanted)
+    if not any(wanted):
+        return [None] * 4
+    found = _backward(grad, input, weight, taps, offset, winner, wanted, *plain)
+    return [g if w else None for g, w in zip(found, wanted, strict=True)]
 
 
 def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    grad, input, weight, taps, offset, winner, *ctx.plain, ctx.wanted = inputs
-    ctx.save_for_backward(grad, input, weight, taps, offset, winner)
+    grad, input, weight, taps, offset, winner, ctx.wanted, *plain = inputs
+    call = Plain(*plain)
+    ctx.plain = call._replace(mask=None)
+    ctx.save_for_backward(grad, input, weight, taps, offset, call.mask, winner)
 
 
 def _second_gradients(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-    grad, input, weight, taps, offset, winner = ctx.saved_tensors
+    grad, input, weight, taps, offset, mask, winner = ctx.saved_tensors
     definition = _definition(taps, winner, ctx.plain)
-    needs = [ctx.needs_input_grad[k] for k in (0, 1, 2, 4)]
-    found = arguments.double_backward(definition, grad, (input, weight, offset), ctx.wanted, outer, needs)
-    return found[0], found[1], found[2], None, found[3], None, *(None,) * 6
+    asked = (*ctx.needs_input_grad, False)
+    needs = [asked[k] for k in (0, 1, 2, 4, 12)]
+    found = arguments.double_backward(definition, grad, (input, weight, offset, mask), ctx.wanted, outer, needs)
+    return (*found[:3], None, found[3], *(None,) * 7, found[4], *(None,) * 3)
 
 
-def _definition(taps: Tensor, winner: Tensor, plain: Any) -> Callable[..., Tensor]:
+def _definition(taps: Tensor, winner: Tensor, plain: Plain) -> Callable[..., Tensor]:
     """The op as a function of what it is differentiated by, in plain PyTorch, the maximum as it was taken."""
     forced = winner if winner.numel() else None
 
-    def definition(input: Tensor, weight: Tensor, offset: Tensor | None) -> Tensor:
-        return reference.sampled_conv2d(input, weight, taps, offset, None, *plain, winner=forced)[0]
+    def definition(input: Tensor, weight: Tensor | None, offset: Tensor | None, mask: Tensor | None) -> Tensor:
+        call = plain._replace(mask=mask)
+        return reference.sampled_conv2d(input, weight, taps, offset, None, *call, winner=forced)[0]
 
     return definition
 
@@ -599,13 +431,14 @@ _backward.register_autograd(_second_gradients, setup_context=_save_backward)
 @register_flop_formula(torch.ops.foveal.sampled_conv2d)
 def _forward_flops(
     input_shape: Sequence[int],
-    weight_shape: Sequence[int],
+    weight_shape: Sequence[int] | None,
     taps_shape: Sequence[int],
     *args: Any,
     out_shape: Sequence[Sequence[int]],
     **kwargs: Any,
 ) -> int:
-    """Multiply-adds of the weights, set by set, two operations each; interpolation is not counted."""
+    """Multiply-adds of the weights (or of the masks, where there are none), two operations each, set by set; interpolation is
+    not counted."""
     return _flops(input_shape, weight_shape, taps_shape, out_shape[0][2:])
 
 
@@ -613,20 +446,27 @@ def _forward_flops(
 def _backward_flops(
     grad_shape: Sequence[int],
     input_shape: Sequence[int],
-    weight_shape: Sequence[int],
+    weight_shape: Sequence[int] | None,
     taps_shape: Sequence[int],
+    offset_shape: Any,
+    winner_shape: Any,
+    wanted: Sequence[bool],
     *args: Any,
     **kwargs: Any,
 ) -> int:
-    # input and offsets share one product (the gradient of what was read), the weight takes another
-    need_input, need_weight, need_offset = args[-1]
+    # all but the weight share one product (the gradient of what was read), the weight takes another
+    need_input, need_weight, need_offset, need_mask = wanted
     return _flops(input_shape, weight_shape, taps_shape, grad_shape[2:]) * (
-        bool(need_input or need_offset) + bool(need_weight)
+        bool(need_input or need_offset or need_mask) + bool(need_weight)
     )
 
 
 def _flops(
-    input_shape: Sequence[int], weight_shape: Sequence[int], taps_shape: Sequence[int], size: Sequence[int]
+    input_shape: Sequence[int],
+    weight_shape: Sequence[int] | None,
+    taps_shape: Sequence[int],
+    size: Sequence[int],
 ) -> int:
-    out_channels, in_channels, points = weight_shape[-3:]
-    return 2 * input_shape[0] * size[0] * size[1] * out_channels * in_channels * points * taps_shape[0]
+    out_channels, in_channels = (input_shape[1], 1) if weight_shape is None else weight_shape[-3:-1]
+    sets, points = taps_shape[:2]
+    return 2 * input_shape[0] * size[0] * size[1] * out_channels * in_channels * points * sets

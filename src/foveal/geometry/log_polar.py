@@ -1,14 +1,13 @@
-"""The maps that shape a field: bins (tap -> shared weight) for log-polar kernels, taps (points) for anisotropic ones."""
+"""Log-polar bins: the map from each tap of a window to its shared weight, and what is counted of it."""
 
 import math
-import numbers
-import operator
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from foveal.geometry.checks import check_choice, check_count, check_number, odd_sides, plain
 
 SUPPORTS = ("disk", "square")
 CENTERS = ("own", "bin", "none")
@@ -85,7 +84,7 @@ def log_polar_bins(
     kernel_size, radial_bins, angular_bins, growth_rate, rotation, aspect_ratio = plain(
         (kernel_size, radial_bins, angular_bins, growth_rate, rotation, aspect_ratio)
     )
-    sides = _odd_sides(kernel_size, 3 if isinstance(angular_bins, Sequence) else 2)
+    sides = odd_sides(kernel_size, 3 if isinstance(angular_bins, Sequence) else 2)
     depth, height, width = (1,) * (3 - len(sides)) + sides
     azimuths, elevations = _check_rule(radial_bins, angular_bins, growth_rate, rotation, center, len(sides))
     deep, high = _aspects(aspect_ratio, sides)
@@ -93,7 +92,7 @@ def log_polar_bins(
         raise ValueError(
             f"rotation must be 0 and aspect_ratio None in 1-D, which has no angles; got {rotation!r} and {aspect_ratio!r}"
         )
-    _check_choice("support", support, SUPPORTS)
+    check_choice("support", support, SUPPORTS)
 
     inward, down, right = np.meshgrid(
         *(np.arange(side, dtype=np.float64) - (side - 1) / 2 for side in (depth, height, width)), indexing="ij"
@@ -181,9 +180,9 @@ def offset_bins(
     dims = 3 if isinstance(angular_bins, Sequence) else 2
     if offset.shape[-1:] != (dims,):
         raise ValueError(f"offset must be [..., {dims}] for angular_bins {angular_bins!r}; got {tuple(offset.shape)}")
-    _check_number("radius", radius, above=0.0)
+    check_number("radius", radius, above=0.0)
     azimuths, elevations = _check_rule(radial_bins, angular_bins, growth_rate, rotation, center, dims)
-    _check_number("spacing", spacing)
+    check_number("spacing", spacing)
     down, right = offset[..., -2], offset[..., -1]
     flat = down**2 + right**2
     distance = flat + offset[..., 0] ** 2 if dims == 3 else flat
@@ -247,94 +246,25 @@ def region_grid(radial_bins: int, angular_bins: int) -> Tensor:
                 [ 9, 10, 11]])
     """
     radial_bins, angular_bins = plain((radial_bins, angular_bins))
-    _check_count("radial_bins", radial_bins)
-    _check_count("angular_bins", angular_bins)
+    check_count("radial_bins", radial_bins)
+    check_count("angular_bins", angular_bins)
     if angular_bins % 2:
         raise ValueError(f"angular_bins must be even, so that the regions fill two half planes; got {angular_bins}")
     regions = torch.arange(radial_bins * angular_bins, device="cpu").reshape(radial_bins, 2, angular_bins // 2)
     return torch.cat([regions[:, 0].flip(0, 1), regions[:, 1]])
 
 
-def scaled_taps(kernel_size: int | Sequence[int], scales: Sequence[float], dilation: int | Sequence[int] = 1) -> Tensor:
-    """The points ``l * pn`` of Eq. (4) of the anisotropic paper, for each scale l in turn.
-
-    Args:
-        kernel_size: side of the square of taps, or (height, width); 3 gives Q = {-1, 0, 1}^2.
-        scales: positive factors, whole or real.
-        dilation: a further factor on every scale, one number or (vertical, horizontal).
-
-    Returns:
-        float32 Tensor[S, kh * kw, 2] on the CPU: (dy, dx) in pixels around the sampling centre, row by row.
-
-    Raises:
-        ValueError: a scale is not a positive number.
-
-    Example:
-        >>> scaled_taps(3, (1, 2))[:, 0]
-        tensor([[-1., -1.],
-                [-2., -2.]])
-    """
-    kernel_size, scales, dilation = plain((kernel_size, scales, dilation))
-    for scale in scales:
-        _check_number("scales", scale, above=0.0)
-    height, width = _pair(kernel_size)
-    vertical, horizontal = _pair(dilation)
-    down = (torch.arange(height, dtype=torch.float64, device="cpu") - (height - 1) / 2) * vertical
-    right = (torch.arange(width, dtype=torch.float64, device="cpu") - (width - 1) / 2) * horizontal
-    points = torch.stack(torch.meshgrid(down, right, indexing="ij"), dim=-1).reshape(1, -1, 2)
-    factors = torch.tensor([float(scale) for scale in scales], dtype=torch.float64, device="cpu")
-    return (factors.reshape(-1, 1, 1) * points).float()
-
-
-def plain(value: Any) -> Any:
-    """Numbers as Python's own, several of them as a tuple: of NumPy's scalars and arrays, and of anything with ``__index__``.
-
-    What is no number stays what it is, for the checks to refuse.
-
-    Example:
-        >>> plain((np.int64(9), np.array([2.0, 3.0]), "same", None))
-        (9, (2.0, 3.0), 'same', None)
-    """
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, list | tuple):
-        return tuple(map(plain, value))
-    if isinstance(value, bool | int | float | Tensor):
-        return value
-    if hasattr(value, "__index__"):
-        return operator.index(value)
-    return float(value) if isinstance(value, numbers.Real) else value
-
-
-def _pair(value: int | Sequence[int]) -> tuple[int, int]:
-    first, second = (value, value) if isinstance(value, int) else value
-    return first, second
-
-
-def _odd_sides(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
-    """The sides of a window, as many as are given, or ``dims`` equal ones."""
-    sides = tuple(value) if isinstance(value, Sequence) else (value,) * dims
-    odd = all(isinstance(s, int) and not isinstance(s, bool) and s > 0 and s % 2 for s in sides)
-    fits = len(sides) == 3 if dims == 3 else len(sides) in (1, 2)
-    if not odd or not fits:
-        several = " or three of them" if dims == 3 else "" if len(sides) == 1 else " or a pair of them"
-        raise ValueError(
-            f"kernel_size must be a positive odd number{several}, so that the window has a centre tap; got {value!r}"
-        )
-    return sides
-
-
 def _check_rule(
     radial_bins: int, angular_bins: int | Sequence[int], growth_rate: float, rotation: float, center: str, dims: int
 ) -> tuple[int, int]:
     """Check the arguments that all maps have, and return azimuths and elevations."""
-    _check_count("radial_bins", radial_bins)
+    check_count("radial_bins", radial_bins)
     directions = _directions(angular_bins, dims)
-    _check_number(
+    check_number(
         "growth_rate", growth_rate, above=1.0 if radial_bins > 1 else 0.0, why=" with more than one radial bin"
     )
-    _check_number("rotation", rotation)
-    _check_choice("center", center, CENTERS)
+    check_number("rotation", rotation)
+    check_choice("center", center, CENTERS)
     return directions
 
 
@@ -347,7 +277,7 @@ def _directions(angular_bins: int | Sequence[int], dims: int) -> tuple[int, int]
                 f"angular_bins must be (azimuth, elevation) in 3-D, whole numbers of at least 1; got {angular_bins!r}"
             )
         return two[0], two[1]
-    _check_count("angular_bins", angular_bins)
+    check_count("angular_bins", angular_bins)
     if dims == 1 and angular_bins > 2:
         raise ValueError(f"angular_bins must be 1 or 2 in 1-D, which has two directions; got {angular_bins!r}")
     return angular_bins, 1
@@ -365,22 +295,5 @@ def _aspects(aspect_ratio: float | Sequence[float] | None, sides: Sequence[int])
             )
         both = aspect_ratio
     for ratio in both:
-        _check_number("aspect_ratio", ratio, above=0.0)
+        check_number("aspect_ratio", ratio, above=0.0)
     return both[0], both[1]
-
-
-def _check_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}")
-
-
-def _check_number(name: str, value: float, *, above: float | None = None, why: str = "") -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or (above is not None and value <= above):
-        rule = "a finite number" if above is None else f"a finite number above {above:g}{why if above else ''}"
-        raise ValueError(f"{name} must be {rule}; got {value!r}")
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from foveal.geometry import bin_population, log_polar_bins, offset_bins, region_grid, scaled_taps, squared_limits
 
-GOLDEN = json.loads((Path(__file__).parent / "golden_bins.json").read_text())["settings"]
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden_bins.json").read_text())["settings"]
 ODD = st.integers(0, 10).map(lambda n: 2 * n + 1)
 RADIAL, ANGULAR, GROWTH = st.integers(1, 4), st.integers(1, 12), st.floats(1.05, 4)
 

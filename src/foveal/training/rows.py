@@ -1,0 +1,166 @@
+"""Tables of recipes: read, checked, and trained row by row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foveal.data.writing import write_file
+from foveal.models.pretrained import asks_for_weights
+from foveal.recipes.load import find_recipes, load_row, packaged_recipes
+from foveal.recipes.schema import Quoted, Recipe
+from foveal.training.environment import pick_device
+from foveal.training.run import build, fit
+from foveal.training.run_folder import refuse_several_processes
+from foveal.training.saved import open_data
+from foveal.training.watchers import Watcher
+
+
+@dataclass(frozen=True)
+class FittedTable:
+    """What `fit_table` came to: each run's result.json, and the runs that diverged, ``NAME/seedK``."""
+
+    results: list[dict[str, Any]]
+    diverged: list[str]
+
+
+def fit_table(
+    rows: Sequence[Recipe | Quoted],
+    out: str | Path,
+    *,
+    seeds: int | None = None,
+    device: str | torch.device = "auto",
+    watch: Iterable[Watcher | str] = (),
+) -> FittedTable:
+    """Train the rows of a table with their seeds, one after the other; what is trained already is left as it is.
+
+    The data of every row is opened before any of them trains; a row that diverges does not cost the others.
+    `foveal.training.time_in_turns` then times the rows side by side, `foveal.reports.report` writes the page.
+
+    Args:
+        rows: what `read_table` gives.
+        out: folder of the table.
+        seeds: train each row with the seeds 0 to seeds - 1; the recipe's by default.
+        device: ``"auto"`` is CUDA where there is one, else the CPU.
+        watch: as in `fit`; watchers hear of all runs, and names make a new one for each run.
+
+    Raises:
+        ValueError: there is nothing to train, or data or a run's folder is not in order.
+        Interrupted: Ctrl-C or SIGTERM; the same call goes on.
+    """
+    refuse_several_processes()
+    trained = [row for row in rows if isinstance(row, Recipe)]
+    if not trained:
+        names = ", ".join(row.name for row in rows) or "no row"
+        raise ValueError(f"{names}: published only (model: null), there is nothing to train")
+    chosen = pick_device(device)
+    check_data(trained)
+    if not any(
+        row.is_quick or row.differences for row in trained
+    ):  # published numbers stand beside their own experiment
+        for row in rows:
+            if isinstance(row, Quoted):
+                write_file(Path(out) / row.name / "recipe.yaml", row.dump().encode())
+    done = FittedTable([], [])
+    for recipe in trained:
+        for seed in range(seeds or recipe.seeds):
+            try:
+                done.results.append(fit(recipe, out, seed=seed, device=chosen, watch=watch))
+            except FloatingPointError:
+                done.diverged.append(f"{recipe.name}/seed{seed}")
+    return done
+
+
+def read_table(
+    names: Sequence[str | Path], overrides: Sequence[str] = (), *, quick: bool = False
+) -> list[Recipe | Quoted]:
+    """The rows of a table in their order, each read and built for a try; all mistakes in them at once.
+
+    Args:
+        names: recipe files, folders of them, or packaged ones, such as ``"quickstart"``.
+        overrides: ``"train.lr=0.1"`` and the like, for all rows.
+        quick: each row at the small size that it states.
+
+    Raises:
+        FileNotFoundError: nothing by such a name.
+        ValueError: all that is wrong, by file and line.
+
+    Example:
+        >>> [row.name for row in read_table(["quickstart"])]
+        ['conv', 'dilated', 'deformable', 'log_polar', 'anisotropic']
+    """
+    rows: list[Recipe | Quoted] = []
+    mistakes = []
+    for name in names:
+        table: list[Recipe | Quoted] = []
+        paths = find_recipes(name)
+        for path in paths:
+            try:
+                row = load_row(path, overrides, quick=quick)
+                if isinstance(row, Recipe):
+                    # Built here to be thrown away: a mistake in the last row must not show after hours of training.
+                    said = row.model.model_dump()
+                    shape = {"num_classes": said.get("num_classes", 10), "in_channels": said.get("in_channels", 3)}
+                    build(row, **shape, fetch=False)
+                table.append(row)
+            except ValueError as error:
+                mistakes.append(str(error))
+        trained = [row for row in table if isinstance(row, Recipe)]
+        known = [re.sub("-(quick|changed)$", "", row.name) for row in trained]
+        if len(table) == len(paths) > 1:
+            mistakes += [
+                f"{name}: {key} of {row.name} must be a row of the table: {', '.join(known)}; got {other}"
+                for row in trained
+                for key, other in (("baseline", row.baseline), *(("claims", claim.other) for claim in row.claims))
+                if other and other not in known
+            ]
+        rows += sorted(table, key=lambda row: (row.row, row.name))
+    found = [row.name for row in rows]
+    mistakes += [f"two recipes have the name {name}" for name in sorted(set(found)) if found.count(name) > 1]
+    if mistakes:
+        raise ValueError("\n".join(mistakes))
+    return rows
+
+
+def check_data(rows: Sequence[Recipe]) -> None:
+    """Open the data of every row before any of them trains, and what the network has to fit there.
+
+    Raises:
+        ValueError: all that is wrong; a single problem as it is.
+    """
+    problems = {}
+    checked: list[tuple[Any, int, int]] = []
+    for row in rows:
+        try:
+            shape = next((shape for data, *shape in checked if data == row.data), None)
+            if shape is None:
+                train_set = open_data(row)[0]
+                shape = [row.make_task().outputs(train_set.classes), train_set[0][0].shape[0]]
+                checked.append((row.data, shape[0], shape[1]))
+            said = row.model.model_dump()
+            if asks_for_weights(said) or {"num_classes", "in_channels"} & said.keys():
+                build(row, num_classes=shape[0], in_channels=shape[1])
+        except (ValueError, OSError, ImportError) as error:
+            problems[str(error)] = error
+    if len(problems) == 1:
+        raise next(iter(problems.values()))
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+def default_out(name: str | Path, rows: Sequence[Recipe]) -> Path:
+    """runs/<folder> for a packaged folder or a row of it, runs/<name> for a file or folder of the user's."""
+    asked = Path(name)
+    if asked.exists():
+        folder = Path("runs") / (asked.resolve().name if asked.is_dir() else asked.stem)
+    else:
+        folder = Path("runs") / find_recipes(name)[0].parent.relative_to(packaged_recipes())
+    for ending in ("-quick", "-changed"):
+        if any(row.name.endswith(ending) for row in rows):
+            return folder.with_name(folder.name.removesuffix(ending) + ending)
+    return folder
