@@ -21,7 +21,21 @@ from foveal.training import loop, saved
 from foveal.training.signals import Interrupted
 
 Run = Callable[..., tuple[int, str, str]]
-COMMANDS = ["train", "evaluate", "predict", "report", "list", "cost", "draw", "field", "cam", "bench", "tune", "doctor"]
+COMMANDS = [
+    "train",
+    "evaluate",
+    "predict",
+    "report",
+    "export",
+    "list",
+    "cost",
+    "draw",
+    "field",
+    "cam",
+    "bench",
+    "tune",
+    "doctor",
+]
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])

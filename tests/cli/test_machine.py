@@ -120,9 +120,7 @@ def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     broken = tmp_path / "brokenpackage.py"
     broken.write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(
-        machine, "_PACKAGES", {"torch": "foveal", "absentpackage": "foveal[train]", "brokenpackage": "foveal[train]"}
-    )
+    monkeypatch.setitem(machine.EXTRAS, "train", ("absentpackage", "brokenpackage"))
     code, out, err = run("doctor")
     assert (code, err) == (0, "")
     assert re.search(rf"^torch +{re.escape(torch.__version__.partition('+')[0])}", out, re.M)
@@ -131,6 +129,7 @@ def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         r"^brokenpackage .*does not load: RuntimeError: operator torchvision::nms does not exist$", out, re.M
     )
     assert "pip install 'foveal[train]'\npip install --upgrade brokenpackage\n" in out
+    assert "torchmetrics" not in out
     assert re.search(r"^CPU kernels +(compiled for \w+|plain PyTorch)", out, re.M)
     assert re.search(r"^GPU kernels +(Triton|plain PyTorch)$", out, re.M)
     assert re.search(r"^cifar10 +not found: ", out, re.M)
@@ -138,7 +137,7 @@ def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 
 def test_doctor_is_content_with_what_it_needs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_PACKAGES", {"torch": "foveal", "yaml": "foveal"})
+    monkeypatch.setattr(machine, "EXTRAS", {})
     assert "\nNothing is missing.\n" in run("doctor")[1]
 
 

@@ -26,7 +26,7 @@ def progress(**row: Any) -> Progress:
 
 def test_a_run_in_lines(capsys: pytest.CaptureFixture[str]) -> None:
     screen = io.StringIO()
-    told = Told(Console(file=screen, width=80, highlight=False, soft_wrap=True), 3)
+    told = Told(Console(file=screen, width=80, highlight=False, soft_wrap=True), 3, 1, "2 rows, 3 runs: row, other")
     told.started(begun())
     told.step(progress())
     told.epoch(progress(test_accuracy=0.75, val_accuracy=0.5, images_per_s=76.94))
@@ -37,11 +37,12 @@ def test_a_run_in_lines(capsys: pytest.CaptureFixture[str]) -> None:
     told.failed(KeyboardInterrupt())
     out, err = capsys.readouterr()
     assert out.splitlines() == [
-        "  epoch 1/2  loss 0.5000  train 25.00%  val 50.00%  test 75.00%  76.9 images/s  9 s left",
-        "  epoch 1/2  loss 0.5000  train 25.00%  9 s left",
+        "  epoch 1/2  loss 0.5000  train 25.00%  val 50.00%  test 75.00%  76.9 images/s  9 s left  18 s left with all runs",
+        "  epoch 1/2  loss 0.5000  train 25.00%  9 s left  18 s left with all runs",
     ]
     assert err == "error: the loss is nan\n"
     assert screen.getvalue().splitlines() == [
+        "2 rows, 3 runs: row, other",
         "1/3  row  seed 1  A [row]",
         "  test accuracy 75.00% (6 of 8; 95 % interval 40.9% to 92.9%)",
         "  epoch 1, the best on the validation images: accuracy 50.00% there",
@@ -56,7 +57,7 @@ def test_a_bar_on_a_terminal_is_gone_at_the_end() -> None:
     told.step(progress(test_accuracy=0.75))
     task = told.bar.bar.tasks[0]
     assert (task.description, task.completed, task.total) == ("epoch 1/2", 3, 6)
-    assert task.fields["text"] == "loss 0.500 train 25.0% test 75.0% 800/s"
+    assert task.fields["text"] == "loss 0.500 train 25.0% test 75.0% 800/s, 9 s left"
     told.failed(FloatingPointError())
     assert told.bar is None
 

@@ -124,7 +124,7 @@ def draw(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File, .png or .svg.  [default: bins.png and so on]")] = None,
 ) -> None:
-    """Draw a layer, or what networks make of an image.
+    """Draw a layer, or what networks see.
 
     Of a layer: its bins, its learned kernels, its pooled map. The caption says what the layer's arguments are.
     Example: foveal draw bins small_cnn --plan '{conv1: {layer: log_polar, kernel_size: 11, rotation: 0.5}}'

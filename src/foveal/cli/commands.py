@@ -14,6 +14,7 @@ import typer
 
 from foveal.cli.analysis import cam, cost, draw, field
 from foveal.cli.deploying import export
+from foveal.cli.extras import explained
 from foveal.cli.machine import bench, doctor, list_names, tune
 from foveal.cli.terminal import say, tell
 from foveal.cli.training import evaluate, predict, report, train
@@ -72,7 +73,7 @@ def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if isinstance(error, ImportError):
-        return f"{error}; `foveal doctor` shows what is there and how to get the rest"
+        return explained(error)
     kind = type(error).__name__
     if kind == "OutOfMemoryError":
         return "the device's memory is full: use a smaller --set train.batch_size=N"

@@ -41,7 +41,7 @@ def export(
     image: Annotated[list[Path] | None, typer.Option(help="An image to compare on, too; again for more.")] = None,
     out: Annotated[Path | None, typer.Option(help="File.  [default: RUN/model.onnx, MODEL.onnx]")] = None,
 ) -> None:
-    """Write a network as a file for another runtime, and check its outputs there.
+    """Write a network for another runtime, checked there.
 
     The file of a run knows its recipe and classes: foveal predict FILE IMAGE.
     Example: foveal export runs/quickstart/log_polar/seed0 --to onnx --dynamic batch,size

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from foveal.cli.extras import DISTRIBUTIONS, EXTRAS, NEEDED, cure, explained
 from foveal.cli.terminal import make_console, say, tell
 
 
@@ -66,9 +67,13 @@ def _about_model(name: str) -> list[tuple[str, str]]:
     from foveal.models import create_model
     from foveal.models.factory import describe_model
 
-    with torch.device("meta"):
-        count = sum(parameter.numel() for parameter in create_model(name).parameters())
-    return [("parameters", f"{count:,} with 10 classes"), ("source", describe_model(name))]
+    try:
+        with torch.device("meta"):
+            count = sum(parameter.numel() for parameter in create_model(name).parameters())
+        told = f"{count:,} with 10 classes"
+    except ImportError as error:
+        told = explained(error)
+    return [("parameters", told), ("source", describe_model(name))]
 
 
 def _about_layer(name: str) -> list[tuple[str, str]]:
@@ -215,50 +220,43 @@ def doctor() -> None:
     import shutil
 
     cures = []
-    tell(f"{'python':<14}{platform.python_version()}  {sys.executable}")
-    for package, extra in _PACKAGES.items():
+    tell(f"{'python':<17}{platform.python_version()}  {sys.executable}")
+    for package in (*NEEDED, *(module for modules in EXTRAS.values() for module in modules)):
         version, problem = _installed(package)
-        tell(f"{package:<14}{version}{f'  {problem}' if problem else ''}")
+        tell(f"{package:<17}{version}{f'  {problem}' if problem else ''}")
         if problem:
-            cures.append(f"pip install --upgrade {package}" if version != "missing" else f"pip install '{extra}'")
+            name = DISTRIBUTIONS.get(package, package)
+            cures.append(f"pip install --upgrade {name}" if version != "missing" else cure(package))
     if _installed("torch")[1] == "":
         import torch
 
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        tell(f"{'devices':<14}cpu with {torch.get_num_threads()} threads; CUDA: {', '.join(names) or 'none'}")
+        tell(f"{'devices':<17}cpu with {torch.get_num_threads()} threads; CUDA: {', '.join(names) or 'none'}")
         from foveal.ops.native import library
 
         compiled = ", ".join(library.instruction_sets())
         tell(
-            f"{'CPU kernels':<14}{f'compiled for {compiled}' if compiled else 'plain PyTorch (a C compiler is needed)'}"
+            f"{'CPU kernels':<17}{f'compiled for {compiled}' if compiled else 'plain PyTorch (a C compiler is needed)'}"
         )
-        tell(f"{'GPU kernels':<14}{'plain PyTorch' if _imports('foveal.ops.binned.gpu') else 'Triton'}")
+        tell(f"{'GPU kernels':<17}{'plain PyTorch' if _imports('foveal.ops.binned.gpu') else 'Triton'}")
         from foveal.ops import profile, take_over
 
         if take_over.taken_over():  # in this program, by an import that asks for it
-            tell(f"{'taken over':<14}{', '.join(take_over.taken_over())} run on foveal's kernels")
+            tell(f"{'taken over':<17}{', '.join(take_over.taken_over())} run on foveal's kernels")
         for device in [torch.device("cpu"), *(torch.device("cuda", index) for index in range(len(names)))]:
             ways = profile.in_force(device)
             told = f"{len(ways)} shapes, {profile.place(device)}" if ways else "none (foveal tune makes one)"
-            tell(f"{'profile':<14}{device}: {told}")
+            tell(f"{'profile':<17}{device}: {told}")
         from foveal.data import create_dataset, list_datasets
 
         for name in [name for name in list_datasets() if name not in ("npz", "folder", "webdataset")]:
             try:
                 create_dataset(name, "test")
-                tell(f"{name:<14}found")
+                tell(f"{name:<17}found")
             except (OSError, ImportError, ValueError) as error:
-                tell(f"{name:<14}not found: {str(error).splitlines()[0]}")
-    tell(f"{'disk':<14}{shutil.disk_usage('.').free / 2**30:.1f} GiB free in {Path.cwd()}")
+                tell(f"{name:<17}not found: {str(error).splitlines()[0]}")
+    tell(f"{'disk':<17}{shutil.disk_usage('.').free / 2**30:.1f} GiB free in {Path.cwd()}")
     tell("\n".join(["", "To get what is missing:", *dict.fromkeys(cures)]) if cures else "\nNothing is missing.")
-
-
-# Each package with what it comes with; the first row is what `import foveal` itself needs.
-_PACKAGES = {
-    **dict.fromkeys(("foveal", "torch", "numpy", "safetensors", "pydantic", "yaml", "rich"), "foveal"),
-    **dict.fromkeys(("torchvision", "timm", "torchmetrics", "matplotlib", "jinja2", "mlxtend"), "foveal[train]"),
-    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "foveal[export]"),
-}
 
 
 def _installed(package: str) -> tuple[str, str]:
@@ -268,7 +266,7 @@ def _installed(package: str) -> tuple[str, str]:
 
     if importlib.util.find_spec(package) is None:
         return "missing", "is not installed"
-    distribution = {"yaml": "pyyaml"}.get(package, package)
+    distribution = DISTRIBUTIONS.get(package, package)
     try:
         version = importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

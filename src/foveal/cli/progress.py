@@ -21,17 +21,53 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+class Clock:
+    """How long all runs that are left will take, if they take as long as those so far."""
+
+    def __init__(self, runs: int) -> None:
+        self.runs, self.done, self.since = runs, 0, time.monotonic()
+
+    def run_ends(self) -> None:
+        """One more."""
+        self.done += 1
+
+    def left(self, of_this_run: float) -> str:
+        """In words, of all that is not trained yet; empty where that is this run alone."""
+        behind = self.runs - self.done - 1
+        if behind < 1:
+            return ""
+        each = (time.monotonic() - self.since + of_this_run) / (self.done + 1)
+        return f"{_duration(of_this_run + behind * each)} left with all runs"
+
+
+def _duration(seconds: float) -> str:
+    """A time in its largest unit.
+
+    Example:
+        >>> _duration(59.4), _duration(600), _duration(9000)
+        ('59 s', '10 min', '2.5 h')
+    """
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
 class Told(Watcher):
     """A head for each of the runs, how it goes, and what it came to."""
 
-    def __init__(self, console: Console, count: int, left: int | None = None) -> None:
-        """Of `count` runs `left` are not trained yet, all by default."""
-        self.console, self.count, self.number = console, count, 0
-        self.clock = Clock(count if left is None else left)
+    def __init__(self, console: Console, count: int, trained: int = 0, head: str = "") -> None:
+        self.console, self.count, self.number, self.head = console, count, 0, head
+        self.clock = Clock(count - trained)
         self.bar: Bar | None = None
 
     def started(self, run: Begun) -> None:
         """Its number, name and title."""
+        if self.head and not self.number:
+            self.console.print(escape(self.head))
         self.run, self.number = run, self.number + 1
         state = "  (trained before)" if run.is_finished else ""
         count = f"{self.number}/{self.count}  " if self.count > 1 else ""
@@ -80,47 +116,18 @@ class Told(Watcher):
         self.bar = None
 
 
-class Clock:
-    """How long all runs that are left will take, if they take as long as those so far."""
-
-    def __init__(self, runs: int) -> None:
-        self.runs, self.done, self.since = runs, 0, time.monotonic()
-
-    def run_ends(self) -> None:
-        """One is trained."""
-        self.done += 1
-
-    def left(self, of_this_run: float) -> str:
-        """In words, of all that is not trained yet; empty where that is this run alone."""
-        behind = self.runs - self.done - 1
-        if behind < 1:
-            return ""
-        each = (time.monotonic() - self.since + of_this_run) / (self.done + 1)
-        return f"{duration(of_this_run + behind * each)} left with all runs"
-
-
-def duration(seconds: float) -> str:
-    """A time in its largest unit.
-
-    Example:
-        >>> duration(59.4), duration(600), duration(9000)
-        ('59 s', '10 min', '2.5 h')
-    """
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
 class Bar:
-    """One line that follows a run on a terminal, and below it of several runs one for all."""
+    """One line that follows a run on a terminal."""
 
     def __init__(self, console: Console, clock: Clock) -> None:
         self.test, self.clock = "", clock
         columns = [TextColumn("  {task.description}"), BarColumn(bar_width=12), TextColumn("{task.fields[text]}")]
         self.bar = RichProgress(*columns, console=console, transient=True)
         self.line = self.bar.add_task("starting", total=None, text="")
-        run, runs = clock.done + 1, clock.runs
-        self.all = self.bar.add_task(f"run {run}/{runs}", completed=run - 1, total=runs, text="") if runs > 1 else None
+        self.all = None
+        if clock.runs > 1:
+            named = f"run {clock.done + 1}/{clock.runs}"
+            self.all = self.bar.add_task(named, completed=clock.done, total=clock.runs, text="")
         self.bar.start()
         self.stop = self.bar.stop
 
@@ -133,7 +140,7 @@ class Bar:
             self.test = f"{shown} test {metric.text(progress.row[key], 1)}"
         trained = "" if progress.value is None else f" train {metric.text(progress.value, 1)}"
         numbers = f"loss {progress.loss:.3f}{trained}{self.test} {per_second(progress.images_per_s)}/s, "
-        numbers += f"{duration(progress.seconds_left)} left"
+        numbers += f"{_duration(progress.seconds_left)} left"
         if self.all is not None:
             done = self.clock.done + progress.step / progress.steps
             self.bar.update(self.all, completed=done, text=self.clock.left(progress.seconds_left))
@@ -155,8 +162,8 @@ def _line(progress: Progress, clock: Clock) -> str:
     share = "" if progress.value is None else f"  train {metric.text(progress.value)}"
     pace = f"  {per_second(row['images_per_s'])} images/s" if row.get("images_per_s") else ""
     trained = f"  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}"
-    left = f"{duration(progress.seconds_left)} left", clock.left(progress.seconds_left)
-    return "  ".join(filter(None, (f"{trained}{share}{test}{pace}", *left)))
+    left = f"{_duration(progress.seconds_left)} left"
+    return "  ".join(filter(None, [f"{trained}{share}{test}{pace}", left, clock.left(progress.seconds_left)]))
 
 
 def measured_text(metrics: Sequence[Metric], found: Mapping[str, Any], split: str = "test") -> str:

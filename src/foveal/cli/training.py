@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from foveal.cli.extras import need
 from foveal.cli.terminal import make_console, tell
 
 
@@ -52,6 +53,7 @@ def train(
     from foveal.training.watchers import watchers
 
     refuse_several_processes()
+    need("jinja2")  # or hours of training would end without their page
     search_in(".")
     watchers(watch or [])  # a wrong name is told before the work
     place = [] if data_root is None else [f"data.root={json.dumps(str(data_root))}"]
@@ -59,11 +61,10 @@ def train(
     rows = [row for row in table if isinstance(row, Recipe)]
     out = out or default_out(recipes[0], rows)
     chosen, console = pick_device(device), make_console()
-    runs = [out / row.name / f"seed{seed}" for row in rows for seed in range(seeds or row.seeds)]
-    if len(runs) > 1:
-        names = ", ".join(row.name for row in rows)
-        console.print(f"{len(rows)} row{'s' if len(rows) > 1 else ''}, {len(runs)} runs: {escape(names)}")
-    told = Told(console, len(runs), left=sum(not (run / "result.json").exists() for run in runs))
+    todo = [out / row.name / f"seed{seed}" for row in rows for seed in range(seeds or row.seeds)]
+    names, several = ", ".join(row.name for row in rows), "s" if len(rows) > 1 else ""
+    head = f"{len(rows)} row{several}, {len(todo)} runs: {names}" if len(todo) > 1 else ""
+    told = Told(console, len(todo), sum((run / "result.json").exists() for run in todo), head)
     done = fit_table(table, out, seeds=seeds, device=chosen, watch=[told, *(watch or [])])
 
     def tell(turn: int, turns: int) -> None:

@@ -34,17 +34,14 @@ def _kind_of_mean(value: Any) -> Any:
     return value
 
 
-_OPTIMIZERS = ("sgd", "adam", "adamw")
-
-
 def _kind_of_optimizer(value: Any) -> Any:
     if is_dotted(value):
         try:
             find(value, "an optimizer")
         except ValueError as error:
             raise PydanticCustomError("rule", "{problem}", {"problem": str(error)}) from None
-    elif value not in _OPTIMIZERS:
-        near = difflib.get_close_matches(str(value), _OPTIMIZERS, n=1)
+    elif value not in (known := ["sgd", "adam", "adamw"]):
+        near = difflib.get_close_matches(str(value), known, n=1)
         cure = f"; did you mean {near[0]}?" if near else ", or package.module:Name of your own"
         raise PydanticCustomError(
             "rule", "must be sgd, adam or adamw (got {got}){cure}", {"got": shown(value), "cure": cure}
@@ -90,8 +87,8 @@ class Train(Section):
     nesterov: bool = False
     weight_decay: float = Field(default=0.0, ge=0)
     optimizer: Annotated[str, BeforeValidator(_kind_of_optimizer)] = "sgd"
-    """sgd, adam, adamw, or one of your own, "package.module:Name"; `momentum` and `nesterov` are SGD's; Adam and AdamW, whose
-    decay is of the weights themselves, have PyTorch's betas."""
+    """sgd, adam, adamw, or one of your own, "package.module:Name"; `momentum` and `nesterov` are SGD's; Adam and AdamW
+    (whose decay is of the weights themselves) have PyTorch's betas."""
     lr_factors: dict[str, Annotated[float, Field(ge=0)]] = {}
     """What the rate is multiplied by for parameters whose name a pattern matches (fnmatch; the first match wins)."""
     schedule: Literal["constant", "step", "cosine", "poly", "plateau"] = "constant"

@@ -205,7 +205,7 @@ def name_of(dataset: Any, index: int) -> str:
     """What an image of a set is called: its file, or its number from 0."""
     for places in (getattr(dataset, key, None) for key in ("paths", "images", "files")):
         if isinstance(places, Sequence) and index < len(places) and not isinstance(places[index], Tensor):
-            place = Path(str(places[index]))  # files in folders of classes may have one name
+            place = Path(str(places[index]))
             return f"{place.parent.name}/{place.name}" if hasattr(dataset, "paths") else place.name
     return f"image {index}"
 

@@ -201,10 +201,10 @@ SHARED vec total_of_rows(vec *row) {
     for (int j = 0; j < LANES; j++) lane[j] = j;
 #pragma GCC unroll 4
     for (int half = LANES / 2; half > 0; half /= 2) {
-        ints from = (lane & ~(2 * half - 1)) + (lane & (half - 1)) + (((lane & half) != 0) & LANES);
+        ints second = ((lane & half) != 0) & LANES; /* lanes of the second row stay where they are, its others come to them */
 #pragma GCC unroll 8
         for (int i = 0; i < half; i++)
-            row[i] = shuffle(row[i], row[i + half], from) + shuffle(row[i], row[i + half], from + half);
+            row[i] = shuffle(row[i], row[i + half], lane + second) + shuffle(row[i], row[i + half], (lane ^ half) + second);
     }
     return row[0];
 }

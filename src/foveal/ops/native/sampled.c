@@ -40,44 +40,50 @@ static void read_strip(const work_t *w, const corners_t *all, int64_t from, cons
     }
 }
 
-/* Add up what a pixel's taps read of `vectors` vectors of channels. */
-INLINE void add_taps(const corners_t *all, int64_t taps, int64_t i, const float *image, int64_t step, const int vectors,
-                     float *out, const float *base) {
-    vec sum[4];
+/* Add up what a pixel's taps read of `vectors` vectors of channels, from position i on: a sum a corner, or one would wait for
+ * the other. */
+INLINE void add_taps(const corners_t *all, const float *const *corner, int64_t taps, int64_t at, int64_t i, int64_t k,
+                     const int vectors, float *out, const float *base) {
+    vec sum[4][4];
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++) sum[v] = load(base + v * LANES);
+    for (int n = 0; n < 4; n++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) sum[n][v] = n ? (vec){0} : load(base + v * LANES);
     for (int64_t t = 0; t < taps; t++) {
-        const corners_t *c = all + t;
 #pragma GCC unroll 4
-        for (int corner = 0; corner < 4; corner++) {
-            const float *from = pixel(image, step, c->at[corner][i]);
-            vec share = splat(c->share[corner][i]);
+        for (int n = 0; n < 4; n++) {
+            const float *from = corner[(4 * t + n) * CHUNK + i] + k;
+            vec share = splat(all[t].share[n][at]);
 #pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++) sum[v] += share * load(from + v * LANES);
+            for (int v = 0; v < vectors; v++) sum[n][v] += share * load(from + v * LANES);
         }
     }
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++) store(out + v * LANES, sum[v]);
+    for (int v = 0; v < vectors; v++) store(out + v * LANES, (sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v]));
 }
 
-/* Without a weight: a block of channels, `count` of them, summed over the taps, from position `from` of the strip on. */
+/* Without a weight: a block of channels, `count` of them, summed over the taps, from position `from` of the strip on;
+ * `corner` is room for the addresses of the corners. */
 static void sum_strip(const work_t *w, const corners_t *all, int64_t from, const float *image, int64_t count, int64_t m,
-                      float *out, int64_t out_row, const float *base) {
+                      float *out, int64_t out_row, const float *base, const float **corner) {
     const sampled_t *job = w->job;
     const int64_t taps = job->taps, step = job->input.w;
+    for (int64_t t = 0; t < taps; t++)
+        for (int n = 0; n < 4; n++)
+            for (int64_t i = 0; i < m; i++) corner[(4 * t + n) * CHUNK + i] = pixel(image, step, all[t].at[n][from + i]);
     for (int64_t i = 0; i < m; i++) {
         float *to = out + i * out_row;
         int64_t k = 0;
-        for (; k + 4 * LANES <= count; k += 4 * LANES) add_taps(all, taps, from + i, image + k, step, 4, to + k, base + k);
-        for (; k + 2 * LANES <= count; k += 2 * LANES) add_taps(all, taps, from + i, image + k, step, 2, to + k, base + k);
-        for (; k + LANES <= count; k += LANES) add_taps(all, taps, from + i, image + k, step, 1, to + k, base + k);
+        for (; k + 4 * LANES <= count; k += 4 * LANES) add_taps(all, corner, taps, from + i, i, k, 4, to + k, base + k);
+        for (; k + 2 * LANES <= count; k += 2 * LANES) add_taps(all, corner, taps, from + i, i, k, 2, to + k, base + k);
+        for (; k + LANES <= count; k += LANES) add_taps(all, corner, taps, from + i, i, k, 1, to + k, base + k);
         if (k == count) continue;
         float sum[LANES];
         memcpy(sum, base + k, (size_t)(count - k) * 4);
         for (int64_t t = 0; t < taps; t++)
-            for (int corner = 0; corner < 4; corner++) {
-                const float *one = pixel(image, step, all[t].at[corner][from + i]) + k;
-                const float share = all[t].share[corner][from + i];
+            for (int n = 0; n < 4; n++) {
+                const float *one = corner[(4 * t + n) * CHUNK + i] + k;
+                const float share = all[t].share[n][from + i];
                 for (int64_t j = 0; j < count - k; j++) sum[j] += share * one[j];
             }
         memcpy(to + k, sum, (size_t)(count - k) * 4);
@@ -122,7 +128,8 @@ static void forward_strips(int64_t begin, int64_t end, void *context) {
     const int direct = job->output_type == FLOAT32 && to->c == 1 && to->h == job->out_width * to->w &&
                        job->out_channels % LANES == 0 && (job->sets == 1 || job->fuse == CONCAT);
     corners_t *corners = (corners_t *)floats((int64_t)(sizeof(corners_t) / 4) * job->taps);
-    float *columns = floats(CHUNK * w->line), *out = direct ? 0 : floats(job->sets * STRIP * all);
+    /* without a weight there are no columns, but addresses of corners */
+    float *columns = floats(job->weight ? CHUNK * w->line : 2 * 4 * job->taps * CHUNK), *out = direct ? 0 : floats(job->sets * STRIP * all);
     uint8_t *which = job->winner.data ? malloc((size_t)(STRIP * all)) : 0;
     if (!corners || !columns || (!direct && !out) || (job->winner.data && !which)) w->failed = 1;
     for (int64_t task = begin; task < end && !w->failed; task++) {
@@ -142,7 +149,7 @@ static void forward_strips(int64_t begin, int64_t end, void *context) {
                     float *at = direct ? (float *)to->data + n * to->n + first + (p + i) * to->w : out + (s * m + i) * all + g * w->row;
                     const int64_t at_row = direct ? to->w : all;
                     if (!job->weight) {
-                        sum_strip(w, corners, i, image, count, some, at + channel, at_row, bias + channel);
+                        sum_strip(w, corners, i, image, count, some, at + channel, at_row, bias + channel, (const float **)columns);
                         continue;
                     }
                     read_strip(w, corners, i, image, count, some, columns);
@@ -260,7 +267,13 @@ static void backward_blocks(int64_t begin, int64_t end, void *context) {
     const int through = job->input_gradient.data || job->offset_gradient.data || job->mask_gradient.data;
     corners_t *corners = (corners_t *)floats((int64_t)(sizeof(corners_t) / 4) * job->taps);
     float *columns = floats(CHUNK * w->line), *back = floats(ROWS * w->depth), *grad = floats(CHUNK * w->row);
-    if (!corners || !columns || !back || !grad) w->failed = 1;
+    const map_t *from_above = &job->output;
+    /* rows of whole vectors are read where they are */
+    const int direct = job->weight && job->output_type == FLOAT32 && from_above->c == 1 && job->out_channels % LANES == 0 &&
+                       from_above->h == job->out_width * from_above->w && !job->winner.data;
+    const int64_t grad_row = direct ? from_above->w : w->row;
+    float *const room = grad;
+    if (!corners || !columns || !back || !room) w->failed = 1;
     for (int64_t task = begin; task < end && !w->failed; task++) {
         const int64_t slot = task / gbs, gb = task % gbs, g = gb / w->blocks, b = gb % w->blocks, count = kept(w, b);
         const int64_t channel = g * job->channels + first_of(w, b), part = part_of(w, g, b), size = w->depth * w->row;
@@ -280,23 +293,27 @@ static void backward_blocks(int64_t begin, int64_t end, void *context) {
                     masked = w->mask_partial + ((gb * job->batch + n) * w->masking + placed(job, job->masks, part, s)) * job->taps * w->positions;
                 for (int64_t p = 0; p < w->positions; p += CHUNK) {
                     const int64_t m = least(CHUNK, w->positions - p);
-                    if (job->weight)
+                    if (direct)
+                        grad = (float *)from_above->data + n * from_above->n + p * from_above->w +
+                               (job->fuse == CONCAT ? s * job->groups + g : g) * job->out_channels;
+                    else if (job->weight)
                         read_gradient(w, n, s, g * job->out_channels, job->out_channels, p, m, grad);
                     else
                         read_gradient(w, n, s, channel, count, p, m, grad);
                     find_corners(job, n, s, part, p, m, corners);
                     if (total) {
                         read_strip(w, corners, 0, image, count, m, columns);
-                        multiply_transposed(m, columns, w->line, job->taps * count, grad, w->row, job->out_channels,
+                        multiply_transposed(m, columns, w->line, job->taps * count, grad, grad_row, job->out_channels,
                                             total + set * size, w->row);
                     }
                     if (!through || (!image_gradient && !moved && !masked)) continue;
                     const float *turned = w->packed_turned + (set * gbs + gb) * w->depth * job->out_channels;
                     for (int64_t i = 0; i < m; i += ROWS) {
                         const int64_t some = least(ROWS, m - i), row = job->weight ? w->depth : w->row;
-                        const float *from = job->weight ? back : grad + i * w->row; /* without a weight all taps get the same */
+                        const float *from = job->weight ? back : grad + i * grad_row; /* without a weight all taps get the same */
                         if (job->weight)
-                            multiply(some, grad + i * w->row, w->row, turned, job->out_channels, w->depth, back, w->depth, w->zeros);
+                            multiply(some, grad + i * grad_row, grad_row, turned, job->out_channels, job->taps * w->block, back,
+                                     w->depth, w->zeros);
                         scatter_of(count, *masks >= 0)(w, corners, i, some, from, row, job->weight ? w->block : 0, image, image_gradient,
                                                        count, moved ? moved + p : 0, masked ? masked + p : 0);
                     }
@@ -306,7 +323,7 @@ static void backward_blocks(int64_t begin, int64_t end, void *context) {
     free(corners);
     free(columns);
     free(back);
-    free(grad);
+    free(room);
 }
 
 static void weight_total(int64_t begin, int64_t end, void *context) {
@@ -337,12 +354,17 @@ static void add_parts(const work_t *w, int64_t task, const int32_t *places, int6
     int64_t first = 0, end = gbs; /* channels are in order, so the blocks of an offset group lie side by side */
     while (part_of(w, first / w->blocks, first % w->blocks) < part) first++;
     while (part_of(w, (end - 1) / w->blocks, (end - 1) % w->blocks) > part) end--;
-    for (int64_t y = 0; y < job->out_height; y++)
-        for (int64_t x = 0; x < job->out_width; x++) {
-            float sum = 0;
-            for (int64_t gb = first; gb < end; gb++) sum += partial[gb * size + at + y * job->out_width + x];
-            ((float *)to->data)[n * to->n + c * to->c + y * to->h + x * to->w] = sum;
+    for (int64_t y = 0; y < job->out_height; y++) {
+        float *row = (float *)to->data + n * to->n + c * to->c + y * to->h;
+        for (int64_t x = 0; x < job->out_width; x++) row[x * to->w] = 0;
+        for (int64_t gb = first; gb < end; gb++) {
+            const float *one = partial + gb * size + at + y * job->out_width;
+            if (to->w == 1)
+                for (int64_t x = 0; x < job->out_width; x++) row[x] += one[x];
+            else
+                for (int64_t x = 0; x < job->out_width; x++) row[x * to->w] += one[x];
         }
+    }
 }
 
 static void offset_total(int64_t begin, int64_t end, void *context) { /* [N, D*2*T] */

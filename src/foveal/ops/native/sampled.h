@@ -109,7 +109,7 @@ INLINE int64_t part_of(const work_t *w, int64_t g, int64_t b) {
 
 INLINE int32_t inside(int32_t at, int32_t size) { return at < 0 ? 0 : at < size ? at : size - 1; }
 
-INLINE void corners_with(const sampled_t *job, const int border, int64_t n, int64_t set, int64_t part, int64_t p, int64_t m,
+INLINE void corners_with(const sampled_t *job, const int border, const int has_mask, int64_t n, int64_t set, int64_t part, int64_t p, int64_t m,
                         corners_t *all) {
     const int32_t height = (int32_t)job->height, width = (int32_t)job->width;
     const int32_t moved = job->moves[set * job->offset_groups + part], masked = job->masks[set * job->offset_groups + part];
@@ -137,6 +137,17 @@ INLINE void corners_with(const sampled_t *job, const int border, int64_t n, int6
                     for (int64_t j = 0; j < run; j++) py[i + j] += from[j * o->w], px[i + j] += from[j * o->w + o->c];
             }
         }
+        if (has_mask) {
+            const map_t *f = &job->mask;
+            const float *image = (const float *)f->data + n * f->n + (masked * job->taps + t) * f->c;
+            FOR_ROWS(p, m) {
+                const float *from = image + y * f->h + x * f->w;
+                if (f->w == 1)
+                    memcpy(c->mask + i, from, (size_t)run * 4);
+                else
+                    for (int64_t j = 0; j < run; j++) c->mask[i + j] = from[j * f->w];
+            }
+        }
         for (int32_t i = 0; i < (int32_t)m; i++) {
             float v = py[i], u = px[i];
             v = v < -FAR_AWAY ? -FAR_AWAY : v > FAR_AWAY ? FAR_AWAY : v;
@@ -145,45 +156,42 @@ INLINE void corners_with(const sampled_t *job, const int border, int64_t n, int6
             float fv = floorf(v == v ? v : -FAR_AWAY), fu = floorf(u == u ? u : -FAR_AWAY);
             float a = v - fv, b = u - fu;
             int32_t r = top[i] + (int32_t)fv, q = left[i] + (int32_t)fu;
-            int r0 = (r >= 0) & (r < height), r1 = (r >= -1) & (r < height - 1);
-            int q0 = (q >= 0) & (q < width), q1 = (q >= -1) & (q < width - 1);
             if (border) {
-                const int32_t low = inside(r + 1, height) * width, side = inside(q + 1, width);
-                r = inside(r, height) * width, q = inside(q, width);
-                c->at[0][i] = r + q;
-                c->at[1][i] = r + side;
-                c->at[2][i] = low + q;
-                c->at[3][i] = low + side;
+                const int32_t r0 = inside(r, height) * width, q0 = inside(q, width);
+                const int32_t r1 = inside(r + 1, height) * width, q1 = inside(q + 1, width);
+                c->at[0][i] = r0 + q0;
+                c->at[1][i] = r0 + q1;
+                c->at[2][i] = r1 + q0;
+                c->at[3][i] = r1 + q1;
             } else {
+                int r0 = (r >= 0) & (r < height), r1 = (r >= -1) & (r < height - 1);
+                int q0 = (q >= 0) & (q < width), q1 = (q >= -1) & (q < width - 1);
                 c->at[0][i] = r0 & q0 ? r * width + q : -1;
                 c->at[1][i] = r0 & q1 ? r * width + q + 1 : -1;
                 c->at[2][i] = r1 & q0 ? (r + 1) * width + q : -1;
                 c->at[3][i] = r1 & q1 ? (r + 1) * width + q + 1 : -1;
             }
-            c->share[0][i] = (1 - a) * (1 - b);
-            c->share[1][i] = (1 - a) * b;
-            c->share[2][i] = a * (1 - b);
-            c->share[3][i] = a * b;
+            c->share[0][i] = (1 - a) * (1 - b) * (has_mask ? c->mask[i] : 1);
+            c->share[1][i] = (1 - a) * b * (has_mask ? c->mask[i] : 1);
+            c->share[2][i] = a * (1 - b) * (has_mask ? c->mask[i] : 1);
+            c->share[3][i] = a * b * (has_mask ? c->mask[i] : 1);
             c->down[i] = a;
             c->right[i] = b;
         }
-        if (masked < 0) continue;
-        const map_t *f = &job->mask;
-        const float *image = (const float *)f->data + n * f->n + (masked * job->taps + t) * f->c;
-        FOR_ROWS(p, m) {
-            const float *from = image + y * f->h + x * f->w;
-            for (int64_t j = 0; j < run; j++) c->mask[i + j] = from[j * f->w];
-        }
-        for (int corner = 0; corner < 4; corner++)
-            for (int64_t i = 0; i < m; i++) c->share[corner][i] *= c->mask[i];
     }
 }
 
+/* The corners of a strip of positions, for every tap of a set as an offset group reads it. */
 static void find_corners(const sampled_t *job, int64_t n, int64_t set, int64_t part, int64_t p, int64_t m, corners_t *all) {
-    if (job->border)
-        corners_with(job, 1, n, set, part, p, m, all);
+    const int has_mask = job->masks[set * job->offset_groups + part] >= 0;
+    if (job->border && has_mask)
+        corners_with(job, 1, 1, n, set, part, p, m, all);
+    else if (job->border)
+        corners_with(job, 1, 0, n, set, part, p, m, all);
+    else if (has_mask)
+        corners_with(job, 0, 1, n, set, part, p, m, all);
     else
-        corners_with(job, 0, n, set, part, p, m, all);
+        corners_with(job, 0, 0, n, set, part, p, m, all);
 }
 
 INLINE const float *pixel(const float *image, int64_t step, int32_t at) { return at < 0 ? ZEROS : image + at * step; }
