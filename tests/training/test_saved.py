@@ -101,3 +101,24 @@ def test_a_root_that_is_not_there_says_from_where_it_is_taken(tmp_path: Path, mo
     row["data"]["root"] = str(tmp_path / "none")  # type: ignore[index]
     with pytest.raises(FileNotFoundError, match=r"data.root is .*none: --data-root names another place"):
         load_data(Recipe.model_validate(row), "train")
+
+
+def test_early_stopping_takes_validation_from_a_folder(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for k in range(2):
+                Image.new("RGB", (8, 8), (k, 0, 0)).save(tmp_path / split / name / f"{k}.png")
+    row = Recipe.model_validate(
+        {
+            "name": "row",
+            "model": {"name": "small_cnn"},
+            "data": {"name": "folder", "root": str(tmp_path), "size": 8},
+            "train": {"epochs": 1, "batch_size": 2, "lr": 0.1, "stop_after": 2},
+        }
+    )
+    with pytest.raises(ValueError, match=r"train\.stop_after needs images for validation, .*: put them into val"):
+        open_data(row)
+    (tmp_path / "val").rename(tmp_path / "test")
+    (tmp_path / "val" / "a").mkdir(parents=True)
+    assert len(open_data(row)[0]) == 4

@@ -150,7 +150,9 @@ def test_stop_after_epochs_without_a_better_validation(row: Callable[..., Recipe
     best = recipe.model_copy(update={"statistic": "best"})
     assert fit(best, tmp_path / "best", device="cpu")["chosen_epoch"] == 1
     with pytest.raises(ValueError, match=r"stop_after needs images for validation, .* set data\.val_fraction"):
-        row(**stalled)
+        fit(row(**stalled), tmp_path / "none", device="cpu")
+    with pytest.raises(ValueError, match=r"stop_after needs images for validation, .* set data\.val_fraction"):
+        row(data={"name": "shapes"}, **stalled)
 
 
 def test_the_lines_of_the_page_run(

@@ -200,6 +200,10 @@ def drawn_share(count: int, fraction: float, labels: Tensor | None = None) -> se
     return drawn
 
 
+WITH_VAL = ("folder", "masks", "npz", "webdataset")
+"""Sets whose files may have a split for validation beside that for tests."""
+
+
 def has_val(name: str, root: str | Path | None) -> bool:
     """Whether files of one's own (folder, masks, npz, webdataset) have a split "val" beside "test"."""
     if root is None:
@@ -209,7 +213,7 @@ def has_val(name: str, root: str | Path | None) -> bool:
         return (place / "val.npz").is_file()
     if name == "webdataset":
         return any(place.glob("val*.tar")) and any(place.glob("test*.tar"))
-    return name in ("folder", "masks") and (place / "val").is_dir() and (place / "test").is_dir()
+    return name in WITH_VAL and (place / "val").is_dir() and (place / "test").is_dir()
 
 
 def list_datasets() -> list[str]:

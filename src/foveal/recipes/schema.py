@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from foveal.data.datasets import WITH_VAL
 from foveal.data.section import OF_TASKS, Data, Section, shown
 from foveal.named import find, is_dotted, search_in
 from foveal.recipes.yaml_source import Dumper, dotted
@@ -399,7 +400,8 @@ class Recipe(_Row):
     @field_validator("train")
     @classmethod
     def _can_stop(cls, train: Train, info: ValidationInfo) -> Train:
-        if train.stop_after is not None and "data" in info.data and info.data["data"].val_fraction is None:
+        data = info.data.get("data")
+        if train.stop_after is not None and data and data.val_fraction is None and data.name not in WITH_VAL:
             rule = (
                 "stop_after needs images for validation, which no test is made on: set data.val_fraction, such as 0.1"
             )

@@ -141,6 +141,9 @@ def open_data(recipe: Recipe) -> tuple[Any, Any, Any]:
     Raises:
         ValueError: as `load_data`; or the test images have classes or channels that the training images have not.
     """
+    if recipe.train.stop_after is not None and not has_validation(recipe):
+        cure = "put them into val beside train and test, or set data.val_fraction, such as 0.1"
+        raise ValueError(f"train.stop_after needs images for validation, which no test is made on: {cure}")
     train_set, preparation = load_data(recipe, "train")
     test_set, _ = load_data(recipe, "test")
     return train_set, for_network(test_set, train_set.classes, train_set[0][0].shape[0]), preparation
