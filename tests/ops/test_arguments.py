@@ -1,288 +1,45 @@
-"""The way straight to the kernels: when it is taken, and that it is the same op."""
+"""What both ops check and normalise."""
 
-import copy
-from unittest import mock
-
+import numpy as np
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
-from foveal.geometry import log_polar_bins, scaled_taps
-from foveal.ops import anisotropic_conv2d, arguments, binned_conv2d, sampled_conv2d
-from foveal.ops.binned import op as binned_op
-from foveal.ops.native import library
-from foveal.ops.sampled import op as sampled_op
-
-BINS = log_polar_bins(9, 2, 6, 3.0)
-NEEDS_KERNELS = pytest.mark.skipif(not library.instruction_sets(), reason="the CPU kernels are not compiled")
-
-
-def binned():
-    """A call of each kind, its tensors, and the registered op's result on them."""
-    tensors = [torch.randn(2, 16, 11, 12), torch.randn(16, 16, 13), torch.randn(16)]
-    plain = ([1, 1], [4, 4], [1, 1], 1)
-    return (
-        lambda x, w, b: binned_conv2d(x, w, BINS, b, padding=4),
-        tensors,
-        lambda x, w, b: binned_op._OPS[2].forward(x, w, BINS, b, *plain),
-    )
-
-
-def dense():
-    bins = log_polar_bins(3, 1, 4, 2.0)
-    tensors = [torch.randn(2, 3, 11, 12), torch.randn(4, 3, 5), torch.randn(4)]
-    return (
-        lambda x, w, b: binned_conv2d(x, w, bins, b),
-        tensors,
-        lambda x, w, b: binned_op._OPS[2].forward(x, w, bins, b, [1, 1], [0, 0], [1, 1], 1),
-    )
-
-
-def sampled():
-    taps = scaled_taps(3, (1, 2))
-    tensors = [torch.randn(2, 16, 11, 12), torch.randn(16, 16, 9), torch.randn(16), torch.randn(2, 36, 11, 12)]
-    return (
-        lambda x, w, b, o: sampled_conv2d(x, w, taps, o, b),
-        tensors,
-        lambda x, w, b, o: sampled_op._forward(x, w, taps, o.float(), b, [0, 1], [1, 1], 1, "max", [11, 12])[0],
-    )
-
-
-def with_a_list():
-    taps = scaled_taps(3, (1, 2, 3))
-    tensors = [
-        torch.randn(2, 16, 11, 12),
-        torch.randn(16, 16, 9),
-        torch.randn(2, 18, 11, 12),
-        torch.randn(2, 18, 11, 12),
-    ]
-    return (
-        lambda x, w, o, q: sampled_conv2d(x, w, taps, [o, None, q]),
-        tensors,
-        lambda x, w, o, q: sampled_op._forward(
-            x, w, taps, torch.cat([o, q], 1).float(), None, [0, 2], [1, 1], 1, "max", [11, 12]
-        )[0],
-    )
-
-
-CASES = pytest.mark.parametrize("case", [binned, dense, sampled, with_a_list])
-
-
-@CASES
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_same_bits_as_the_registered_op(case, dtype):
-    call, tensors, registered = case()
-    given = [t.to(dtype).requires_grad_() for t in tensors]
-    with torch.no_grad():
-        first, again = call(*given), call(*given)
-    expected = registered(*given)
-    assert torch.equal(first, expected)
-    assert torch.equal(again, expected)
-    grad = torch.randn_like(expected)
-    wanted = torch.autograd.grad(expected, given, grad)
-    for mine, theirs in zip(torch.autograd.grad(call(*given), given, grad), wanted, strict=True):
-        assert torch.equal(mine, theirs)
-
-
-@CASES
-def test_second_calls_meet_no_dispatcher(case):
-    call, tensors, _ = case()
-    if not library.instruction_sets() and case is not dense:
-        pytest.skip("the CPU kernels are not compiled")
-    call(*tensors)
-    refused = mock.Mock(side_effect=AssertionError)
-    ops = {2: binned_op._OPS[2]._replace(forward=refused)}
-    with mock.patch.object(binned_op, "_OPS", ops), mock.patch.object(sampled_op, "_forward", refused):
-        call(*tensors)
-        call(*(t.requires_grad_() for t in tensors)).sum().backward()
-    assert all(t.grad is not None for t in tensors)
-
-
-@CASES
-def test_double_backward(case):
-    call, tensors, registered = case()
-    tensors = [t.requires_grad_() for t in tensors]
-    call(*tensors)
-    found = []
-    for way in (call, registered):
-        output = way(*tensors)
-        first = torch.autograd.grad(output.square().sum(), tensors, create_graph=True)
-        found.append(torch.autograd.grad(sum(g.square().sum() for g in first), tensors))
-    for mine, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(mine, theirs)
-
-
-@CASES
-def test_who_watches_sees_the_op(case):
-    call, tensors, _ = case()
-    call(*tensors)
-    seen = []
-
-    class Mode(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            seen.append(str(func))
-            return func(*args, **(kwargs or {}))
-
-    with Mode():
-        call(*tensors)
-    assert any(name.startswith("foveal.") for name in seen)
-    with FlopCounterMode(display=False) as counter:
-        call(*tensors)
-    assert counter.get_total_flops() > 0
-    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as watched:
-        call(*tensors)
-    assert any(event.key.startswith("foveal::") for event in watched.key_averages())
-
-
-def test_a_map_changed_in_place_is_read_anew():
-    bins = BINS.clone()
-    input, weight = torch.randn(1, 16, 12, 12), torch.randn(16, 16, 13)
-    binned_conv2d(input, weight, bins, padding=4)
-    for change in (lambda: bins.fill_(-1)[4, 4].fill_(2), lambda: bins.numpy().__setitem__((0, 0), 5)):
-        change()
-        for gradient in (False, True, False):
-            weight.requires_grad_(gradient)
-            with torch.no_grad():
-                expected = torch.nn.functional.conv2d(
-                    input, torch.nn.functional.pad(weight, (0, 1))[:, :, bins], padding=4
-                )
-            torch.testing.assert_close(binned_conv2d(input, weight, bins, padding=4), expected, atol=1e-4, rtol=1e-4)
-    bins[0, 0] = 13
-    with pytest.raises(ValueError, match=r"bins must lie in -1 \.\. 12"):
-        binned_conv2d(input, weight, bins, padding=4)
-
-
-def test_a_map_seen_from_elsewhere_is_another():
-    bins = BINS.clone()
-    bins[0, 1] = 3
-    input, weight = torch.randn(1, 16, 12, 12), torch.randn(16, 16, 13)
-    straight = binned_conv2d(input, weight, bins, padding=4)
-    turned = binned_conv2d(input, weight, bins.t(), padding=4)
-    assert not torch.equal(straight, turned)
-    assert torch.equal(turned, binned_conv2d(input, weight, bins.t().contiguous(), padding=4))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize(("per", "groups"), [(16, 1), (8, 2), (1, 16)])
-def test_means_are_the_weight_divided(dtype, per, groups):
-    population = torch.arange(1, 14)
-    input, weight = torch.randn(2, 16, 12, 12).to(dtype), torch.randn(16, per, 13).to(dtype).requires_grad_()
-    divided = binned_op.mean_weight(weight, population)
-    torch.testing.assert_close(divided.double(), weight.double() / population, rtol=4e-3, atol=0)
-    for _ in range(2):
-        mine = binned_conv2d(input, weight, BINS, padding=4, groups=groups, population=population)
-        theirs = binned_conv2d(input, divided, BINS, padding=4, groups=groups)
-        assert torch.equal(mine, theirs)
-        grads = [
-            torch.autograd.grad(out.float().square().sum(), weight, retain_graph=True)[0] for out in (mine, theirs)
-        ]
-        assert torch.equal(*grads)
-        with torch.no_grad():
-            for counts in (population, population.repeat_interleave(2)[::2]):
-                kept = binned_conv2d(input, weight, BINS, padding=4, groups=groups, population=counts)
-                assert torch.equal(kept, theirs)
-
-
-@pytest.mark.parametrize("population", [torch.ones(12, dtype=torch.int64), torch.ones(13)])
-def test_a_population_that_does_not_fit(population):
-    with pytest.raises(ValueError, match="population must be int64, one number a column"):
-        binned_conv2d(torch.randn(1, 16, 9, 9), torch.randn(4, 16, 13), BINS, population=population)
-
-
-def test_taps_are_read_at_every_call():
-    taps = scaled_taps(3, (1,))
-    input, weight = torch.randn(1, 16, 12, 12), torch.randn(16, 16, 9)
-    sampled_conv2d(input, weight, taps)
-    taps *= 2
-    torch.testing.assert_close(
-        sampled_conv2d(input, weight, taps), anisotropic_conv2d(input, weight.unflatten(-1, (3, 3)), scales=(2,)),
-    )  # fmt: skip
+from foveal.ops import arguments
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"weight": torch.randn(16, 16, 13, dtype=torch.float64)}, "weight must have the dtype of input"),
-        ({"bias": torch.randn(15)}, "bias must have shape"),
-        ({"groups": 3}, "groups must divide"),
-        ({"input": torch.randn(2, 15, 11, 12)}, "input must have 16 channels"),
-        ({"stride": 0}, "stride must be a whole number"),
-    ],
+    ("value", "dims", "found"),
+    [(3, 2, (3, 3)), ((1, 2), 2, (1, 2)), (np.array([1, 2, 3]), 3, (1, 2, 3)), (np.int64(2), 3, (2, 2, 2))],
 )
-def test_checks_are_not_passed_over(change, words):
-    given = {"input": torch.randn(2, 16, 11, 12), "weight": torch.randn(16, 16, 13), "bins": BINS, "padding": 4}
-    given["bias"] = torch.randn(16)
-    for _ in range(2):
-        binned_conv2d(**given)
-        with pytest.raises(ValueError, match=words):
-            binned_conv2d(**{**given, **change})
+def test_numbers(value, dims, found):
+    assert arguments.numbers("stride", value, dims, at_least=1) == found
 
 
-@pytest.mark.parametrize("stride", [{}, [[1, 1]]])
-def test_what_cannot_be_a_key_is_told_as_before(stride):
-    with pytest.raises(ValueError, match="stride must be a whole number"):
-        binned_conv2d(torch.randn(1, 16, 9, 9), torch.randn(4, 16, 13), BINS, stride=stride)
-    with pytest.raises(ValueError, match="stride must be a whole number"):
-        sampled_conv2d(torch.randn(1, 16, 9, 9), torch.randn(4, 16, 9), scaled_taps(3, (1, 2)), stride=stride)
+@pytest.mark.parametrize("value", [0, (1, 0), (1, 2, 3), True, 1.5, "1", None])
+def test_what_is_no_number_or_pair(value):
+    with pytest.raises(ValueError, match="stride must be a whole number of at least 1 or a pair of them; got "):
+        arguments.pair("stride", value, at_least=1)
+    with pytest.raises(ValueError, match=r"or three of them; got \(1, 2\)"):
+        arguments.numbers("stride", (1, 2), 3, at_least=1)
 
 
-@NEEDS_KERNELS
-@pytest.mark.parametrize("case", [binned, sampled, with_a_list])
-def test_remembered_calls_hold_no_maps(case):
-    call, tensors, _ = case()
-    calls = binned_op._READY if case is binned else sampled_op._READY
-    calls.clear()
-    call(*tensors)
-    (ready,) = calls.values()
-    held, queue = [], [ready]
-    while queue:
-        for cell in getattr(queue.pop(), "__closure__", None) or ():
-            (held if isinstance(cell.cell_contents, torch.Tensor) else queue).append(cell.cell_contents)
-    assert sum(t.numel() for t in held) == 0
+def test_padding_is_what_stands_before_and_after():
+    assert arguments.split_padding((1, 2), (4, 4), (2, 2)) == ((1, 2), (1, 2))
+    assert arguments.split_padding("valid", (4, 4, 4), (1, 1, 1)) == ((0, 0, 0), (0, 0, 0))
+    assert arguments.split_padding("same", (4, 3), (1, 1)) == ((2, 1), (2, 2))
+    with pytest.raises(ValueError, match=r"padding='same' needs stride 1; got stride \(1, 2\)"):
+        arguments.split_padding("same", (4, 4), (1, 2))
+    padded = arguments.pad_after(torch.ones(1, 1, 2, 2), (2, 1), (2, 2))
+    assert padded.shape == (1, 1, 2, 3)
+    assert padded[..., -1].eq(0).all()
 
 
-def test_what_is_not_plain_is_not_direct():
-    plain = torch.randn(3)
-    assert arguments.at_once(plain, None, torch.nn.Parameter(plain))
-    other = plain.as_subclass(type("Other", (torch.Tensor,), {}))
-    negative = torch.imag(torch.complex(plain, plain).conj())
-    assert negative.is_neg()
-    for tensor in (other, negative, plain.to("meta")):
-        assert not arguments.at_once(tensor)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not arguments.at_once(plain)
-    with torch.autograd.forward_ad.dual_level():
-        assert not arguments.at_once(plain)
-    assert torch.func.vmap(lambda t: t * arguments.at_once(plain))(plain).sum() == 0
-    with torch.inference_mode():
-        assert arguments.at_once(torch.randn(3))
-
-
-def test_negative_views_are_read_with_their_sign():
-    real = torch.randn(1, 16, 12, 12)
-    negative = torch.imag(torch.complex(real, real).conj())
-    weight = torch.randn(16, 16, 13)
-    torch.testing.assert_close(
-        binned_conv2d(negative, weight, BINS, padding=4), -binned_conv2d(real, weight, BINS, padding=4)
-    )
-
-
-@NEEDS_KERNELS
-def test_what_is_remembered_is_bounded():
-    calls = {}
-    for number in range(25):
-        arguments.remember(calls, number, None, most=10)
-        assert len(calls) <= 10
-    assert 24 in calls
-
-
-def test_copies_of_a_layer_share_no_state():
-    bins = BINS.clone()
-    input, weight = torch.randn(1, 16, 12, 12), torch.randn(16, 16, 13)
-    first = binned_conv2d(input, weight, bins, padding=4)
-    other = copy.deepcopy(bins)
-    other[4, 4] = 1
-    assert not torch.equal(first, binned_conv2d(input, weight, other, padding=4))
-    assert torch.equal(first, binned_conv2d(input, weight, bins, padding=4))
+@pytest.mark.parametrize(
+    ("shape", "memory_format"),
+    [((2, 3, 4, 5), torch.channels_last), ((2, 3, 4, 5, 6), torch.channels_last_3d)],
+)
+def test_the_layout_is_the_inputs(shape, memory_format):
+    assert arguments.layout(torch.ones(shape)) == torch.contiguous_format
+    last = torch.ones(shape).contiguous(memory_format=memory_format)
+    assert arguments.layout(last) == memory_format
+    assert torch.func.vmap(lambda t: t * (arguments.layout(last) == torch.contiguous_format))(torch.ones(1)) == 1

@@ -12,7 +12,7 @@ from foveal.layers import shaped
 from foveal.layers.binned import BinnedConv
 from foveal.layers.log_polar import LogPolarConv2d
 from foveal.layers.log_polar_nd import LogPolarConv1d, LogPolarConv3d
-from foveal.ops import arguments, binned_conv2d
+from foveal.ops import binned_conv2d, direct
 
 
 class CrossConv(shaped.ShapedConv):
@@ -205,7 +205,7 @@ class CrossConv2d(CrossConv):
             return None
         if any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in (square, round_)):
             return None
-        if not arguments.at_once(input, square.weight, square.bias, round_.weight, round_.bias, round_.bins):
+        if not direct.at_once(input, square.weight, square.bias, round_.weight, round_.bias, round_.bins):
             return None
         return *_joint_map(round_.bins.numpy().tobytes(), round_.kernel_size, square.kernel_size), square, round_
 

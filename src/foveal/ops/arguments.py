@@ -2,15 +2,15 @@
 
 import operator
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import _C, Tensor
+from torch import Tensor
 from torch.autograd import forward_ad
 
-_PLAIN = (Tensor, torch.nn.Parameter)
 FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -141,41 +141,20 @@ def exporting() -> bool:
     return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()
 
 
+# PyTorch has no public way to ask for these. Where a release has them under other names, the definition runs, which is right in
+# every mode and slow.
+transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+levels: Any = forward_ad if hasattr(forward_ad, "_current_level") else SimpleNamespace(_current_level=0)
+
+
 def forward_mode() -> bool:
     """True while forward-mode differentiation is on, by torch.func or torch.autograd: a custom op would lose tangents."""
-    return forward_ad._current_level >= 0
+    return levels._current_level >= 0
 
 
 def transforming() -> bool:
     """True under torch.func (grad, vmap, jvp) and in forward mode, which custom ops do not support: the definition runs."""
-    return torch._C._are_functorch_transforms_active() or forward_mode()
-
-
-def at_once(*tensors: Tensor | None) -> bool:
-    """True where a call of an op may go straight to its kernel: plain CPU tensors, and nothing that watches or transforms
-    calls of ops (a compiler, an exporter, autocast, a profiler, torch.func, forward mode, a mode such as the FLOP counter)."""
-    if (
-        torch.compiler.is_compiling()
-        or _C._len_torch_dispatch_stack()
-        or _C._len_torch_function_stack()
-        or _C._are_functorch_transforms_active()  # as transforming(), without its calls
-        or forward_ad._current_level >= 0
-        or _C._is_any_autocast_enabled()
-        or _C._is_tracing()
-        or _C._autograd._profiler_enabled()
-    ):
-        return False
-    for t in tensors:  # noqa: SIM110 (a generator takes half a microsecond more)
-        if t is not None and (type(t) not in _PLAIN or not t.is_cpu or t.is_neg()):
-            return False
-    return True
-
-
-def remember(calls: dict[Any, Any], key: Any, call: Any, most: int = 4096) -> None:
-    """Keep a call under its key; a program with shapes without end starts anew now and then."""
-    if len(calls) >= most:
-        calls.clear()
-    calls[key] = call
+    return transforms_active() or forward_mode()
 
 
 def layout(input: Tensor) -> torch.memory_format:

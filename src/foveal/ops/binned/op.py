@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from foveal.ops import arguments, profile
+from foveal.ops import arguments, direct, profile
 from foveal.ops.binned import cpu, reference
 from foveal.ops.binned.plan import plan
 from foveal.ops.native import library
@@ -110,13 +110,13 @@ def _convolve(
     groups: int,
     population: Tensor | None,
 ) -> Tensor:
-    direct = arguments.at_once(input, weight, bins, bias, population)
-    if direct:
+    straight = direct.at_once(input, weight, bins, bias, population)
+    if straight:
         key = _key(dims, input, weight, bins, bias, stride, padding, dilation, groups, population)
         try:
             ready = _READY.get(key)
         except TypeError:  # what cannot be a key breaks a rule, and the checks say which
-            direct, ready = False, None
+            straight, ready = False, None
         if ready is not None:
             try:
                 return ready(input, weight, bins, bias, population)
@@ -143,9 +143,9 @@ def _convolve(
     for size, pad, reach, step in zip(input.shape[2:], before, window, stride, strict=True):
         arguments.output_side(size, 2 * pad, reach, step)
     plain = (list(stride), list(before), list(dilation), groups)
-    if direct and before == after and bins.is_contiguous():
+    if straight and before == after and bins.is_contiguous():
         # alike in shape and dtype, divided or not
-        arguments.remember(_READY, key, _at_once(input, weight, bins, plain))
+        direct.remember(_READY, key, _at_once(input, weight, bins, plain))
     if arguments.exporting() or arguments.transforming():
         return reference.binned_conv(input, weight, bins, bias, *plain)
     return _OPS[dims].forward(input, weight, bins, bias, *plain)

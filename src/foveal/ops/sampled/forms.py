@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foveal.ops import arguments
+from foveal.ops import arguments, direct
 from foveal.ops.sampled.export import on_grids
 from foveal.ops.sampled.op import sampled_conv2d
 
@@ -65,7 +65,7 @@ def anisotropic_conv2d(
     if padding is None:
         padding = arguments.same_size_padding(window)
     before, after = arguments.split_padding(padding, window, stride)
-    make = _known_taps if arguments.at_once(input) else _scaled_taps
+    make = _known_taps if direct.at_once(input) else _scaled_taps
     taps = make(tuple(float(s) for s in scales), sides, dilation, window, before, input.device)
     output_size = [
         arguments.output_side(size, b + a, w, s)
@@ -162,7 +162,7 @@ def deform_conv2d(
         )  # fmt: skip
         if exported is not None:
             return exported
-    make = _known_taps if arguments.at_once(input) else _scaled_taps
+    make = _known_taps if direct.at_once(input) else _scaled_taps
     return sampled_conv2d(
         input,
         weight.flatten(2),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from foveal.ops import arguments
+from foveal.ops import arguments, direct
 from foveal.ops.native import library
 from foveal.ops.sampled import cpu, reference
 from foveal.ops.sampled.operands import Several, listed, merged, operands
@@ -72,8 +72,8 @@ def sampled_conv2d(
                   [7., 8., 0.]]]])
     """
     offsets, masks = () if offset is None else listed(offset), () if mask is None else listed(mask)
-    direct = arguments.at_once(input, weight, taps, bias, *offsets, *masks) and not taps.requires_grad
-    if direct:
+    straight = direct.at_once(input, weight, taps, bias, *offsets, *masks) and not taps.requires_grad
+    if straight:
         key = (
             *(input.shape, input.stride(), input.dtype, taps.shape, taps.dtype),
             None if weight is None else (weight.shape, weight.dtype),
@@ -89,7 +89,7 @@ def sampled_conv2d(
         try:
             ready = _READY.get(key)
         except TypeError:  # what cannot be a key breaks a rule, and the checks say which
-            direct, ready = False, None
+            straight, ready = False, None
         if ready is not None:
             return ready(input, weight, taps, offsets, masks, bias)
     if input.ndim == 3:
@@ -107,8 +107,8 @@ def sampled_conv2d(
     tensors, plain = operands(
         *(input, weight, taps, offset, bias, mask, offset_groups, stride, groups, fuse, padding_mode, output_size)
     )
-    if direct and cpu.takes(input):
-        arguments.remember(_READY, key, _at_once(input, weight, taps, tensors[3], plain))
+    if straight and cpu.takes(input):
+        direct.remember(_READY, key, _at_once(input, weight, taps, tensors[3], plain))
     if arguments.exporting():
         return reference.exportable(*tensors, *plain)
     return (reference.sampled_conv2d if arguments.transforming() else _forward)(*tensors, *plain)[0]
