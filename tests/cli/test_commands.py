@@ -29,6 +29,7 @@ COMMANDS = [
     "export",
     "list",
     "cost",
+    "choose",
     "draw",
     "field",
     "cam",

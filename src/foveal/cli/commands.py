@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from foveal.cli.analysis import cam, cost, draw, field
+from foveal.cli.choosing import choose
 from foveal.cli.deploying import export
 from foveal.cli.extras import explained
 from foveal.cli.machine import bench, doctor, list_names, tune
@@ -89,6 +90,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "list": list_names,
     "cost": cost,
+    "choose": choose,
     "draw": draw,
     "field": field,
     "cam": cam,
