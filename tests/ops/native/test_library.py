@@ -177,6 +177,27 @@ def test_with_a_compiler_the_build_has_every_set(tmp_path, compiler):
     assert "plain PyTorch" not in done.stdout + done.stderr
 
 
+@NEEDS_KERNELS
+@pytest.mark.skipif(sys.platform != "linux", reason="the library is an ELF file on Linux")
+@pytest.mark.parametrize("damage", ["empty", "stump", "half", "all but the last byte", "text", "foreign"])
+def test_a_damaged_library_does_not_end_the_process(copied, damage):
+    folder, target = copied
+    whole = (NATIVE / "_kernels.so").read_bytes()
+    lengths = {"empty": 0, "stump": 40, "half": len(whole) // 2, "all but the last byte": len(whole) - 1}
+    if damage == "foreign":
+        source = folder / "other.c"
+        source.write_text("int other(void) { return 1; }\n")
+        if shutil.which("gcc") is None:
+            pytest.skip("needs gcc")
+        subprocess.run(["gcc", "-shared", "-fPIC", source, "-o", target], check=True)
+    else:
+        target.write_bytes(b"not a library\n" * 99 if damage == "text" else whole[: lengths[damage]])
+    done = run_python(WORKS, folder)
+    assert done.returncode == 0, done.stderr
+    assert "the CPU kernels cannot be loaded" in done.stderr
+    assert "Install foveal again" in done.stderr
+
+
 # The campaign below runs the ops of a copied package whose library was built with sanitizers. torch's tensors then come from
 # the sanitizer's allocator, so each has its exact size with guarded memory around it, and fresh memory is full of NaN.
 CAMPAIGN = """

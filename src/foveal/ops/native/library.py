@@ -2,10 +2,11 @@
 
 import ctypes
 import os
+import sys
 import warnings
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -27,8 +28,10 @@ def _library() -> ctypes.CDLL | None:
     if not path.exists():
         return None
     try:
+        _check(path)
         library = ctypes.CDLL(os.fspath(path))
-    except OSError as error:
+        library.foveal_instruction_set, library.foveal_use_threads  # noqa: B018 (whether they are there)
+    except (OSError, AttributeError) as error:
         warnings.warn(
             f"the CPU kernels cannot be loaded ({error}); plain PyTorch runs instead. Install foveal again",
             stacklevel=2,
@@ -40,6 +43,29 @@ def _library() -> ctypes.CDLL | None:
         if loop is not None:
             library.foveal_use_threads(ctypes.cast(loop, ctypes.c_void_p))
     return library
+
+
+def _check(path: Path) -> None:
+    """The system maps a library before it looks at it, and dies of one that is cut short: an ELF file must be as long as its
+    header says.
+
+    Raises:
+        OSError: it is not.
+    """
+    with open(path, "rb") as file:
+        head = file.read(64)
+        size = file.seek(0, os.SEEK_END)
+    if head[:4] != b"\x7fELF":
+        if sys.platform == "linux":
+            raise OSError("it is no ELF file")
+        return
+    if head[4] != 2 or len(head) < 64:  # the layouts of other machines are the system's business, and a stump is not
+        raise OSError("it is cut short" if len(head) < 64 else "it is for another kind of machine")
+    order: Literal["little", "big"] = "little" if head[5] == 1 else "big"
+    start = int.from_bytes(head[40:48], order)  # of the table of sections, which stands at the end
+    each, count = (int.from_bytes(head[at : at + 2], order) for at in (58, 60))
+    if start + each * count > size:
+        raise OSError(f"it is cut short: {size:,d} bytes of {start + each * count:,d}")
 
 
 def _torch() -> Path:
