@@ -92,7 +92,7 @@ def _small_problem(op: str, backward: bool, shape: tuple[int, int, int, int]) ->
     batch, channels, height, width = shape
     input = torch.empty(shape, memory_format=torch.channels_last).normal_().requires_grad_(backward)
     if op in (free := deformable.free(shape)):
-        return forward(free[op][0], input), input
+        return forward(free[op], input), input
     grad = torch.empty_like(input).normal_()
     if op.startswith("log-polar"):
         layer = log_polar_layer(channels, 9, (2, 6), 3.0)
@@ -332,7 +332,7 @@ def _cases() -> Iterator[tuple[str, str, Callable[[Watch], Iterator[Row]]]]:
     for name, op, most in (
         ("lpsc", "log-polar 9x9", (1.3, 2.6)),
         ("acn", "anisotropic (1, 2)", (1.6, 4.0)),
-        *((name.split(",")[0], name, (1.6 * outputs,)) for name, (_, outputs) in deformable.free((1, 4, 1, 1)).items()),
+        *((name.split(",")[0], name, (1.6,)) for name in deformable.free((1, 4, 1, 1))),
     ):
         memory = functools.partial(_memory, op=op, limits=most)
         yield f"memory-{name}", f"{op}, 8x64x64x64: by how much a fresh process grows, results included", memory
