@@ -121,6 +121,21 @@ def cases(dtype, channels):
                 torch.use_deterministic_algorithms(False)
 
             yield f"sampled, {name}{', deterministic' if ordered else ''}", backward
+    # masks and offset groups of half the channels where these are blocks of 16, and a border
+    parts = 2 if channels % 32 == 0 else 1
+    mask, offset = torch.zeros(2, 2 * parts * 9, 28, 28), torch.zeros(2, 2 * parts * 18, 28, 28)
+    pairs = list(range(2 * parts))
+    general = Plain(pairs, [1, 1], 1, "max", [28, 28], mask, pairs, parts, True)
+    made = op._forward_shape(input, points, taps, offset, bias, *general)
+    yield "sampled, general", lambda: sampled.forward(input, points, taps, offset, bias, *made, general)
+    for name, wanted in (("data", [True, False, True, True]), ("weight", [False, True, False, False])):
+        room = op._backward_shape(output, input, points, taps, offset, winner, wanted, *general)
+        yield (
+            f"sampled, general, {name}",
+            lambda wanted=wanted, room=room: sampled.backward(
+                output, input, points, taps, offset, winner, general, wanted, room
+            ),
+        )
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def _small_problem(op: str, backward: bool, shape: tuple[int, ...]) -> tuple[Cal
     last = torch.channels_last if len(size) == 2 else torch.channels_last_3d
     input = torch.empty(shape, memory_format=last).normal_().requires_grad_(backward)
     if len(size) == 2 and op in (free := deformable.free((batch, channels, size[0], size[1]))):
-        return forward(free[op][0], input), input
+        return forward(free[op], input), input
     grad = torch.empty_like(input).normal_()
     if op.startswith("log-polar 9x9x9"):
         module = volumes.log_polar_layer(channels, 9)
@@ -340,7 +340,7 @@ def _cases() -> Iterator[tuple[str, str, Callable[[Watch], Iterator[Row]]]]:
         ("lpsc", "log-polar 9x9", (1.3, 2.6)),
         ("acn", "anisotropic (1, 2)", (1.6, 4.0)),
         ("volume", "log-polar 9x9x9", (1.4, 2.8)),
-        *((name.split(",")[0], name, (1.6 * outputs,)) for name, (_, outputs) in deformable.free((1, 4, 1, 1)).items()),
+        *((name.split(",")[0], name, (1.6,)) for name in deformable.free((1, 4, 1, 1))),
     ):
         memory = functools.partial(_memory, op=op, limits=most)
         size = "1x16x48x48x48" if name == "volume" else "8x64x64x64"

@@ -132,8 +132,8 @@ def without_weight(watch: Watch) -> Iterator[Row]:
     yield from against(watch.medians(sides), {name: at_most(4)})
 
 
-def free(shape: Shape) -> dict[str, tuple[Callable[[Tensor], Tensor], float]]:
-    """Convolutions of free shapes as functions of their input, and how many outputs of the input's size each makes."""
+def free(shape: Shape) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Convolutions of free shapes as functions of their input."""
     batch, channels, height, width = shape
     weight, bent = torch.randn(channels, channels, 9) * 0.05, snake_offsets(torch.rand(batch, 9, height, width) * 2 - 1)
     offset = torch.randn(batch, 18, height, width) * 0.7
@@ -145,9 +145,9 @@ def free(shape: Shape) -> dict[str, tuple[Callable[[Tensor], Tensor], float]]:
         return F.conv2d(sampled_conv2d(x, strips, wheel, fuse="concat", output_size=size), join)
 
     return {
-        "snake": (lambda x: sampled_conv2d(x, weight, snake, bent, padding_mode="border"), 1),
-        "LDConv, 9 points": (lambda x: sampled_conv2d(x, weight, grid, offset, padding_mode="border"), 1),
-        "pinwheel": (pinwheel, 2),
+        "snake": lambda x: sampled_conv2d(x, weight, snake, bent, padding_mode="border"),
+        "LDConv, 9 points": lambda x: sampled_conv2d(x, weight, grid, offset, padding_mode="border"),
+        "pinwheel": pinwheel,
     }
 
 
@@ -156,7 +156,7 @@ def free_shapes(watch: Watch) -> Iterator[Row]:
     shape = (4, 64, 32, 32)
     inputs, weight = both_formats(torch.randn(shape)), torch.randn(64, 64, 3, 3) * 0.05
     name = "3x3 nn.Conv2d"
-    for what, (function, _) in free(shape).items():
+    for what, function in free(shape).items():
         sides: Sides = {
             "ours": ways(function, inputs, (), False),
             name: ways(lambda x: F.conv2d(x, weight, padding=1), inputs, (), False),

@@ -44,7 +44,7 @@ def run(kernels, input, weight, taps, offset, bias, plain, grad=None):
     kernels.forward(input, weight, taps, offset, bias, output, winner, plain)
     if grad is None:
         return output, winner
-    wanted = [True, True, offset is not None, False]
+    wanted = [True, True, offset is not None, plain.mask is not None]
     found = op._backward_shape(grad, input, weight, taps, offset, winner, wanted, *plain)
     kernels.backward(grad, input, weight, taps, offset, winner, plain, wanted, found)
     return output, winner, *found
@@ -115,6 +115,54 @@ def test_equals_the_definition(kernels, case, dtype, memory_format, deterministi
             assert error(found, want) <= allowed(other, want)
         else:
             assert found.numel() == 0
+
+
+# input shape, output channels, groups, offset groups, sets, points, fuse, which pairs have offsets, which masks, border
+GENERAL = [
+    ((2, 5, 4, 5), 3, 1, 1, 1, 3, "max", [0], [0], False),  # a mask alone
+    ((1, 6, 5, 4), 4, 2, 1, 2, 2, "max", [1], [0], True),  # a border, groups, a mask of one set
+    ((1, 32, 3, 4), 3, 1, 2, 2, 2, "sum", [0, 1, 2, 3], [0, 1, 2, 3], False),
+    ((2, 64, 3, 2), 2, 2, 4, 1, 3, "max", [0, 2], [1, 2, 3], True),  # offset groups within groups, some without
+    ((1, 64, 2, 3), 4, 4, 2, 2, 1, "concat", [0, 1, 3], [], False),  # groups within offset groups
+]
+
+
+@pytest.mark.parametrize("case", GENERAL, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_general_form_equals_the_definition(kernels, case, dtype):
+    shape, outs, groups, parts, sets, points, fuse, deformed, masked, border = case
+    size = list(shape[2:])
+    taps, input = torch.randn(sets, points, 2), torch.randn(shape).to(dtype)
+    weight = torch.randn(sets, outs, shape[1] // groups, points).to(dtype)
+    offset = torch.randn(shape[0], len(deformed) * 2 * points, *size)
+    mask = torch.randn(shape[0], len(masked) * points, *size) if masked else None
+    plain = Plain(deformed, [1, 1], groups, fuse, size, mask, masked, parts, border)
+    assert kernels.takes(input, weight, taps, plain)
+    grad = torch.randn(shape[0], outs * (sets if fuse == "concat" else 1), *size).to(dtype)
+    output, winner, *gradients = run(kernels, input, weight, taps, offset, None, plain, grad)
+    double = plain._replace(mask=mask if mask is None else mask.double())
+    forced = winner if winner.numel() else None
+    exact = reference.sampled_conv2d(*wide(input, weight, taps, offset), None, *double, winner=forced)[0]
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-2
+    torch.testing.assert_close(output.double(), exact, rtol=tolerance, atol=tolerance * float(exact.abs().max()))
+    wanted = [True, True, True, mask is not None]
+    others = reference.sampled_conv2d_backward(*wide(grad, input, weight, taps, offset), winner, double, wanted)
+    for mine, other, asked in zip(gradients, others, wanted, strict=True):
+        if asked:
+            assert mine.shape == other.shape
+            torch.testing.assert_close(mine.double(), other, rtol=tolerance, atol=tolerance * float(other.abs().max()))
+        else:
+            assert mine.numel() == 0
+
+
+def test_forms_that_the_kernels_do_not_know_go_to_the_reference(kernels):
+    taps, plain = torch.randn(1, 2, 2), Plain([], [1, 1], 1, "max", [3, 3])
+    input, weight = torch.randn(1, 48, 3, 3), torch.randn(4, 48, 2)
+    assert kernels.takes(input, weight, taps, plain._replace(offset_groups=3))
+    assert not kernels.takes(input, weight, taps, plain._replace(offset_groups=6))
+    assert not kernels.takes(input, None, taps, plain)
+    expected = reference.sampled_conv2d(input, None, taps, None, None, *plain)[0]
+    torch.testing.assert_close(op._forward_on_gpu(input, None, taps, None, None, *plain)[0], expected)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered")
@@ -189,9 +237,9 @@ def test_whole_numbers_hold_gradients_of_any_size(kernels, size):
 def test_more_sets_than_the_kernels_know_go_to_the_reference(kernels):
     input, taps = torch.randn(1, 2, 3, 3), torch.randn(63, 1, 2)
     weight, plain = torch.randn(2, 2, 1), Plain([], [1, 1], 1, "max", [3, 3])
-    assert kernels.takes(input, taps[:62], plain)
-    assert not kernels.takes(input, taps, plain)
-    assert not kernels.takes(input.double(), taps[:62], plain)
+    assert kernels.takes(input, weight, taps[:62], plain)
+    assert not kernels.takes(input, weight, taps, plain)
+    assert not kernels.takes(input.double(), weight, taps[:62], plain)
     expected = reference.sampled_conv2d(input, weight, taps, None, None, *plain)
     for found, want in zip(op._forward_on_gpu(input, weight, taps, None, None, *plain), expected, strict=True):
         torch.testing.assert_close(found, want)
@@ -268,8 +316,9 @@ print("done")
     assert done.stdout == "done\n"
 
 
-FORWARD = ("sampled, max", "sampled, sum")
+FORWARD = ("sampled, max", "sampled, sum", "sampled, general")
 BACKWARD = ("sampled, input and offset", "sampled, input and offset, deterministic", "sampled, weight")
+BACKWARD += ("sampled, general, data", "sampled, general, weight")
 
 
 @pytest.mark.parametrize("name", FORWARD + BACKWARD)
@@ -286,7 +335,9 @@ def test_compiled_kernels_use_matrix_units_and_spill_nothing(compiled_for_gpu, n
     assert facts["spilled"] <= (40 if (name, channels) == ("sampled, max", 256) and dtype != "tf32" else 0)
     assert facts["registers"] <= 255
     assert facts["matrix"] > 0
-    assert (facts["atomics"] > 0) == ("input" in name), "only the gradient of the input adds up atomically"
+    assert (facts["atomics"] > 0) == ("input" in name or "data" in name), (
+        "only the gradient of the input adds up atomically"
+    )
     assert channels == 24 or facts["vector_loads"] > 0
 
 

@@ -158,6 +158,49 @@ def test_opcheck(dtype, memory_format, fuse):
     torch.library.opcheck(BACKWARD, (grad, input, weight, taps, offset, winner, [True, True, True, False], *settings))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_opcheck_of_the_general_form(dtype, weighted):
+    """Masks and offsets of some sets and groups, a border, no weight."""
+    wide = torch.promote_types(dtype, torch.float32)
+    input = torch.randn(2, 4, 6, 7, dtype=dtype).contiguous(memory_format=FORMATS[1]).requires_grad_()
+    weight = torch.randn(6, 4, 9, dtype=dtype, requires_grad=True) if weighted else None
+    offset, mask = (torch.randn(2, n, 6, 7, dtype=wide, requires_grad=True) for n in (3 * 18, 2 * 9))
+    settings = Plain([0, 2, 3], [1, 1], 1, "max", [6, 7], mask, [1, 2], 2, True)
+    given = (input, weight, scaled_taps(3, (1, 2)), offset)
+    torch.library.opcheck(OP, (*given, None, *settings))
+    output, winner = OP(*given, None, *settings)
+    torch.library.opcheck(BACKWARD, (torch.randn_like(output), *given, winner, [True, weighted, True, True], *settings))
+
+
+def test_autocast_keeps_masks_and_coordinates_of_the_general_form():
+    input, weight = torch.randn(1, 4, 8, 8, requires_grad=True), torch.randn(3, 4, 9, requires_grad=True)
+    offset, mask = torch.randn(1, 36, 8, 8, requires_grad=True), torch.rand(1, 18, 8, 8, requires_grad=True)
+    more = {"mask": mask, "offset_groups": 2, "padding_mode": "border"}
+    for kernel in (weight, None):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = sampled_conv2d(input, kernel, scaled_taps(3, (1,)), offset, **more)
+        assert output.dtype == torch.bfloat16
+        half = None if kernel is None else kernel.bfloat16()
+        torch.testing.assert_close(output, sampled_conv2d(input.bfloat16(), half, scaled_taps(3, (1,)), offset, **more))
+        output.float().sum().backward()
+        assert offset.grad.dtype == mask.grad.dtype == torch.float32
+
+
+def test_exported_programs_of_the_general_form_compute_the_same():
+    class Module(torch.nn.Module):
+        def forward(self, input, weight, offset, mask):
+            more = {"mask": mask, "offset_groups": 2, "padding_mode": "border"}
+            weighted = sampled_conv2d(input, weight, scaled_taps(3, (1,)), offset, **more)
+            return weighted, sampled_conv2d(input, None, scaled_taps(3, (1,)), offset, **more)
+
+    given = [torch.randn(shape) for shape in ((2, 4, 8, 8), (3, 4, 9), (2, 36, 8, 8), (2, 18, 8, 8))]
+    found = torch.export.export(Module(), tuple(given)).module()(*given)
+    for mine, theirs in zip(found, Module()(*given), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_special_case_convolution():
     """Scale 1 without offset, and every whole scale as a dilation, with stride, groups, padding and even kernels."""
     input = torch.randn(2, 4, 11, 9, dtype=torch.float64)

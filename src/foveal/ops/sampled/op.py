@@ -266,7 +266,7 @@ def _forward_on_gpu(
     input: Tensor, weight: Tensor | None, taps: Tensor, offset: Tensor | None, bias: Tensor | None, *plain: Any
 ) -> tuple[Tensor, Tensor]:
     call, gpu = Plain(*plain), _gpu()
-    if gpu is None or weight is None or not gpu.takes(input, taps, call):
+    if gpu is None or not gpu.takes(input, weight, taps, call):
         return _forward._init_fn(input, weight, taps, offset, bias, *plain)
     output, winner = _forward_shape(input, weight, taps, offset, bias, *plain)
     gpu.forward(input, weight, taps, offset, bias, output, winner, call)
@@ -327,7 +327,7 @@ def _backward_on_gpu(
     *plain: Any,
 ) -> tuple[Tensor, ...]:
     call, gpu = Plain(*plain), _gpu()
-    if gpu is None or weight is None or not gpu.takes(input, taps, call):
+    if gpu is None or not gpu.takes(input, weight, taps, call):
         return _backward._init_fn(grad, input, weight, taps, offset, winner, wanted, *plain)
     found = _backward_shape(grad, input, weight, taps, offset, winner, wanted, *plain)
     gpu.backward(grad, input, weight, taps, offset, winner, call, wanted, found)
