@@ -171,3 +171,11 @@ def test_tune(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         assert code == 2
         assert message in err
     assert "small_cnn has no layer that cpu has kernels for" in run("tune", "small_cnn", "--input-size", "1,8,8")[2]
+
+
+def test_doctor_says_which_operators_are_taken_over(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from foveal.ops import take_over
+
+    assert "taken over" not in run("doctor")[1]
+    monkeypatch.setattr(take_over, "_TAKEN", {"torchvision::deform_conv2d": None})
+    assert "taken over    torchvision::deform_conv2d run on foveal's kernels\n" in run("doctor")[1]
