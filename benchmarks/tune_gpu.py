@@ -29,6 +29,7 @@ from foveal.ops.binned import gpu as binned
 from foveal.ops.binned import op as binned_op
 from foveal.ops.sampled import gpu as sampled
 from foveal.ops.sampled import op as sampled_op
+from foveal.ops.sampled.reference import Plain
 from foveal.training.environment import environment
 
 SIDES = {"BM": (32, 64, 128), "BN": (16, 32, 64, 128, 256), "BK": (16, 32, 64), "num_warps": (4, 8)}
@@ -64,15 +65,15 @@ def anisotropic(shape: Sequence[int], dtype: torch.dtype, device: torch.device) 
     weight = (torch.randn(channels, channels, 9) * 0.05).to(device, dtype)
     offset = (torch.randn(batch, 36, height, width) * 0.7).to(device)
     taps = torch.tensor([[[y * s, x * s] for y in (-1, 0, 1) for x in (-1, 0, 1)] for s in (1, 2)]).float().to(device)
-    plain = ([0, 1], [1, 1], 1, "max", [height, width])
+    plain = Plain([0, 1], [1, 1], 1, "max", [height, width])
     output, winner = sampled_op._forward_shape(input, weight, taps, offset, None, *plain)
     sampled.forward(input, weight, taps, offset, None, output, winner, plain)
     yield "of_samples", "forward", lambda: sampled.forward(input, weight, taps, offset, None, output, winner, plain)
     for rule, title, wanted in (
-        ("of_scatter", "gradients of input and offset", [True, False, True]),
-        ("of_gradient", "gradient of the weight", [False, True, False]),
+        ("of_scatter", "gradients of input and offset", [True, False, True, False]),
+        ("of_gradient", "gradient of the weight", [False, True, False, False]),
     ):
-        room = sampled_op._backward_shape(output, input, weight, taps, offset, winner, *plain, wanted)
+        room = sampled_op._backward_shape(output, input, weight, taps, offset, winner, wanted, *plain)
         yield (
             rule,
             title,

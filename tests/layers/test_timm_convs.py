@@ -115,8 +115,8 @@ def test_a_standardised_kernel_that_is_taken_over_is_the_one_that_was_used(kind,
 
 
 def test_folding_keeps_what_is_trained(timm):
-    for layer in ("log_polar", "cross"):
-        model = convert(standardised("ScaledStdConv2d"), {"0": {"layer": layer}})
+    for entry in ({"layer": "log_polar", "kernel_size": 5}, {"layer": "cross"}):
+        model = convert(standardised("ScaledStdConv2d"), {"0": entry})
         with torch.no_grad():
             assert reparameterize(copy.deepcopy(model))[0].weight.requires_grad
         for parameter in model.parameters():
