@@ -357,7 +357,7 @@ def test_compiled_kernels_without_tf32(compiled_for_gpu, name, channels):
 @pytest.mark.parametrize("name", FORWARD + BACKWARD)
 def test_compiled_kernels_with_wide_indices(compiled_for_gpu, name):
     facts = compiled_for_gpu("bfloat16", 128, "wide")[name]
-    assert facts["spilled"] == 0
+    assert facts["spilled"] <= (120 if name == "sampled, general, data" else 0)
     assert facts["matrix"] > 0
 
 
