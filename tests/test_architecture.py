@@ -167,6 +167,7 @@ def test_tests_mirror_the_sources():
             "test_export.py",
             "test_layer_pages.py",
             "test_own_parts.py",
+            "test_packaging.py",
             "test_pages.py",
             "test_published.py",
             "test_readme.py",
