@@ -1,8 +1,10 @@
 """What both ops check and normalise before they call a kernel, and what their kernels share."""
 
+import importlib
 import operator
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
+from functools import cache
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -155,6 +157,15 @@ def forward_mode() -> bool:
 def transforming() -> bool:
     """True under torch.func (grad, vmap, jvp) and in forward mode, which custom ops do not support: the definition runs."""
     return transforms_active() or forward_mode()
+
+
+@cache
+def gpu_kernels(op: str) -> ModuleType | None:
+    """The Triton kernels of an op, or None where Triton is missing; imported when first needed, for it takes a while."""
+    try:
+        return importlib.import_module(f"foveal.ops.{op}.gpu")
+    except ImportError:
+        return None
 
 
 def layout(input: Tensor) -> torch.memory_format:

@@ -2,8 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -274,16 +272,6 @@ def _forward_on_cpu(input: Tensor, weight: Tensor, bins: Tensor, bias: Tensor | 
     return cpu.convolve(input, weight, bias, out, how, stride, padding, groups)
 
 
-@cache
-def _gpu() -> ModuleType | None:
-    """The Triton kernels, or None where Triton is missing; imported when first needed, for it takes a while."""
-    try:
-        from foveal.ops.binned import gpu
-    except ImportError:
-        return None
-    return gpu
-
-
 def _on_gpu(gpu: Any, part: str, input: Tensor, weight: Tensor, bins: Tensor, plain: Sequence[Any]) -> bool:
     """Whether the Triton kernels take a call; they know images only."""
     if gpu is None or input.ndim != 4:
@@ -294,7 +282,7 @@ def _on_gpu(gpu: Any, part: str, input: Tensor, weight: Tensor, bins: Tensor, pl
 
 
 def _forward_on_gpu(input: Tensor, weight: Tensor, bins: Tensor, bias: Tensor | None, *plain: Any) -> Tensor:
-    gpu = _gpu()
+    gpu = arguments.gpu_kernels("binned")
     if gpu is None or not _on_gpu(gpu, "forward", input, weight, bins, plain):
         return _definition(input, weight, bins, bias, *plain)
     stride, padding, dilation, _ = plain
@@ -333,7 +321,7 @@ def _backward_on_cpu(grad: Tensor, input: Tensor, weight: Tensor, bins: Tensor, 
 
 def _backward_on_gpu(grad: Tensor, input: Tensor, weight: Tensor, bins: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     *plain, wanted = rest
-    gpu = _gpu()
+    gpu = arguments.gpu_kernels("binned")
     if gpu is None:
         return _defined_gradients(grad, input, weight, bins, *rest)
     parts = zip(wanted, ("input", "weight"), strict=True)

@@ -1,8 +1,6 @@
 """The whole contract of sampled convolution: schema, shapes, gradients, FLOP formula, kernel per device."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -224,12 +222,7 @@ _PLAIN = (
 )
 
 
-@torch.library.custom_op(
-    "foveal::sampled_conv2d",
-    mutates_args=(),
-    schema=f"(Tensor input, Tensor? weight, Tensor taps, Tensor? offset, Tensor? bias, {_PLAIN}) -> (Tensor, Tensor)",
-)
-def _forward(
+def _definition(
     input: Tensor, weight: Tensor | None, taps: Tensor, offset: Tensor | None, bias: Tensor | None, *plain: Any
 ) -> tuple[Tensor, Tensor]:
     with torch.autocast(input.device.type, enabled=False):
@@ -238,48 +231,40 @@ def _forward(
     return out.contiguous(memory_format=keep), winner.contiguous(memory_format=keep) if winner.ndim == 4 else winner
 
 
+_forward = torch.library.custom_op(
+    "foveal::sampled_conv2d",
+    _definition,
+    mutates_args=(),
+    schema=f"(Tensor input, Tensor? weight, Tensor taps, Tensor? offset, Tensor? bias, {_PLAIN}) -> (Tensor, Tensor)",
+)
+
+
 @_forward.register_kernel("cpu")
 def _forward_on_cpu(
     input: Tensor, weight: Tensor | None, taps: Tensor, offset: Tensor | None, bias: Tensor | None, *plain: Any
 ) -> tuple[Tensor, Tensor]:
     call = Plain(*plain)
     if not cpu.takes(input):
-        return _forward._init_fn(input, weight, taps, offset, bias, *plain)
+        return _definition(input, weight, taps, offset, bias, *plain)
     output, winner = _forward_shape(input, weight, taps, offset, bias, *plain)
     kernel = cpu.forward(input, weight, taps, offset, output, winner, call)
     kernel(input, weight, taps, offset, bias, call.mask, output, winner)
     return output, winner
 
 
-@cache
-def _gpu() -> ModuleType | None:
-    """The Triton kernels, or None where Triton is missing; imported when first needed, for it takes a while."""
-    try:
-        from foveal.ops.sampled import gpu
-    except ImportError:
-        return None
-    return gpu
-
-
 @_forward.register_kernel("cuda")
 def _forward_on_gpu(
     input: Tensor, weight: Tensor | None, taps: Tensor, offset: Tensor | None, bias: Tensor | None, *plain: Any
 ) -> tuple[Tensor, Tensor]:
-    call, gpu = Plain(*plain), _gpu()
+    call, gpu = Plain(*plain), arguments.gpu_kernels("sampled")
     if gpu is None or not gpu.takes(input, weight, taps, call):
-        return _forward._init_fn(input, weight, taps, offset, bias, *plain)
+        return _definition(input, weight, taps, offset, bias, *plain)
     output, winner = _forward_shape(input, weight, taps, offset, bias, *plain)
     gpu.forward(input, weight, taps, offset, bias, output, winner, call)
     return output, winner
 
 
-@torch.library.custom_op(
-    "foveal::sampled_conv2d_backward",
-    mutates_args=(),
-    schema="(Tensor grad, Tensor input, Tensor? weight, Tensor taps, Tensor? offset, Tensor winner, bool[] wanted, "
-    f"{_PLAIN}) -> (Tensor, Tensor, Tensor, Tensor)",
-)
-def _backward(
+def _defined_gradients(
     grad: Tensor,
     input: Tensor,
     weight: Tensor | None,
@@ -297,6 +282,15 @@ def _backward(
     return grad_input, *(g.contiguous() for g in others)
 
 
+_backward = torch.library.custom_op(
+    "foveal::sampled_conv2d_backward",
+    _defined_gradients,
+    mutates_args=(),
+    schema="(Tensor grad, Tensor input, Tensor? weight, Tensor taps, Tensor? offset, Tensor winner, bool[] wanted, "
+    f"{_PLAIN}) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+
+
 @_backward.register_kernel("cpu")
 def _backward_on_cpu(
     grad: Tensor,
@@ -309,7 +303,7 @@ def _backward_on_cpu(
     *plain: Any,
 ) -> tuple[Tensor, ...]:
     if not cpu.takes(input):
-        return _backward._init_fn(grad, input, weight, taps, offset, winner, wanted, *plain)
+        return _defined_gradients(grad, input, weight, taps, offset, winner, wanted, *plain)
     found = _backward_shape(grad, input, weight, taps, offset, winner, wanted, *plain)
     cpu.backward(grad, input, weight, taps, offset, winner, Plain(*plain), wanted, found)
     return found
@@ -326,9 +320,9 @@ def _backward_on_gpu(
     wanted: Sequence[bool],
     *plain: Any,
 ) -> tuple[Tensor, ...]:
-    call, gpu = Plain(*plain), _gpu()
+    call, gpu = Plain(*plain), arguments.gpu_kernels("sampled")
     if gpu is None or not gpu.takes(input, weight, taps, call):
-        return _backward._init_fn(grad, input, weight, taps, offset, winner, wanted, *plain)
+        return _defined_gradients(grad, input, weight, taps, offset, winner, wanted, *plain)
     found = _backward_shape(grad, input, weight, taps, offset, winner, wanted, *plain)
     gpu.backward(grad, input, weight, taps, offset, winner, call, wanted, found)
     return found
@@ -390,7 +384,7 @@ def _gradients_of(ctx: Any, grad: Tensor, wanted: list[bool]) -> list[Tensor | N
     input, weight, taps, offset, mask, winner = ctx.saved_tensors
     plain = ctx.plain._replace(mask=mask)
     if arguments.transforming():  # the forward pass was not, or its gradients would be those of the definition
-        return arguments.gradients(_definition(taps, winner, plain), grad, (input, weight, offset, mask), wanted)
+        return arguments.gradients(_function(taps, winner, plain), grad, (input, weight, offset, mask), wanted)
     if not any(wanted):
         return [None] * 4
     found = _backward(grad, input, weight, taps, offset, winner, wanted, *plain)
@@ -406,14 +400,14 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _second_gradients(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
     grad, input, weight, taps, offset, mask, winner = ctx.saved_tensors
-    definition = _definition(taps, winner, ctx.plain)
+    definition = _function(taps, winner, ctx.plain)
     asked = (*ctx.needs_input_grad, False)
     needs = [asked[k] for k in (0, 1, 2, 4, 12)]
     found = arguments.double_backward(definition, grad, (input, weight, offset, mask), ctx.wanted, outer, needs)
     return (*found[:3], None, found[3], *(None,) * 7, found[4], *(None,) * 3)
 
 
-def _definition(taps: Tensor, winner: Tensor, plain: Plain) -> Callable[..., Tensor]:
+def _function(taps: Tensor, winner: Tensor, plain: Plain) -> Callable[..., Tensor]:
     """The op as a function of what it is differentiated by, in plain PyTorch, the maximum as it was taken."""
     forced = winner if winner.numel() else None
 
