@@ -66,8 +66,11 @@ def draw_bins(bins: Tensor | nn.Module, *, title: str | None = None) -> Figure:
         if size:
             for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
                 axes.text(column, row, str(index), ha="center", va="center", color=card.INK, fontsize=size)
-        elif math.sqrt(len(rows)) * 72 * scale > 14:  # one number a bin, where it fits
+        else:  # one number a bin, where it fits
             middle = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
+            wide, high = (rows == rows[middle]).sum(), (columns == columns[middle]).sum()
+            if wide * 72 * scale < 5 * len(str(index)) or high * 72 * scale < 8:
+                continue
             axes.text(columns[middle], rows[middle], str(index), ha="center", va="center", color=card.INK, fontsize=7)
     axes.plot((width - 1) / 2, (height - 1) / 2, "o", markersize=72 * scale * 0.78, mfc="none", mec=card.INK, mew=1.3)
     card.caption(figure, axes, card.bins_caption(bins, grid) if title is None else title)
