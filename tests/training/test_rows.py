@@ -88,6 +88,17 @@ def test_shares_of_the_runs(row: Callable[..., Recipe]) -> None:
             runs_of(rows, 3, part)
 
 
+def test_watchers_that_are_given_one_by_one_hear_of_every_run(row: Callable[..., Recipe], tmp_path: Path) -> None:
+    heard = []
+
+    class Notes(Watcher):
+        def started(self, run: Begun) -> None:
+            heard.append(run.name)
+
+    fit_table([row("a", epochs=1), row("b", epochs=1)], tmp_path, device="cpu", watch=iter([Notes()]))
+    assert heard == ["a", "b"]
+
+
 def test_what_another_process_trains_is_left_to_it(row: Callable[..., Recipe], tmp_path: Path) -> None:
     rows = [row("a", epochs=1), row("b", epochs=1)]
     with held(tmp_path / "a/seed0"):

@@ -64,7 +64,7 @@ def fit_table(
     if not trained:
         names = ", ".join(row.name for row in rows) or "no row"
         raise ValueError(f"{names}: published only (model: null), there is nothing to train")
-    chosen = pick_device(device)
+    chosen, watch = pick_device(device), list(watch)
     check_data(trained)
     if not any(
         row.is_quick or row.differences for row in trained
