@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Annotated
 
 import typer
 
-from foveal.cli.terminal import make_console, tell
+from foveal.cli.terminal import image_size, make_console, tell
 
 
 def choose(
@@ -34,14 +33,11 @@ def choose(
     from foveal.reports.speeds import milliseconds
     from foveal.training.environment import environment, pick_device
 
-    sides = re.split("[,x]", input_size)
-    if len(sides) != 3 or not all(side.strip().isdecimal() and int(side) for side in sides):
-        raise ValueError(f"--input-size must be channels, height and width: 64,56,56; got {input_size!r}")
-    channels, *size = (int(side) for side in sides)
+    shape = image_size(input_size, "64,56,56")
+    channels = shape[0]
     place = pick_device(device)
     found = candidates(channels, out_channels or channels, field, stride)
     layers = [one.layer.to(place).eval() for one in found]
-    shape = (channels, *size)
     times = analysis.latencies(layers, shape, batch_size=batch)
     console = make_console()
     table = Table("layer", "field", "parameters", "multiply-adds", "time", "memory, MiB", box=None)

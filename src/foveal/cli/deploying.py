@@ -3,15 +3,12 @@
 # torch takes a second to import, so everything of foveal is imported inside the commands: --help must be instant.
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from foveal.cli.terminal import tell
-
-_SUFFIX = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".pt2", "openvino": ".xml"}
+from foveal.cli.terminal import image_size, tell
 
 
 def export(
@@ -50,6 +47,7 @@ def export(
 
     import foveal
     from foveal.data import decode
+    from foveal.deploy.export import SUFFIX
     from foveal.evaluation.networks import given_to, open_networks
     from foveal.training.trained import load
 
@@ -82,12 +80,9 @@ def export(
         if weights is None:
             tell(f"{network} has random weights: nobody trained it; --weights takes others")
     if input_size is not None:
-        sides = re.split("[,x]", input_size)
-        if len(sides) != 3 or not all(side.strip().isdecimal() and int(side) for side in sides):
-            raise ValueError(f"--input-size must be channels, height and width: 3,224,224; got {input_size!r}")
-        shape = tuple(int(side) for side in sides)
+        shape = image_size(input_size, "3,224,224")
     free = () if dynamic == "none" else tuple(part.strip() for part in dynamic.split(","))
-    path = out or (Path(network) / f"model{_SUFFIX[to]}" if run else Path(f"{network.replace(':', '.')}{_SUFFIX[to]}"))
+    path = out or (Path(network) / f"model{SUFFIX[to]}" if run else Path(f"{network.replace(':', '.')}{SUFFIX[to]}"))
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(1, *shape, generator=generator)
     done = foveal.export(

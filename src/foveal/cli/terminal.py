@@ -24,6 +24,19 @@ def seen(text: str) -> str:
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def image_size(text: str, such_as: str) -> tuple[int, ...]:
+    """Channels, height and width of an --input-size.
+
+    Example:
+        >>> image_size("3,32,32", such_as="3,224,224")
+        (3, 32, 32)
+    """
+    sides = re.split("[,x]", text)
+    if len(sides) != 3 or not all(side.strip().isdecimal() and int(side) for side in sides):
+        raise ValueError(f"--input-size must be channels, height and width: {such_as}; got {text!r}")
+    return tuple(map(int, sides))
+
+
 def say(text: str) -> None:
     """A line beside the results."""
     print(seen(text), file=sys.stderr, flush=True)

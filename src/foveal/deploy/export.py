@@ -120,23 +120,23 @@ def export(
         inputs = [(what, given) for what, given in _inputs(example, dynamic, images)]
         expected = [_one_tensor(plain(given)) for _, given in inputs]
     ready, notes = _folded(plain)
-    ready = reform(ready, form, to)
-    if half and to in ("onnx", "pt2"):
-        ready = ready.half()
+    dtype = (
+        torch.float16 if half and to in ("onnx", "pt2") else torch.float32
+    )  # OpenVINO's are halves in the file alone
+    ready = reform(ready, form, to).to(dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
     said = json.dumps(dict(metadata or {}))
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         place = Path(folder) / path.name
-        first = example.half() if half and to in ("onnx", "pt2") else example
         with _explained(f"{type(model).__name__} cannot be exported to {to}"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _WRITERS[to](ready, first, place, dynamic, opset, half, said)
+            _WRITERS[to](ready, example.to(dtype), place, dynamic, opset, half, said)
         with _explained(f"the file is written, but {to}'s runtime does not take it"):
             run = RUNTIMES[to](place, 0).run
         checks = []
         for (what, given), true in zip(inputs, expected, strict=True):
             with _explained(f"{to}'s runtime fails on an input of shape {tuple(given.shape)}"):
-                found = run(given.half() if half and to in ("onnx", "pt2") else given).float()
+                found = run(given.to(dtype)).float()
             checks.append(Check(tuple(given.shape), what, _difference(found, true)))
         worst, limit = max(checks, key=lambda check: check.difference), _HALF if half else _SINGLE
         if not worst.difference <= limit:

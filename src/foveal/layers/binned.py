@@ -50,7 +50,7 @@ class BinnedConv(shaped.ShapedConv):
                 f"and no bins of one's own; got center={map['center']!r}{'' if bins is None else ' and bins'}"
             )
         if self.dims == 1 or not isinstance(kernel_size, int):
-            kernel_size = shaped.sides("kernel_size", kernel_size, self.dims, at_least=1)
+            kernel_size = arguments.numbers("kernel_size", kernel_size, self.dims, at_least=1)
         if bins is None:
             angular = map["angular_bins"]
             if self.dims < 3:
@@ -61,7 +61,7 @@ class BinnedConv(shaped.ShapedConv):
             columns = map["radial_bins"] * sectors + (map["center"] == "own")
         else:
             with shaped.plainly():
-                map, bins = {}, _own_map(bins, shaped.sides("kernel_size", kernel_size, self.dims, at_least=1))
+                map, bins = {}, _own_map(bins, arguments.numbers("kernel_size", kernel_size, self.dims, at_least=1))
                 columns = int(bins.max()) + 1
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         self.map = map

@@ -12,7 +12,7 @@ from foveal.layers import shaped
 from foveal.layers.binned import BinnedConv
 from foveal.layers.log_polar import LogPolarConv2d
 from foveal.layers.log_polar_nd import LogPolarConv1d, LogPolarConv3d
-from foveal.ops import binned_conv2d, direct
+from foveal.ops import arguments, binned_conv2d, direct
 
 
 class CrossConv(shaped.ShapedConv):
@@ -44,7 +44,7 @@ class CrossConv(shaped.ShapedConv):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         in_channels, out_channels, groups = self.in_channels, self.out_channels, self.groups
         self.share = share = shaped.check_number("share", share, "a number from 0 to 1", lambda v: 0 <= v <= 1)
-        self.field = shaped.sides("field", field, self.dims, at_least=1)
+        self.field = arguments.numbers("field", field, self.dims, at_least=1)
         shaped_channels = round(share * out_channels)
         for name, count in (("conventional", out_channels - shaped_channels), ("log-polar", shaped_channels)):
             if count % groups:

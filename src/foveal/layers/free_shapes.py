@@ -43,7 +43,7 @@ class FreeConv(shaped.Mapped):
         if self.out_channels % (sets * self.groups):
             what = "groups" if sets == 1 else f"{sets} * groups"
             raise ValueError(f"out_channels must be a multiple of {what}, {sets * self.groups}; got {out_channels}")
-        self.stride = shaped.sides("stride", stride, 2, at_least=1)
+        self.stride = arguments.numbers("stride", stride, 2, at_least=1)
         shape = (self.out_channels // sets, self.in_channels // self.groups, self.points)
         self.weight = nn.Parameter(torch.empty(*((sets,) if sets > 1 else ()), *shape, **made))
         self.register_parameter("bias", nn.Parameter(torch.empty(self.out_channels, **made)) if bias else None)

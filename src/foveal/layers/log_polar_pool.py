@@ -87,7 +87,7 @@ class LogPolarPool2d(shaped.Windowed):
             "center": center,
         }
         if not isinstance(kernel_size, int):
-            kernel_size = shaped.sides("kernel_size", kernel_size, self.dims, at_least=1)
+            kernel_size = arguments.numbers("kernel_size", kernel_size, self.dims, at_least=1)
         shaped.check_count("angular_bins", angular_bins)
         with shaped.plainly():
             bins = log_polar_bins(kernel_size, **self.map)

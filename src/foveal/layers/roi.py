@@ -51,7 +51,7 @@ def deform_roi_pool(
         >>> deform_roi_pool(input, box, 1).item(), deform_roi_pool(input, box, 1, right).item()
         (2.8125, 4.6875)
     """
-    rows, columns = shaped.sides("output_size", output_size, 2, at_least=1)
+    rows, columns = arguments.numbers("output_size", output_size, 2, at_least=1)
     sampling_ratio = shaped.check_count("sampling_ratio", sampling_ratio)
     if input.ndim != 4 or 0 in input.shape[1:] or input.dtype not in arguments.FLOATING:
         raise ValueError(f"input must be floating [N, C, H, W]; got {input.dtype} of shape {tuple(input.shape)}")
@@ -126,7 +126,7 @@ class DeformableRoIPool(shaped.Mapped):
     ) -> None:
         super().__init__()
         self.channels = channels = shaped.check_count("channels", channels)
-        self.output_size = shaped.sides("output_size", output_size, 2, at_least=1)
+        self.output_size = arguments.numbers("output_size", output_size, 2, at_least=1)
         self.spatial_scale, self.offset_scale = (
             shaped.check_number(name, value, "a number above 0", lambda v: v > 0)
             for name, value in (("spatial_scale", spatial_scale), ("offset_scale", offset_scale))

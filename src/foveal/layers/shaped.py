@@ -92,13 +92,13 @@ class Windowed(Mapped):
         padding_mode: str,
     ) -> None:
         super().__init__()
-        self.kernel_size = sides("kernel_size", kernel_size, self.dims, at_least=1)
-        self.stride = sides("stride", stride, self.dims, at_least=1)
-        self.dilation = sides("dilation", dilation, self.dims, at_least=1)
-        self.padding = same_size_padding(self.window) if padding is None else padding
+        self.kernel_size = arguments.numbers("kernel_size", kernel_size, self.dims, at_least=1)
+        self.stride = arguments.numbers("stride", stride, self.dims, at_least=1)
+        self.dilation = arguments.numbers("dilation", dilation, self.dims, at_least=1)
+        self.padding = arguments.same_size_padding(self.window) if padding is None else padding
         if not isinstance(self.padding, str):
-            self.padding = sides("padding", self.padding, self.dims, at_least=0)
-        self.before, self.after = split_padding(self.padding, self.window, self.stride)
+            self.padding = arguments.numbers("padding", self.padding, self.dims, at_least=0)
+        self.before, self.after = arguments.split_padding(self.padding, self.window, self.stride)
         self.padding_mode = check_choice("padding_mode", padding_mode, PADDING_MODES)
 
     @property
@@ -148,47 +148,6 @@ class ShapedConv(Windowed):
         """nn.Conv2d's line."""
         text = f"{self.in_channels}, {self.out_channels}, {super().extra_repr()}"
         return text if self.groups == 1 else f"{text}, groups={self.groups}"
-
-
-def sides(name: str, value: int | Sequence[int], dims: int, *, at_least: int) -> tuple[int, ...]:
-    """Normalise a whole number, or one for each dimension."""
-    given: Any = plain(value)
-    each: tuple[int, ...] = given if isinstance(given, tuple) else (given,) * dims
-    if len(each) != dims or not all(isinstance(v, int) and not isinstance(v, bool) and v >= at_least for v in each):
-        several = {1: "", 2: " or a pair of them", 3: " or three of them"}[dims]
-        raise ValueError(f"{name} must be a whole number of at least {at_least}{several}; got {value!r}")
-    return each
-
-
-def same_size_padding(window: Sequence[int]) -> tuple[int, ...]:
-    """Padding that keeps the size at stride 1."""
-    if any(w % 2 for w in window):
-        raise ValueError(
-            f"padding must be given for a window of {_times(window)} pixels, whose half is not whole: "
-            "padding='same' keeps the size at stride 1"
-        )
-    return tuple(w // 2 for w in window)
-
-
-def split_padding(
-    padding: int | str | Sequence[int], window: Sequence[int], stride: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Normalise nn.Conv2d's padding to what stands before and after the map in each direction."""
-    if not isinstance(padding, str):
-        both = sides("padding", padding, len(window), at_least=0)
-        return both, both
-    if padding == "valid":
-        return (0,) * len(window), (0,) * len(window)
-    if padding != "same":
-        raise ValueError(f"padding must be whole numbers, 'same' or 'valid'; got {padding!r}")
-    if any(s != 1 for s in stride):
-        raise ValueError(f"padding='same' needs stride 1; got stride {stride}. Give the padding in numbers")
-    before = tuple(w // 2 for w in window)
-    return before, tuple(w - b for w, b in zip(window, before, strict=True))
-
-
-def _times(window: Sequence[int]) -> str:
-    return " x ".join(str(w + 1) for w in window)
 
 
 def check_count(name: str, value: int) -> int:
@@ -286,8 +245,8 @@ def check_plain(conv: nn.Module, dims: int = 2) -> Any:
 
 def window_of(taken: Mapping[str, Any], dims: int) -> tuple[int, ...]:
     """Pixels between the first and the last tap, from constructor arguments."""
-    taps = sides("kernel_size", taken["kernel_size"], dims, at_least=1)
-    spaces = sides("dilation", taken.get("dilation", 1), dims, at_least=1)
+    taps = arguments.numbers("kernel_size", taken["kernel_size"], dims, at_least=1)
+    spaces = arguments.numbers("dilation", taken.get("dilation", 1), dims, at_least=1)
     return tuple(space * (side - 1) for space, side in zip(spaces, taps, strict=True))
 
 
@@ -320,7 +279,7 @@ def kept_padding(conv: Any, window: Sequence[int]) -> tuple[int, ...]:
         if twice < 0 or twice % 2:
             raise ValueError(
                 f"padding {tuple(old_padding)} of the {tuple(conv.kernel_size)} convolution cannot be kept by a window of "
-                f"{_times(window)} pixels: it would need {twice / 2:g}. Give padding in the plan, or another kernel_size"
+                f"{arguments.times(window)} pixels: it would need {twice / 2:g}. Give padding in the plan, or another kernel_size"
             )
         found.append(twice // 2)
     return tuple(found)

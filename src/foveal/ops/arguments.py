@@ -21,8 +21,8 @@ def numbers(name: str, value: int | Sequence[int], dims: int, *, at_least: int) 
     given = value.tolist() if isinstance(value, np.ndarray) else value
     each = tuple(map(whole, given)) if isinstance(given, Sequence) else (whole(given),) * dims
     if len(each) != dims or not all(v is not None and v >= at_least for v in each):
-        several = {2: "a pair", 3: "three"}[dims]
-        raise ValueError(f"{name} must be a whole number of at least {at_least} or {several} of them; got {value!r}")
+        several = {1: "", 2: " or a pair of them", 3: " or three of them"}[dims]
+        raise ValueError(f"{name} must be a whole number of at least {at_least}{several}; got {value!r}")
     return each
 
 
@@ -41,14 +41,19 @@ def whole(value: Any) -> Any:
     return operator.index(value) if hasattr(value, "__index__") and not isinstance(value, Tensor) else None
 
 
-def same_size_padding(window: tuple[int, int]) -> tuple[int, int]:
+def times(window: Sequence[int]) -> str:
+    """The pixels of a window that reaches so far, in words: "3 x 5"."""
+    return " x ".join(str(reach + 1) for reach in window)
+
+
+def same_size_padding(window: Sequence[int]) -> tuple[int, ...]:
     """Padding that keeps the size at stride 1."""
-    if window[0] % 2 or window[1] % 2:
+    if any(reach % 2 for reach in window):
         raise ValueError(
-            f"padding must be given for a window of {window[0] + 1} x {window[1] + 1} pixels, whose half is not whole: "
+            f"padding must be given for a window of {times(window)} pixels, whose half is not whole: "
             "padding='same' keeps the size at stride 1"
         )
-    return window[0] // 2, window[1] // 2
+    return tuple(reach // 2 for reach in window)
 
 
 def split_padding(

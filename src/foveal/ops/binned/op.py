@@ -110,7 +110,19 @@ def _convolve(
 ) -> Tensor:
     straight = direct.at_once(input, weight, bins, bias, population)
     if straight:
-        key = _key(dims, input, weight, bins, bias, stride, padding, dilation, groups, population)
+        key = (
+            dims,
+            *(input.shape, input.stride(), input.dtype, weight.shape, weight.dtype),
+            *(bins.shape, bins.stride(), bins.dtype, bins.data_ptr()),
+            None if bias is None else (bias.shape, bias.dtype),
+            None if population is None else (population.shape, population.stride(), population.dtype),
+            tuple(stride) if type(stride) is list else stride,
+            tuple(padding) if type(padding) is list else padding,
+            tuple(dilation) if type(dilation) is list else dilation,
+            *(groups, cpu.takes, cpu.is_faster, library.function),  # tests and benchmarks replace what decides
+            *library._chosen,
+            profile.edition,
+        )
         try:
             ready = _READY.get(key)
         except TypeError:  # what cannot be a key breaks a rule, and the checks say which
@@ -124,9 +136,8 @@ def _convolve(
         weight = mean_weight(weight, population)
     arguments.check_weight(weight, ("O", "C / groups", "columns"), groups)
     if input.ndim == dims + 1:
-        return _convolve(dims, input[None], weight, bins, bias, stride, padding, dilation, groups, None)[
-            0
-        ]  # divided already
+        # divided already
+        return _convolve(dims, input[None], weight, bins, bias, stride, padding, dilation, groups, None)[0]
     input, weight, bias = arguments.autocast(input, weight, bias)  # type: ignore[assignment]
     arguments.check_input(input, weight.shape[1] * groups, weight, dims)
     arguments.check_bias(bias, weight.shape[0], input)
@@ -163,38 +174,6 @@ def mean_weight(weight: Tensor, population: Tensor) -> Tensor:
 
 # Calls that passed all checks, by all that the checks look at: the next one like them goes straight to its kernel.
 _READY: dict[tuple[Any, ...], Callable[..., Tensor]] = {}
-
-
-def _key(
-    dims: int,
-    input: Tensor,
-    weight: Tensor,
-    bins: Tensor,
-    bias: Tensor | None,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: Any,
-    population: Tensor | None,
-) -> tuple[Any, ...]:
-    return (
-        dims,
-        *(input.shape, input.stride(), input.dtype, weight.shape, weight.dtype),
-        *(bins.shape, bins.stride(), bins.dtype, bins.data_ptr()),
-        None if bias is None else (bias.shape, bias.dtype),
-        None if population is None else (population.shape, population.stride(), population.dtype),
-        tuple(stride) if type(stride) is list else stride,
-        tuple(padding) if type(padding) is list else padding,
-        tuple(dilation) if type(dilation) is list else dilation,
-        *(
-            groups,
-            cpu.takes,
-            cpu.is_faster,
-            library.function,
-            *library._chosen,
-            profile.edition,
-        ),  # tests and benchmarks replace what decides
-    )
 
 
 def _at_once(input: Tensor, weight: Tensor, bins: Tensor, plain: tuple[Any, ...]) -> Callable[..., Tensor]:
