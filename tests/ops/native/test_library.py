@@ -306,7 +306,7 @@ for isa in library.instruction_sets():
         wide = [t.detach().double().requires_grad_() for t in (input, weight, offset, bias)]
         forced = winner if winner.numel() else None
         if batch:
-            true, _ = sampled.sampled_conv2d(wide[0], wide[1], taps, *wide[2:], *plain, winner=forced)
+            true, _ = sampled.sampled_conv(wide[0], wide[1], taps, *wide[2:], *plain, winner=forced)
             for mine, other in zip((output, *found), (true, *torch.autograd.grad(true, wide, grad.double()))):
                 close(mine.detach(), other.detach(), dtype)
         count += 1
