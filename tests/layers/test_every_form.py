@@ -346,6 +346,7 @@ SIZES = {
     layers.CrossConv2d: ((4, 8, 3, (2, 1), 1, 1, 2), {"share": 0.25, "field": (5, 7), "growth_rate": 2.5}),
     layers.CrossConv3d: ((4, 8, 3, 2, 1, 1, 2), {"share": 0.25, "field": 5}),
     AnisotropicConv2d: ((4, 6, 3, 2, (1, 1), 1, 2), {"scales": (1.5, 2.5), "offset_bound": (0.5, 1.5)}),
+    layers.AnisotropicConv3d: ((4, 6, 3, 2, 1, 1, 2), {"scales": (1.5, 2.5), "offset_bound": (0.5, 1.5)}),
     LogPolarPool2d: (((5, 7), 2, (2, 3), 1), {"radial_bins": 3, "angular_bins": 4, "growth_rate": 2.5}),
     layers.PointLogPolarConv: ((4, 6, 0.5, 3), {"angular_bins": (6, 3), "growth_rate": 2.5, "spacing": 0.25}),
     layers.DeformableRoIPool: ((4, (2, 3), 0.5), {"sampling_ratio": 2, "offset_scale": 0.25}),

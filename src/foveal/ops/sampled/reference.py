@@ -121,7 +121,7 @@ def sampled_conv_backward(
         each = (*mine.shape[:-1], points, split)
         if moving:
             found = torch.stack([(back * gather(rows, index, slope)).sum(-1) for slope in slopes], -1)
-            found = (found if mask is None else found * mask.reshape(-1, 1)).reshape(*each, -1)
+            found = (found if mask is None else found * mask.reshape(-1, 1)).reshape(*each, len(slopes))
             grad_offsets += [found[..., g, :].flatten(-2).movedim(-1, 1) for g in moving]
         if masking:
             found = (back * gather(rows, index, share)).sum(-1).reshape(each)
