@@ -65,8 +65,8 @@ FLOORS = {
     "metrics": ["average_precision intervals segmentation"],
     "recipes": ["yaml_source", "schema", "load"],
     "training": [
-        "environment signals captured checkpoint build evaluate optimisation trackers",
-        "watchers",
+        "environment signals captured checkpoint build optimisation trackers processes",
+        "watchers evaluate batch_norm",
         "run_folder loop",
         "saved",
         "run speed trained",
