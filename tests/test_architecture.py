@@ -66,7 +66,7 @@ FLOORS = {
     "recipes": ["yaml_source", "schema", "load"],
     "training": [
         "environment signals captured checkpoint build optimisation trackers processes",
-        "watchers evaluate batch_norm",
+        "watchers evaluate batch_norm sharded",
         "run_folder loop",
         "saved",
         "run speed trained",

@@ -472,6 +472,81 @@ def test_another_number_of_processes_goes_on(trains: Trains, tmp_path: Path) -> 
     assert_near(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_weights_that_are_shared_out(trains: Trains, tmp_path: Path) -> None:
+    """The numbers of one process; stopped, on with the same bits; then on with weights that are not shared out."""
+    how: dict[str, Any] = {"model": {"norm": "batch"}, "sync_batch_norm": True, "momentum": 0.9, "clip_grad_norm": 1.0}
+    trains("one", 1, **how)
+    trains("whole", 3, shard=True, **how)
+    assert_near(tmp_path / "one", tmp_path / "whole")
+    trains("parts", 3, shard=True, code=143, env={"STOP": "1 4 15"}, **how)
+    trains("parts", 3, shard=True, code=143, env={"STOP": "2 1 -15"}, **how)
+    trains("parts", 3, shard=True, **how)
+    assert_same_bits(tmp_path / "whole", tmp_path / "parts")
+    trains("other", 3, shard=True, code=143, env={"STOP": "1 4 15"}, accumulate=2, **how)
+    trains("other", 2, accumulate=2, **how)
+    assert result(tmp_path / "other")["worlds"] == [[0, 3], [4, 2]]
+    told = trains("refused", 1, code=2, shard=True, ema=0.9).told[0]
+    assert "shard is not for ema; leave one of them out" in told
+
+
+# ---- the layers ----
+
+LAYERS = """
+import copy
+import torch
+import foveal
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from foveal.training.batch_norm import synchronised
+from foveal.training.processes import open_world
+from foveal.training.sharded import shard, whole
+world = open_world(torch.device("cpu"), 60.0)
+plans = {
+    "log_polar": {"kernel_size": 5, "angular_bins": 4}, "cross": {}, "deformable": {}, "anisotropic": {},
+    "anisotropic_learned": {"scales": "learned"},
+}
+draw = torch.Generator().manual_seed(0)
+images, seed = torch.randn(6, 3, 9, 9, generator=draw), torch.randn(6, 4, 9, 9, generator=draw)
+own = slice(6 * rank // size, 6 * (rank + 1) // size)
+for name, plan in plans.items():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Sequential(nn.Conv2d(4, 4, 3, padding=1)))
+    foveal.convert(model, {"2.0": {"layer": name.partition("_learned")[0] if "learned" in name else name, **plan}})
+    ways = {way: copy.deepcopy(model) for way in ("ddp", "fsdp", "checkpointed")}
+    (model(images) * seed).sum().backward()
+    expected = {key: parameter.grad for key, parameter in model.named_parameters()}
+    for way, other in ways.items():
+        other = synchronised(other, world)
+        if way == "fsdp":
+            through = shard(other, world, torch.device("cpu"))
+        else:
+            through = world.wrapped(other, torch.device("cpu"))
+        if way == "checkpointed":
+            found = checkpoint(through, images[own], use_reentrant=False)
+        else:
+            found = through(images[own])
+        ((found * seed[own]).sum() * size).backward()
+        for key, parameter in other.named_parameters():
+            if expected[key] is not None:
+                near = whole(parameter.grad) - expected[key]
+                assert near.abs().max() <= 1e-4 * (1 + expected[key].abs().max()), (name, way, key, near.abs().max())
+"""
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_layers_over_processes(worlds: Any, size: int) -> None:
+    """Gradients of DistributedDataParallel, FSDP2 and activation checkpointing, each over normalisation by the whole batch."""
+    ended = worlds(size, code=LAYERS)
+    assert ended.codes == [0] * size, ended.told
+
+
+@pytest.mark.slow
+def test_compiled_over_processes(trains: Trains, tmp_path: Path) -> None:
+    trains("one", 1, epochs=1)
+    trains("several", 2, epochs=1, compile=True, limit=300)
+    assert_near(tmp_path / "one", tmp_path / "several", 1e-4)
+
+
 # ---- mistakes ----
 
 

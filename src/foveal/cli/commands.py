@@ -72,6 +72,9 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
                 traceback.print_exc()
             if not _is_told_elsewhere(error):
                 say(f"error: {_where()}{_message(error)}")
+            if type(error).__name__ == "ProcessLost":
+                sys.stdout.flush()
+                os._exit(1)  # connections to who is not there any more could hold up an orderly end
             raise typer.Exit(2 if isinstance(error, (ValueError, FileNotFoundError)) else 1) from None
 
     return guarded

@@ -115,6 +115,9 @@ class Train(Section):
     whole batch, but for batch normalisation, whose statistics are of each part."""
     sync_batch_norm: bool = False
     """With several processes, normalise by the statistics of the whole batch in place of those of each process's share."""
+    shard: bool = False
+    """With several processes, share out weights, gradients and the optimiser's state, each to have a part of them (FSDP2), for
+    networks that do not fit into a card's memory; saved weights are whole."""
     timeout: float = Field(default=600.0, gt=0)
     """With several processes, seconds that each waits for the others before it takes them for lost."""
     ema: float | None = Field(default=None, gt=0, lt=1)
@@ -434,6 +437,23 @@ class Recipe(_Row):
 
     @field_validator("train")
     @classmethod
+    def _can_be_shared_out(cls, train: Train) -> Train:
+        others = {
+            "ema": train.ema,
+            "compile": train.compile,
+            "cuda_graph": train.cuda_graph,
+            "schedule: plateau": train.schedule == "plateau",
+            "amp: float16": train.amp == "float16",
+        }
+        if train.shard and any(others.values()):
+            given = ", ".join(name for name, value in others.items() if value)
+            rule = "shard is not for {given}; leave one of them out{cure}"
+            cure = " (amp: bfloat16 goes with it)" if others["amp: float16"] else ""
+            raise PydanticCustomError("rule", rule, {"given": given, "cure": cure})
+        return train
+
+    @field_validator("train")
+    @classmethod
     def _can_be_parted(cls, train: Train, info: ValidationInfo) -> Train:
         if train.accumulate > 1 and "task" in info.data and not create_task(**info.data["task"].model_dump()).is_mean:
             rule = "accumulate needs a loss that is a mean over images or pixels, and a Dice coefficient is none: leave one of them out"
@@ -502,7 +522,8 @@ class Recipe(_Row):
         kept = self.model_dump(include={"task", "model", "data", "train"})
         for key in ("root", "download", "files", "workers"):
             del kept["data"][key]
-        del kept["train"]["timeout"]
+        for key in ("timeout", "shard"):
+            del kept["train"][key]
         return {**kept, "convert": [[pattern, spec] for pattern, spec in self.convert.items()]}
 
 
@@ -513,6 +534,7 @@ _HOW = {
     "train.cuda_graph",
     "train.eval_every",
     "train.accumulate",
+    "train.shard",
     "train.timeout",
 }  # changes no experiment
 

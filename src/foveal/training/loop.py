@@ -35,6 +35,7 @@ from foveal.training.optimisation import (
     take_up,
 )
 from foveal.training.processes import World
+from foveal.training.sharded import shard, shared_out, whole
 from foveal.training.signals import Interrupted, Signals
 from foveal.training.watchers import Progress, Watchers
 
@@ -87,6 +88,15 @@ class Training:
             for parameter in self.model.parameters():
                 parameter.data = laid_out(parameter.data, True)
         self.averaged = copy.deepcopy(self.model) if train.ema else None
+        self.plain: nn.Module | None = None
+        """Where the weights are shared out: the whole network, for what is measured and saved."""
+        if train.shard and self.world.size > 1:
+            if choose:
+                raise ValueError("train.shard keeps no second set of weights: take statistic: last, or leave it out")
+            if saved is not None:
+                checkpoint.put_weights(saved.weights, self.model, saved.folder)
+            self.plain = copy.deepcopy(self.model).cpu()
+            self.model = shard(self.model, self.world, device)
         self.inner = cast(nn.Module, torch.compile(self.model)) if train.compile else self.model
         self.network = self.inner
         """What the training steps go through: with several processes it adds their gradients up."""
@@ -124,6 +134,8 @@ class Training:
     @property
     def outcome(self) -> nn.Module:
         """The network that is measured and whose weights are for use."""
+        if self.plain is not None:
+            return self.plain
         return self.model if self.averaged is None else self.averaged
 
     def _refuse_small_batches(self) -> None:
@@ -144,7 +156,7 @@ class Training:
         inputs, targets = next(iter(stream))
         try:
             with torch.no_grad():
-                self.task.forward(copy.deepcopy(self.model).train(), inputs, targets)
+                self.task.forward(copy.deepcopy(self.outcome).to(self.device).train(), inputs, targets)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -169,10 +181,12 @@ class Training:
 
     def _resume(self, saved: checkpoint.Checkpoint) -> None:
         state = saved.state
-        checkpoint.put_weights(saved.weights, self.outcome, saved.folder)
+        if self.plain is None:
+            checkpoint.put_weights(saved.weights, self.outcome, saved.folder)
         if self.averaged is not None:
             checkpoint.put_weights(state["model"], self.model, saved.folder)
-        take_up(self.optimizer, state["optimizer"])
+        kept = state["optimizer"]
+        take_up(self.optimizer, kept if self.plain is None else shared_out(kept, self.optimizer))
         self.scaler.load_state_dict(state.get("scaler", {}))
         if self.plateau is not None:
             self.plateau.load_state_dict(state["plateau"])
@@ -208,11 +222,20 @@ class Training:
         self._refuse_nan()
         parts = self.world.gather(None if self.totals is None else self.totals.cpu())
         timed = [self.timed[0], sum(self.world.gather(self.timed[1]))]
-        self.last_good = self.world.first(lambda: self._saved(parts, timed))
+        kept = self.optimizer.state_dict()
+        if self.plain is not None:
+            kept = whole(kept)
+            self._gather()
+        self.last_good = self.world.first(lambda: self._saved(parts, timed, kept))
         self.timed = timed if self.world.is_first else [timed[0], 0.0]
         self.saved_at = time.perf_counter()
 
-    def _saved(self, parts: list[Tensor | None], timed: list[float]) -> Path:
+    def _gather(self) -> None:
+        """Put the weights that are shared out together again."""
+        if self.plain is not None:
+            self.plain.load_state_dict(whole(self.model.state_dict()))
+
+    def _saved(self, parts: list[Tensor | None], timed: list[float], optimizer: dict[str, Any]) -> Path:
         elapsed = self._elapsed()
         known = [part for part in parts if part is not None]
         state = {
@@ -225,7 +248,7 @@ class Training:
             "timed": timed,
             "worlds": self.worlds,
             "parts": parts,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer,
             "scaler": self.scaler.state_dict(),
         }
         if self.averaged is not None:
@@ -248,7 +271,7 @@ class Training:
     # ---- the loop ----
 
     def run_to_the_end(self) -> None:
-        self.network = self.world.wrapped(self.inner, self.device)
+        self.network = self.inner if self.plain is not None else self.world.wrapped(self.inner, self.device)
         while not self._is_over():
             self._train_epoch()
             self._end_epoch()
@@ -452,6 +475,7 @@ class Training:
     def _measure_epoch(self) -> dict[str, Any]:
         train = self.train
         trained = self.task.summary(self.world.total(self.totals))
+        self._gather()
         images = sum(self.world.gather(self.timed[1]))
         row: dict[str, Any] = {
             "epoch": self.epoch + 1,
@@ -468,7 +492,7 @@ class Training:
                 if images is None:
                     continue
                 measured = evaluate(
-                    self.inner if self.averaged is None else self.averaged,
+                    self.inner if self.outcome is self.model else self.outcome.to(self.device),
                     images,
                     self.streams.preparation,
                     batch_size=train.batch_size,
@@ -533,7 +557,7 @@ class Training:
         inputs, _ = next(
             iter(self.task.batches(self.streams.test, self.streams.preparation, batch_size=1, seed=0, epoch=0, **how))
         )
-        spent = cost(self.outcome, tuple(inputs[0].shape), latency=False)
+        spent = cost(self.outcome.to(self.device), tuple(inputs[0].shape), latency=False)
         last, headline = self.history[-1 if self.best is None else self.best["epoch"] - 1], self.task.metrics[0]
         measured = [row for row in self.history if "ms_per_image" in row]
         values = [value for row in measured if (value := row[f"test_{headline.name}"]) is not None]

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-_ROLL_CALL = 2.0  # seconds that a process has to say that it is still there
+_ROLL_CALL = 3.0  # seconds that a process has to say that it is still there
 _CONNECT = 300.0  # seconds in which all processes must have started
 
 
@@ -174,9 +174,11 @@ class World:
 
     def adding_up(self, network: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
         """Around a forward and a backward pass: the processes' gradients are added up in the last one of a step alone."""
-        if last or not isinstance(network, nn.parallel.DistributedDataParallel):
-            return contextlib.nullcontext()
-        return network.no_sync()
+        if isinstance(network, nn.parallel.DistributedDataParallel):
+            return contextlib.nullcontext() if last else network.no_sync()
+        if (turn := getattr(network, "set_requires_gradient_sync", None)) is not None:  # its parameters are shared out
+            turn(last)
+        return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -190,8 +192,9 @@ class World:
 
     def _tell_of_the_lost(self, error: RuntimeError) -> NoReturn:
         """Find out who still answers; the first of them tells."""
-        with contextlib.suppress(Exception):
-            dist.destroy_process_group()  # closes connections, so that nobody waits for this process
+        for group in {self.group, self.data_group}:
+            with contextlib.suppress(Exception):
+                group.abort()  # closes its connections, so that nobody waits for this process
         there, end = {self.rank}, time.monotonic() + _ROLL_CALL
         with contextlib.suppress(Exception):
             self.store.set(f"there/{self.rank}", "yes")

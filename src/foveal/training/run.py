@@ -161,7 +161,9 @@ def _fit(
     content = world.first(begin)
     if content is None:
         alone = world.size == 1
-        with Signals(alone) as signals, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        devices = [device] if device.type == "cuda" else []
+        # who launched the processes sends SIGTERM as soon as one has died: it waits until is known which
+        with Signals(alone) as signals, world.watched(), torch.random.fork_rng(devices=devices):
             with signals.at_once():
                 training = world.together(
                     lambda: _opened(recipe, run, seed, device, watchers, save_every, signals, world)
