@@ -71,6 +71,7 @@ FLOORS = {
         "saved",
         "run speed trained",
         "rows",
+        "on_ray",
     ],
     "reports": ["speeds classes", "table", "columns charts layers", "notes", "page", "write"],
     "evaluation": ["networks predict", "activation drawing localise"],

@@ -11,6 +11,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -201,9 +202,10 @@ class World:
             while time.monotonic() < end and len(there) < self.size - 1:
                 there |= {rank for rank in range(self.size) if self.store.check([f"there/{rank}"])}
                 time.sleep(0.05)
-        lost = [f"rank {rank} ({self.people[rank]})" for rank in range(self.size) if rank not in there]
-        if len(lost) > 1 and 0 not in there and len(there) == 1:
-            lost = lost[:1]  # with the first process goes what the others find each other by
+        missing = [rank for rank in range(self.size) if rank not in there]
+        # of those that do not answer some may only be slow to notice
+        gone = [rank for rank in missing if not _is_running(self.people[rank])] or missing
+        lost = [f"rank {rank} ({self.people[rank]})" for rank in gone]
         who = ", ".join(lost) if lost else "another process"
         verb = "have" if len(lost) > 1 else "has"
         raise ProcessLost(
@@ -303,6 +305,16 @@ def _is_of_the_network(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or any(
         word in told for word in ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "tcpstore")
     )
+
+
+def _is_running(person: str) -> bool:
+    """Whether a process, "process N on HOST", is seen to run on this machine."""
+    number, _, host = person.removeprefix("process ").partition(" on ")
+    try:
+        state = Path(f"/proc/{number}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return host == platform.node() and state not in "ZXTt"
 
 
 def _command() -> str:

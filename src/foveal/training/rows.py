@@ -94,12 +94,17 @@ def _begin(rows: Sequence[Recipe | Quoted], trained: Sequence[Recipe], out: Path
     world.first(lambda: check_data(trained), patient=True)  # it may fetch them
     beside = os.environ.get("LOCAL_RANK") == "0" and not world.is_first
     world.together(lambda: check_data(trained) if beside else None)  # on other machines
-    if world.is_first and not any(
-        row.is_quick or row.differences for row in trained
-    ):  # published numbers stand beside their own experiment
-        for row in rows:
-            if isinstance(row, Quoted):
-                write_file(out / row.name / "recipe.yaml", row.dump().encode())
+    if world.is_first:
+        write_quoted(rows, trained, out)
+
+
+def write_quoted(rows: Sequence[Recipe | Quoted], trained: Sequence[Recipe], out: Path) -> None:
+    """Write the rows that are quoted, unless what is trained is another experiment than the published one."""
+    if any(row.is_quick or row.differences for row in trained):
+        return
+    for row in rows:
+        if isinstance(row, Quoted):
+            write_file(out / row.name / "recipe.yaml", row.dump().encode())
 
 
 def runs_of(
