@@ -196,6 +196,7 @@ class World:
         for group in {self.group, self.data_group}:
             with contextlib.suppress(Exception):
                 group.abort()  # closes its connections, so that nobody waits for this process
+        dead = [rank for rank, person in enumerate(self.people) if _is_seen_dead(person)]
         there, end = {self.rank}, time.monotonic() + _ROLL_CALL
         with contextlib.suppress(Exception):
             self.store.set(f"there/{self.rank}", "yes")
@@ -204,7 +205,7 @@ class World:
                 time.sleep(0.05)
         missing = [rank for rank in range(self.size) if rank not in there]
         # of those that do not answer some may only be slow to notice
-        gone = [rank for rank in missing if not _is_running(self.people[rank])] or missing
+        gone = [rank for rank in missing if rank in dead] or missing
         lost = [f"rank {rank} ({self.people[rank]})" for rank in gone]
         who = ", ".join(lost) if lost else "another process"
         verb = "have" if len(lost) > 1 else "has"
@@ -307,14 +308,14 @@ def _is_of_the_network(error: RuntimeError) -> bool:
     )
 
 
-def _is_running(person: str) -> bool:
-    """Whether a process, "process N on HOST", is seen to run on this machine."""
+def _is_seen_dead(person: str) -> bool:
+    """Whether a process, "process N on HOST", is of this machine, and has ended or is stopped."""
     number, _, host = person.removeprefix("process ").partition(" on ")
     try:
         state = Path(f"/proc/{number}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
     except OSError:
-        return False
-    return host == platform.node() and state not in "ZXTt"
+        state = "X"
+    return host == platform.node() and state in "ZXTt"
 
 
 def _command() -> str:
