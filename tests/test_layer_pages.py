@@ -26,5 +26,5 @@ def test_the_tables_are_those_of_the_json_files():
 def test_the_table_of_choices_is_that_of_the_json_file(monkeypatch):
     monkeypatch.setattr("sys.path", list(__import__("sys").path))
     drawn = load(DOCS / "papers" / "drawn.py")
-    assert drawn.table().count(" x |") == len(drawn.WANTS) + 1 >= 8
+    assert drawn.table().count("× |") == len(drawn.WANTS) + 1 >= 8
     assert drawn.written() == drawn.CHOOSING.read_text()

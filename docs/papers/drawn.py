@@ -71,8 +71,8 @@ def measure():
 def log_polar():
     """The bins of a 9x9 window over its levels and directions; weights of a pair of channels over the field."""
     bins = log_polar_bins(9, 2, 6, 3.0).numpy()
-    figure = card(8.2, 3.9)
-    left, right = figure.subplots(1, 2, width_ratios=[1, 1.05])
+    figure = card(4.2, 4.3)
+    left = figure.subplots()
     left.imshow(coloured(bins), interpolation="nearest", extent=(-4.5, 4.5, 4.5, -4.5))
     for (y, x), b in np.ndenumerate(bins):
         if b >= 0:
@@ -87,6 +87,9 @@ def log_polar():
         left.plot([0, 5 * np.cos(angle)], [0, -5 * np.sin(angle)], color=INK, lw=0.7, ls=":")
     left.set(xlim=(-4.5, 4.5), ylim=(4.5, -4.5))
     bare(left, "one number, one weight: 12 bins and the centre, 0")
+    save(figure, "paper_log_polar")
+    figure = card(5.4, 3.4)
+    right = figure.subplots()
     fields = np.arange(3, 32, 2)
     right.plot(fields, fields**2, color=MUTED, marker=".", label="dense kernel: every tap its own weight")
     right.plot(
@@ -102,7 +105,7 @@ def log_polar():
     right.tick_params(labelsize=7, colors=INK)
     for spine in ("top", "right"):
         right.spines[spine].set_visible(False)
-    save(figure, "paper_log_polar")
+    save(figure, "paper_log_polar_weights")
 
 
 def anisotropic():
@@ -162,7 +165,7 @@ def decision():
         axes.annotate("", (5.0, y), (4.35, y), arrowprops={"arrowstyle": "->", "color": INK})
         axes.text(0.25, y, want, fontsize=9.5, color=INK, va="center")
         axes.text(5.3, y + 0.14, entry["layer"], fontsize=10.5, color=INK, va="center", weight="bold")
-        axes.text(5.3, y - 0.16, f"{what}; {row['times']:.1f} x", fontsize=8.5, color=INK, va="center")
+        axes.text(5.3, y - 0.16, f"{what}; {row['times']:.1f}×", fontsize=8.5, color=INK, va="center")
     save(figure, "choosing")
 
 
@@ -170,9 +173,9 @@ def table():
     """The same as Markdown, with weights and entries."""
     found = json.loads(MEASURED.read_text())
     lines = ["| I want to | entry of the plan | what it is | parameters | time |", "|---|---|---|---:|---:|"]
-    lines.append(f"| leave it | | 3x3 convolution | {found['convolution_params']:,} | 1 x |")
+    lines.append(f"| leave it | | 3x3 convolution | {found['convolution_params']:,} | 1× |")
     for (want, what, entry), row in zip(WANTS, found["rows"], strict=True):
-        lines.append(f"| {want} | `{json.dumps(entry)}` | {what} | {row['params']:,} | {row['times']:.1f} x |")
+        lines.append(f"| {want} | `{json.dumps(entry)}` | {what} | {row['params']:,} | {row['times']:.1f}× |")
     where = found["environment"]
     about = (
         f"64 channels, maps of 56x56, forward, one image; {where['cpu']}, {where['threads']} thread, PyTorch {where['torch']}, a machine "
