@@ -42,8 +42,9 @@ def slow_bin(offset, radius, radial, angular, growth, rotation, spacing):
 def slow_layer(layer, points, features, queries=None):
     """One set, query by query and neighbour by neighbour, in float64."""
     queries = points if queries is None else queries
-    first = int(layer.map["center"] == "own")
-    rule = [layer.map[key] for key in ("radial_bins", "angular_bins", "growth_rate", "rotation", "spacing")]
+    first = int(layer.map.center == "own")
+    rule = [getattr(layer.map, key) for key in ("radial_bins", "angular_bins", "growth_rate", "rotation")]
+    rule.append(layer.spacing)
     weight = layer.weight.detach().double()
     rows = []
     for query in queries.tolist():
@@ -58,7 +59,7 @@ def slow_layer(layer, points, features, queries=None):
         held = {}
         for k, offset in enumerate(offsets):
             if lengths[k] == 0:
-                b = {"own": 0, "none": None, "bin": slow_bin(offset, radius, *rule)}[layer.map["center"]]
+                b = {"own": 0, "none": None, "bin": slow_bin(offset, radius, *rule)}[layer.map.center]
             elif k in near:
                 b = slow_bin(offset, radius, *rule)
                 b = None if b is None else b + first

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from foveal.geometry import plain, scaled_taps
-from foveal.layers import shaped
+from foveal.layers import base, shaped
 from foveal.ops import arguments, sampled_conv2d
 from foveal.ops.sampled.export import on_grids
 from foveal.ops.sampled.op import winning_set
@@ -19,7 +19,7 @@ PHASES = ("both", "scale", "offset")
 _STRICT = 1 - 2.0**-20  # tanh saturates at exactly 1 in float32; offsets stay below their bound
 
 
-class AnisotropicConv2d(shaped.ShapedConv):
+class AnisotropicConv2d(base.ShapedConv):
     """A convolution that reads each position at several scales with learned offsets and keeps the maximum.
 
     Source: Anisotropic Convolution (TIP 2020), Eq. (3) to (5). One scale without offset is a (dilated) convolution, one
