@@ -173,6 +173,7 @@ def test_tests_mirror_the_sources():
             "test_published.py",
             "test_readme.py",
             "test_recipes.py",
+            "test_site.py",
             "test_volumes.py",  # the op of volumes, whose source is that of images
         }:
             continue

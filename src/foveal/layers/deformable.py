@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from foveal.geometry import scaled_taps
-from foveal.layers import shaped
+from foveal.layers import base, shaped
 from foveal.ops import arguments, deform_conv2d, sampled_conv2d
 from foveal.ops.sampled.export import on_grids
 
 _BORDERS = {"zeros": "zeros", "replicate": "border"}  # nn.Conv2d's padding modes as points know them
 
 
-class DeformConv2d(shaped.ShapedConv):
+class DeformConv2d(base.ShapedConv):
     """A deformable convolution whose offsets, and masks, come from outside: in place of torchvision.ops.DeformConv2d.
 
     Source: Deformable Convolutional Networks (ICCV 2017), and v2 (CVPR 2019), Eq. (1). The constructor, the parameters and the call are
@@ -99,7 +99,7 @@ def _torchvisions(module: nn.Module) -> type | None:
     return None
 
 
-class ModulatedDeformConv2d(shaped.ShapedConv):
+class ModulatedDeformConv2d(base.ShapedConv):
     """A deformable convolution with its own predictor of offsets and masks: DCNv2, the state dict mmcv's.
 
     Source: Deformable ConvNets v2 (CVPR 2019), Eq. (1): what is read at a point is multiplied by a mask between 0 and 1.
@@ -250,7 +250,7 @@ class ModulatedDeformConv2d(shaped.ShapedConv):
         return text + ("" if self.modulated else ", modulated=False")
 
 
-class DeformConv4(shaped.Mapped):
+class DeformConv4(base.Mapped):
     """The deformable operator of DCNv4: per group of channels the sum of what points read, times masks without bounds.
 
     Source: Efficient Deformable ConvNets (CVPR 2024), Eq. (1) and Figure 3: y_g = sum over t of m_gt x_g(p + p_t + d_gt), where
@@ -368,7 +368,7 @@ class DeformConv4(shaped.Mapped):
         return text if self.dilation == 1 else f"{text}, dilation={self.dilation}"
 
 
-def _make_weights(layer: shaped.ShapedConv, bias: bool, device: Any, dtype: Any) -> None:
+def _make_weights(layer: base.ShapedConv, bias: bool, device: Any, dtype: Any) -> None:
     """nn.Conv2d's parameters."""
     shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
     layer.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -376,7 +376,7 @@ def _make_weights(layer: shaped.ShapedConv, bias: bool, device: Any, dtype: Any)
     layer.register_parameter("bias", empty)
 
 
-def _taps(layer: shaped.ShapedConv) -> Tensor:
+def _taps(layer: base.ShapedConv) -> Tensor:
     """The taps of a layer's kernel, counted from where its output begins."""
     with shaped.plainly():
         centre = [w / 2 - b for w, b in zip(layer.window, layer.before, strict=True)]
