@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from foveal import LogPolarConv2d
 from foveal.cli import app
 from foveal.recipes.load import load_recipe
 from foveal.tasks.create import TASKS
@@ -144,6 +145,9 @@ def test_cures_are_for_messages_that_there_are():
     """Of the tables on the page of errors, every message in code stands in a source; those of other programs are named here."""
     sources = "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
     sources = re.sub(r'"\s*\n\s*f?"', "", sources)  # a message over several lines
+    with pytest.raises(ValueError, match="growth_rate") as error:  # its words are put together
+        LogPolarConv2d(3, 4, 5, growth_rate=1.0)
+    sources += str(error.value)
     others = {"externally-managed-environment"}
     told = [
         message
