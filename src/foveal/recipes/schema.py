@@ -124,6 +124,16 @@ class Train(Section):
     """Share of the target that is spread evenly over all classes."""
     amp: Literal["float16", "bfloat16"] | None = None
     """Products in half the bits; with float16 the loss is scaled, and a step whose gradients leave its range is left out."""
+    accumulate: int = Field(default=1, ge=1)
+    """Parts that a batch is computed in, one after the other, where it does not fit into memory. The numbers are those of the
+    whole batch, but for batch normalisation, whose statistics are of each part."""
+    sync_batch_norm: bool = False
+    """With several processes, normalise by the statistics of the whole batch in place of those of each process's share."""
+    shard: bool = False
+    """With several processes, share out weights, gradients and the optimiser's state, each to have a part of them (FSDP2), for
+    networks that do not fit into a card's memory; saved weights are whole."""
+    timeout: float = Field(default=600.0, gt=0)
+    """With several processes, seconds that each waits for the others before it takes them for lost."""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay of the averaged weights that are then evaluated and saved."""
     channels_last: bool = False
@@ -141,6 +151,14 @@ class Train(Section):
     `data.val_fraction`; with `statistic: best` the best epoch's weights are kept."""
     alternate: int | None = Field(default=None, ge=1)
     """Epochs that learned scales train alone before the offsets do, in turn: the control variates of ACN, III-B."""
+
+    @field_validator("accumulate")
+    @classmethod
+    def _has_parts(cls, accumulate: int, info: ValidationInfo) -> int:
+        size = info.data.get("batch_size", accumulate)
+        if accumulate > size:
+            raise PydanticCustomError("rule", "must not exceed batch_size ({size})", {"size": size})
+        return accumulate
 
     @field_validator("nesterov")
     @classmethod
@@ -451,6 +469,33 @@ class Recipe(_Row):
     def _can_be_recorded(cls, train: Train) -> Train:
         if train.cuda_graph and train.alternate:
             raise PydanticCustomError("rule", "cuda_graph records one step; one with alternate changes")
+        if train.cuda_graph and (train.accumulate > 1 or train.sync_batch_norm):
+            raise PydanticCustomError("rule", "cuda_graph records a step of one process and one part; leave it out")
+        return train
+
+    @field_validator("train")
+    @classmethod
+    def _can_be_shared_out(cls, train: Train) -> Train:
+        others = {
+            "ema": train.ema,
+            "compile": train.compile,
+            "cuda_graph": train.cuda_graph,
+            "schedule: plateau": train.schedule == "plateau",
+            "amp: float16": train.amp == "float16",
+        }
+        if train.shard and any(others.values()):
+            given = ", ".join(name for name, value in others.items() if value)
+            rule = "shard is not for {given}; leave one of them out{cure}"
+            cure = " (amp: bfloat16 goes with it)" if others["amp: float16"] else ""
+            raise PydanticCustomError("rule", rule, {"given": given, "cure": cure})
+        return train
+
+    @field_validator("train")
+    @classmethod
+    def _can_be_parted(cls, train: Train, info: ValidationInfo) -> Train:
+        if train.accumulate > 1 and "task" in info.data and not create_task(**info.data["task"].model_dump()).is_mean:
+            rule = "accumulate needs a loss that is a mean over images or pixels, and a Dice coefficient is none: leave one of them out"
+            raise PydanticCustomError("rule", rule)
         return train
 
     @field_validator("published")
@@ -515,6 +560,8 @@ class Recipe(_Row):
         kept = self.model_dump(include={"task", "model", "data", "train"})
         for key in ("root", "download", "files", "workers"):
             del kept["data"][key]
+        for key in ("timeout", "shard"):
+            del kept["train"][key]
         return {**kept, "convert": [[pattern, spec] for pattern, spec in self.convert.items()]}
 
 
@@ -524,6 +571,9 @@ _HOW = {
     "train.compile",
     "train.cuda_graph",
     "train.eval_every",
+    "train.accumulate",
+    "train.shard",
+    "train.timeout",
 }  # changes no experiment
 
 
