@@ -1,11 +1,13 @@
 """What the README and the pages show: code runs, commands and recipes are read, links lead somewhere, keys are documented."""
 
+import os
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+from foveal import LogPolarConv2d
 from foveal.cli import app
 from foveal.recipes.load import load_recipe
 from foveal.tasks.create import TASKS
@@ -135,7 +137,9 @@ def test_every_page_is_reached():
     listed = set()
     for page in [page for page in PAGES if page.startswith("docs/")]:
         for toctree in re.findall(r"```\{toctree\}\n(.*?)```", PAGES[page], flags=re.DOTALL):
-            listed |= {str(Path(page).parent / line) for line in toctree.split("\n") if line and line[0] != ":"}
+            listed |= {
+                os.path.normpath(Path(page).parent / line) for line in toctree.split("\n") if line and line[0] != ":"
+            }
     missing = {page for page in PAGES if page.startswith("docs/")} - {f"{name}.md" for name in listed}
     assert missing == {"docs/index.md"}
 
@@ -144,7 +148,10 @@ def test_cures_are_for_messages_that_there_are():
     """Of the tables on the page of errors, every message in code stands in a source; those of other programs are named here."""
     sources = "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
     sources = re.sub(r'"\s*\n\s*f?"', "", sources)  # a message over several lines
-    others = {"externally-managed-environment"}
+    with pytest.raises(ValueError, match="growth_rate") as error:  # its words are put together
+        LogPolarConv2d(3, 4, 5, growth_rate=1.0)
+    sources += str(error.value)
+    others = {"externally-managed-environment", "foveal doctor"}
     told = [
         message
         for line in PAGES["docs/errors.md"].split("\n")
