@@ -65,18 +65,23 @@ def main() -> None:
                 loads.append(os.getloadavg()[0])
                 found[size].append(pace(home, size, turn))
                 print(turn, size, f"{found[size][-1]:.1f} images/s, load {loads[-1]:.1f}", flush=True)
+            content = told(found, loads)
+            if asked.json:
+                asked.json.write_text(json.dumps(content, indent=1) + "\n")
+    print(json.dumps(content["times_the_first"]))
+
+
+def told(found: dict[int, list[float]], loads: list[float]) -> dict[str, Any]:
+    """What is measured so far."""
     medians = {size: statistics.median(values) for size, values in found.items()}
-    first = medians[asked.sizes[0]]
-    content = {
+    first = next(iter(medians.values()))
+    return {
         "environment": environment(torch.device("cpu")),
         "load_when_begun": [round(load, 2) for load in loads],
         "images_per_s": found,
         "median": medians,
         "times_the_first": {size: value / first for size, value in medians.items()},
     }
-    print(json.dumps(content["times_the_first"]))
-    if asked.json:
-        asked.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -192,7 +192,7 @@ class World:
             self._tell_of_the_lost(error)
 
     def _tell_of_the_lost(self, error: RuntimeError) -> NoReturn:
-        """Find out who still answers; the first of them tells."""
+        """Find out who still answers; one of them tells."""
         for group in {self.group, self.data_group}:
             with contextlib.suppress(Exception):
                 group.abort()  # closes its connections, so that nobody waits for this process
@@ -203,6 +203,9 @@ class World:
             while time.monotonic() < end and len(there) < self.size - 1:
                 there |= {rank for rank in range(self.size) if self.store.check([f"there/{rank}"])}
                 time.sleep(0.05)
+        speaks = True
+        with contextlib.suppress(Exception):
+            speaks = self.store.add("tells", 1) == 1
         missing = [rank for rank in range(self.size) if rank not in there]
         # of those that do not answer some may only be slow to notice
         gone = [rank for rank in missing if rank in dead] or missing
@@ -212,7 +215,7 @@ class World:
         raise ProcessLost(
             f"{who} {verb} died, or not answered for {self.timeout:g} s (train.timeout); the others stop with the last "
             f"state that was saved: run the same command to go on: {_command()}",
-            speaks=self.rank == min(there),
+            speaks=speaks,
         ) from error
 
 
