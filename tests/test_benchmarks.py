@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import time
 from pathlib import Path
 
@@ -224,3 +225,33 @@ def test_plans_in_all_of_these_architectures(timm, tmp_path):
     outcomes = json.loads((tmp_path / "found.json").read_text())["outcomes"]
     kept = json.loads((FOLDER.parent / "docs" / "results" / "timm_architectures.json").read_text())
     assert outcomes == kept["outcomes"]
+
+
+def test_rules_are_fitted_from_what_was_measured(monkeypatch):
+    """The kept file gives the figures that CONTRIBUTING shows, and measuring writes such rows."""
+    rules = script("fit_rules")
+    kept = json.loads((FOLDER / "results" / "rules" / "cpu_avx2_amd_epyc.json").read_text())
+    page = (FOLDER.parent / "CONTRIBUTING.md").read_text()
+    verdicts = [line for line in rules.fit([kept]) if " held-out shapes " in line]
+    assert len(verdicts) == 14
+    for now, fitted in zip(verdicts[::2], verdicts[1::2], strict=True):
+        name = now.partition(" in force: ")[0].split(",")[0]
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}`")]
+        for line in (now, fitted):
+            close, mean = re.search(r"(\d+%) within .*, ([\d.]+%) slower", line).groups()
+            assert f"{close[:-1]} %" in row, line
+            assert f"{mean[:-1]} %" in row, line
+    monkeypatch.setattr(rules, "SIDES", (4,))
+    monkeypatch.setattr(rules, "CHANNELS", (1, 3, 8))
+    rows = list(rules._ways(4, 0.0))
+    assert [row["depthwise"] for row in rows] == [False] * 3 + [True]
+    assert rows[0].keys() == kept["ways"][0].keys()
+    assert all(time > 0 for row in rows for time in row["us"].values())
+
+
+def test_rules_lose_nothing_where_one_way_is_always_best():
+    rules = script("fit_rules")
+    rows = [{"taps": taps, "columns": 13, "us": {"kernel": 1.0, "dense": 2.0}} for taps in (25, 81, 169, 225)]
+    now, fitted = rules._verdict("SHARE", rows, rules._by_share, 100.0, [0.5, 50.0])
+    assert "in force: 100.0; on 2 held-out shapes 0% within 5% of the best choice, 100.0% slower in the mean" in now
+    assert "fitted: 0.5; on 2 held-out shapes 100% within 5% of the best choice, 0.0% slower in the mean" in fitted

@@ -560,7 +560,7 @@ def _allowed(layer: str, constructors: Iterable[Callable[..., Any]]) -> set[str]
     """The arguments that an entry may have; those of the log-polar map are none of another shape's."""
     found = {name for made in constructors for name in inspect.signature(made).parameters} - _TAKEN
     if layer in Shapes:
-        found -= {*inspect.signature(geometry.log_polar_bins).parameters, "bins", "count_center"} - {"kernel_size"}
+        found -= {*geometry.MapArguments.__annotations__, "bins", "count_center"}
     return found if layer in (_POOLING, _DEFORM) else found | {"init"}
 
 

@@ -4,12 +4,21 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foveal.geometry import bin_population, log_polar_bins, offset_bins, region_grid, scaled_taps, squared_limits
+from foveal.geometry import (
+    LogPolarMap,
+    bin_population,
+    log_polar_bins,
+    offset_bins,
+    region_grid,
+    scaled_taps,
+    squared_limits,
+)
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden_bins.json").read_text())["settings"]
 ODD = st.integers(0, 10).map(lambda n: 2 * n + 1)
@@ -268,3 +277,31 @@ def test_maps_are_real_under_a_meta_device():
     with torch.device("meta"):
         assert log_polar_bins(5, 2, 6, 2.0).device.type == "cpu"
         assert scaled_taps(3, (1,)).device.type == "cpu"
+
+
+def test_a_map_is_one_value():
+    rule = LogPolarMap(radial_bins=np.int64(2), angular_bins=[4, 3], growth_rate=3, aspect_ratio=np.array([1.0, 0.5]))
+    assert rule == LogPolarMap(2, (4, 3), 3, aspect_ratio=(1.0, 0.5))
+    assert hash(rule) == hash(LogPolarMap(2, (4, 3), 3, aspect_ratio=(1.0, 0.5)))
+    assert (rule.directions, rule.columns) == ((4, 3), 25)
+    with pytest.raises(AttributeError):
+        rule.center = "bin"
+
+
+@pytest.mark.parametrize("center", ["own", "bin", "none"])
+@pytest.mark.parametrize(("side", "angular"), [(9, 6), ((5, 9), 4), ((33,), 2), (7, (4, 3))])
+def test_a_map_counts_its_taps(center, side, angular):
+    rule = LogPolarMap(2, angular, 3.0, center=center)
+    bins = rule.bins(side)
+    counts = [int((bins == b).sum()) for b in range(rule.columns)]
+    assert rule.population(side).tolist() == counts
+    assert int(bins.max()) < rule.columns
+    at_centre = log_polar_bins(side, 2, angular, 3.0, center="bin")[tuple(n // 2 for n in bins.shape)]
+    assert rule.home(side) == int(at_centre) + (center == "own")
+
+
+def test_a_map_refuses_what_it_cannot_be():
+    with pytest.raises(ValueError, match="angular_bins must be \\(azimuth, elevation\\)"):
+        LogPolarMap(angular_bins=(4,))
+    with pytest.raises(ValueError, match="support must be one of 'disk', 'square'; got 'round'"):
+        LogPolarMap(support="round")

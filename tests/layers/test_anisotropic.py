@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from foveal import AnisotropicConv2d, AnisotropicConv3d, LogPolarConv2d
+from foveal.analysis import cost
 from foveal.ops import anisotropic_conv2d, anisotropic_conv3d
 
 
@@ -443,6 +444,24 @@ def test_a_scale_is_learned_in_volumes():
     layer(input).sum().backward()
     assert layer.scale_conv.weight.grad.abs().sum() > 0
     assert total.shape == (1, 81, 5, 6, 4)
+
+
+def test_costs_of_volumes():
+    layer = AnisotropicConv3d(4, 6, 3, scales=(1, 2))  # the second scale has offsets
+    found = cost(layer, (4, 5, 6, 7), latency=False)
+    assert found.params == 27 * 4 * 6 + 6 + 81 * (27 * 4 + 1)
+    assert found.conv_macs == 210 * (2 * 27 * 4 * 6 + 27 * 4 * 81)
+
+
+def test_volumes_in_onnx(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    layer = shake(AnisotropicConv3d(4, 6, 3, offset_bound="half"), 0.2).eval()
+    input = torch.randn(1, 4, 5, 6, 7)
+    program = torch.onnx.export(nn.Sequential(layer), (input,), dynamo=True, opset_version=20, verbose=False)
+    program.save(tmp_path / "layer.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "layer.onnx")
+    (found,) = session.run(None, {session.get_inputs()[0].name: input.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), layer(input).detach(), rtol=1e-3, atol=1e-4)
 
 
 def test_volumes_keep_their_formats_and_survive_copies():

@@ -19,7 +19,7 @@ EXACT = {
 
 def rolled(layer, by):
     """A copy with the weights of each level moved on by some sectors, written out one by one."""
-    angular, first = layer.angular_bins, int(layer.map["center"] == "own")
+    angular, first = layer.angular_bins, int(layer.map.center == "own")
     moved = layer.weight.detach().clone()
     for level in range(layer.radial_bins):
         for sector in range(angular):

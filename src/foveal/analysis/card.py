@@ -146,14 +146,14 @@ def bins_caption(bins: Tensor | nn.Module, grid: np.ndarray) -> str:
     """What the picture shows, from the layer's own arguments."""
     window = f"{grid.shape[0]} × {grid.shape[1]} window"
     weights = f"{len(np.unique(grid[grid >= 0]))} weights on {(grid >= 0).sum()} of {grid.size} taps"
-    arguments = dict(getattr(bins, "map", None) or {})
-    if not arguments:
+    rule: Any = getattr(bins, "map", None)
+    if rule is None:
         return f"{window} · {weights}"
-    parts = [window, f"{arguments['radial_bins']} radial × {arguments['angular_bins']} angular bins"]
+    parts = [window, f"{rule.radial_bins} radial × {rule.angular_bins} angular bins"]
     for name in ("growth_rate", "rotation", "aspect_ratio"):
-        if arguments.get(name):
-            parts.append(f"{name.replace('_', ' ')} {arguments[name]:.3g}")
-    return " · ".join(parts) + f"\n{arguments['support']}, {getattr(bins, 'reduce', 'sum')} · {weights}"
+        if value := getattr(rule, name):
+            parts.append(f"{name.replace('_', ' ')} {value:.3g}")
+    return " · ".join(parts) + f"\n{rule.support}, {getattr(bins, 'reduce', 'sum')} · {weights}"
 
 
 def caption(figure: Figure, axes: Axes, text: str) -> None:

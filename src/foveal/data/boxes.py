@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 import re
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
+from xml.etree.ElementTree import ParseError
 
 import torch
 from torch import Tensor
@@ -17,8 +17,9 @@ from torch import Tensor
 from foveal.data.datasets import FolderSet, create_dataset
 from foveal.data.images import image_files, stored_as, turned_boxes, turned_size
 from foveal.data.presets import Preset
+from foveal.data.voc import SIDES, read_annotation
 
-_COLUMNS = ("file", "xmin", "ymin", "xmax", "ymax")
+_COLUMNS = ("file", *SIDES)
 _SHOWN = 20  # mistakes in one message
 
 
@@ -91,13 +92,11 @@ def _folder(root: Path, split: str) -> BoxedSet:
         for line in lines:
             place = f"{path}:{lines.line_num}"
             image = root / (line["file"] or "")
-            numbers = _numbers([line[key] for key in _COLUMNS[1:]])
+            numbers = _numbers([line[key] for key in SIDES])
             if image not in known:
                 mistakes.append(f"{place}: there is no image {line['file']}")
             elif numbers is None:
-                mistakes.append(
-                    f"{place}: {','.join(_COLUMNS[1:])} must be four numbers; got {list(line.values())[1:]}"
-                )
+                mistakes.append(f"{place}: {','.join(SIDES)} must be four numbers; got {list(line.values())[1:]}")
             else:
                 found.setdefault(image, []).append(numbers)
     return _checked(images, found, mistakes, path)
@@ -146,26 +145,25 @@ def _objects(note: Path, mistakes: list[str]) -> Iterator[tuple[str, list[float]
     if not note.is_file():
         return
     try:
-        tree = ElementTree.parse(note)
-    except ElementTree.ParseError as error:
+        noted = read_annotation(note)
+    except ParseError as error:
         mistakes.append(f"{note}: cannot be read as XML ({error})")
         return
-    for thing in tree.iter("object"):
-        numbers = _numbers([thing.findtext(f"bndbox/{key}") for key in _COLUMNS[1:]])
-        name = (thing.findtext("name") or "").strip()
+    for thing in noted.objects:
+        numbers, name = _numbers(thing.corners), (thing.name or "").strip()
         if numbers is None or not name:
-            mistakes.append(f"{note}: an object must have a name and a bndbox with {', '.join(_COLUMNS[1:])}")
+            mistakes.append(f"{note}: an object must have a name and a bndbox with {', '.join(SIDES)}")
         else:
             yield name, numbers
 
 
 def _noted_size(note: Path) -> tuple[int, int] | None:
     """Height and width that an annotation tells of its image."""
-    numbers = _numbers([ElementTree.parse(note).findtext(f"size/{key}") for key in ("height", "width")])
+    numbers = _numbers(read_annotation(note).size)
     return None if numbers is None else (int(numbers[0]), int(numbers[1]))
 
 
-def _numbers(texts: list[str | None]) -> list[float] | None:
+def _numbers(texts: Sequence[str | None]) -> list[float] | None:
     try:
         return [float(text or "") for text in texts]
     except ValueError:

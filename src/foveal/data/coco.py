@@ -17,13 +17,10 @@ from torch.utils.data import Dataset
 
 from foveal.data.images import decode, stored_as, turn_beside, turned_boxes, turned_size
 from foveal.data.scenes import draw_scenes
+from foveal.data.voc import VOC_CLASSES, VocAnnotation, read_annotation
 
 _SHOWN = 8  # of many names in a message
 _LEAST = 0.01  # pixels of a side: in float32, and scaled, thinner boxes may come to lose theirs
-VOC_CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,17 +225,17 @@ def read_voc(root: str | Path, split: str, *, year: str = "2012", name: str = "v
     sizes, objects, strange = [], [], []
     for sheet in sheets:
         try:
-            tree = ElementTree.parse(sheet)
-            size, things = _voc_size(tree), []
-            for element in tree.iterfind("object"):
-                label = str(element.findtext("name")).strip()
+            noted = read_annotation(sheet)
+            size, things = _voc_size(noted), []
+            for thing in noted.objects:
+                label = str(thing.name).strip()
                 if label not in VOC_CLASSES:
                     strange.append(f"{label!r} in {sheet.name}")
                     continue
-                corners = [float(str(element.findtext(f"bndbox/{side}"))) for side in ("xmin", "ymin", "xmax", "ymax")]
-                box = (corners[0] - 1, corners[1] - 1, corners[2], corners[3])
+                left, top, right, bottom = (float(str(side)) for side in thing.corners)
+                box = (left - 1, top - 1, right, bottom)
                 area = (box[2] - box[0]) * (box[3] - box[1])
-                hard = _flag("difficult", element.findtext("difficult", "0"))
+                hard = _flag("difficult", thing.difficult)
                 things.append(_Object(box, VOC_CLASSES.index(label), area, hard))
         except (ElementTree.ParseError, ValueError) as error:
             raise ValueError(f"{sheet} is no annotation of PASCAL VOC: {error}") from error
@@ -400,8 +397,8 @@ def _read_proposals(path: Path, ids: tuple[int, ...]) -> dict[int, list[list[flo
     return found
 
 
-def _voc_size(tree: Any) -> tuple[int, int]:
-    height, width = (tree.findtext(f"size/{side}") for side in ("height", "width"))
+def _voc_size(noted: VocAnnotation) -> tuple[int, int]:
+    height, width = noted.size
     if height is None or width is None:
         raise ValueError("it has no size")
     return int(height), int(width)

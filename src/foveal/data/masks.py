@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from foveal.data.coco import VOC_CLASSES
 from foveal.data.datasets import has_val, nearest
 from foveal.data.images import (
     SUFFIXES,
@@ -31,6 +30,7 @@ from foveal.data.images import (
 from foveal.data.layouts import root_is_missing
 from foveal.data.own import OwnSet, open_own
 from foveal.data.synthetic import SHAPES, draw_shapes
+from foveal.data.voc import VOC_CLASSES
 from foveal.named import is_dotted
 
 IGNORE = 255

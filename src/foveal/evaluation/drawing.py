@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -110,13 +111,15 @@ def draw_pooled_image(layer: Any, image: Tensor, at: tuple[int, int] | None = No
     Raises:
         ValueError: the pixel lies outside the image.
     """
-    given = {**layer.map, "center": "bin" if layer.map["center"] == "bin" else "none"}
-    pool = LogPolarPool2d(layer.kernel_size, layer.stride, layer.padding, layer.dilation, reduce=layer.reduce, **given)
+    rule = replace(layer.map, center="bin" if layer.map.center == "bin" else "none")
+    pool = LogPolarPool2d(
+        layer.kernel_size, layer.stride, layer.padding, layer.dilation, reduce=layer.reduce, **rule.said()
+    )
     pixel = at or (image.shape[1] // 2, image.shape[2] // 2)
     if not (pixel[0] < image.shape[1] and pixel[1] < image.shape[2]):
         got = f"{pixel[0]},{pixel[1]}"
         raise ValueError(f"--at must lie in the image of {image.shape[1]} x {image.shape[2]}, got {got}")
-    cell = (2 * given["radial_bins"], given["angular_bins"] // 2)
+    cell = (2 * rule.radial_bins, rule.angular_bins // 2)
     pooled = pool(image[None].float() / 255)[0]
     # the output position whose window has its centre at the pixel, or else next after it, as far as there are any
     shift = [before - edge // 2 for before, edge in zip(pool.before, pool.window, strict=True)]

@@ -4,6 +4,8 @@ from foveal.geometry.checks import plain
 from foveal.geometry.log_polar import (
     CENTERS,
     SUPPORTS,
+    LogPolarMap,
+    MapArguments,
     bin_population,
     log_polar_bins,
     offset_bins,
@@ -16,6 +18,8 @@ from foveal.geometry.taps import grid_taps, pinwheel_taps, scaled_taps, snake_of
 __all__ = [
     "CENTERS",
     "SUPPORTS",
+    "LogPolarMap",
+    "MapArguments",
     "bin_population",
     "cross_bins",
     "grid_taps",

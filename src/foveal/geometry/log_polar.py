@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -13,6 +15,165 @@ SUPPORTS = ("disk", "square")
 CENTERS = ("own", "bin", "none")
 _RADIUS_TOLERANCE = 1e-6  # relative, on squared limits: a tap that lies on a limit is inside it
 _ANGLE_TOLERANCE = 1e-6  # radians: a tap that lies on a border belongs to the higher sector
+
+
+class MapArguments(TypedDict, total=False):
+    """The parameters of :class:`LogPolarMap`, for the ``**map`` of a layer."""
+
+    radial_bins: int
+    angular_bins: int | Sequence[int]
+    growth_rate: float
+    rotation: float
+    aspect_ratio: float | Sequence[float] | None
+    support: str
+    center: str
+
+
+@dataclass(frozen=True)
+class LogPolarMap:
+    """The parameters of a log-polar map as one value, which geometry, convolutions, pooling and points share.
+
+    Args:
+        radial_bins, angular_bins, growth_rate, rotation, aspect_ratio, support, center: see :func:`log_polar_bins`.
+
+    Raises:
+        ValueError: an argument breaks its rule; the message names argument, rule and value.
+
+    Example:
+        >>> rule = LogPolarMap(radial_bins=2, angular_bins=6, growth_rate=2.0)
+        >>> rule.columns, rule.bins(5)[2].tolist(), rule.population(5).tolist()
+        (13, [10, 4, 0, 1, 7], [1, 2, 1, 1, 2, 1, 1, 1, 1, 0, 1, 1, 0])
+    """
+
+    radial_bins: int = 2
+    angular_bins: int | Sequence[int] = 6
+    growth_rate: float = 2.0
+    rotation: float = 0.0
+    aspect_ratio: float | Sequence[float] | None = None
+    support: str = "disk"
+    center: str = "own"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
+        check_count("radial_bins", self.radial_bins)
+        _check_directions(self.angular_bins)
+        least = 1.0 if self.radial_bins > 1 else 0.0
+        check_number("growth_rate", self.growth_rate, above=least, why=" with more than one radial bin")
+        check_number("rotation", self.rotation)
+        check_choice("center", self.center, CENTERS)
+        check_choice("support", self.support, SUPPORTS)
+
+    @property
+    def directions(self) -> tuple[int, int]:
+        """Azimuths and elevations; one elevation in 1-D and 2-D."""
+        if isinstance(self.angular_bins, Sequence):
+            return self.angular_bins[0], self.angular_bins[1]
+        return self.angular_bins, 1
+
+    @property
+    def own(self) -> bool:
+        """Whether the centre has a bin, and so a weight, of its own."""
+        return self.center == "own"
+
+    @property
+    def columns(self) -> int:
+        """The number of bins, with the centre's own and those that a small window leaves empty."""
+        return self.radial_bins * math.prod(self.directions) + self.own
+
+    def bins(self, kernel_size: int | Sequence[int]) -> Tensor:
+        """The bin of each tap of a window: what :func:`log_polar_bins` says and returns."""
+        sides = odd_sides(plain(kernel_size), 3 if isinstance(self.angular_bins, Sequence) else 2)
+        self._check_line(sides)
+        depth, height, width = (1,) * (3 - len(sides)) + sides
+        deep, high = _aspects(self.aspect_ratio, sides)
+        inward, down, right = np.meshgrid(
+            *(np.arange(side, dtype=np.float64) - (side - 1) / 2 for side in (depth, height, width)), indexing="ij"
+        )
+        u = right * math.cos(self.rotation) - down * math.sin(self.rotation)
+        v = -right * math.sin(self.rotation) - down * math.cos(self.rotation)
+        distance = u**2 + v**2 / high**2 + inward**2 / deep**2
+
+        limits = np.array(self.limits((max(sides) - 1) / 2)) * (1 + _RADIUS_TOLERANCE)
+        level = np.searchsorted(limits, distance)  # the first limit that is not below the distance
+        outside = level == self.radial_bins
+        level = np.minimum(level, self.radial_bins - 1)
+
+        azimuths, elevations = self.directions
+        direction = np.arctan2(-down, right) + self.rotation
+        azimuth = np.floor((direction + _ANGLE_TOLERANCE) * azimuths / (2 * math.pi)).astype(np.int64) % azimuths
+        height_angle = np.arctan2(inward, np.hypot(down, right)) + math.pi / 2
+        elevation = np.floor((height_angle + _ANGLE_TOLERANCE) * elevations / math.pi).astype(np.int64)
+        sector = np.minimum(elevation, elevations - 1) * azimuths + azimuth
+
+        bins = (level * azimuths * elevations + sector).reshape(sides)
+        if self.support == "disk":
+            bins[outside.reshape(sides)] = -1
+        middle = tuple(side // 2 for side in sides)
+        if self.center == "none":
+            bins[middle] = -1
+        elif self.center == "own":
+            bins[bins >= 0] += 1
+            bins[middle] = 0
+        return torch.from_numpy(bins)
+
+    def population(self, kernel_size: int | Sequence[int]) -> Tensor:
+        """The taps of each bin of a window, int64 Tensor[columns]: N of Eq. (3) of the log-polar paper."""
+        return bin_population(self.bins(kernel_size), self.columns)
+
+    def home(self, kernel_size: int | Sequence[int]) -> int:
+        """The bin that the centre tap lies in by distance and direction, whatever bin ``center`` gives it."""
+        inner = replace(self, center="bin").bins(kernel_size)
+        return int(inner[tuple(side // 2 for side in inner.shape)]) + self.own
+
+    def limits(self, radius: float, *, spacing: float = 1.0) -> list[float]:
+        """The squared outer limits of the levels: :func:`squared_limits`."""
+        return squared_limits(radius, self.radial_bins, self.growth_rate, spacing=spacing)
+
+    def bins_at(self, offset: Tensor, radius: float, *, spacing: float = 1.0) -> Tensor:
+        """The bins of any offsets, on a grid or off it: what :func:`offset_bins` says and returns."""
+        radius, spacing = plain((radius, spacing))
+        dims = 3 if isinstance(self.angular_bins, Sequence) else 2
+        if offset.shape[-1:] != (dims,):
+            raise ValueError(
+                f"offset must be [..., {dims}] for angular_bins {self.angular_bins!r}; got {tuple(offset.shape)}"
+            )
+        check_number("radius", radius, above=0.0)
+        check_number("spacing", spacing)
+        azimuths, elevations = self.directions
+        down, right = offset[..., -2], offset[..., -1]
+        flat = down**2 + right**2
+        distance = flat + offset[..., 0] ** 2 if dims == 3 else flat
+        level = torch.zeros_like(distance, dtype=torch.int64)
+        for limit in self.limits(radius, spacing=spacing):
+            level += distance > limit * (1 + _RADIUS_TOLERANCE)
+        turned = torch.atan2(-down, right) + self.rotation + _ANGLE_TOLERANCE
+        sector = _floor(turned * (azimuths / (2 * math.pi))) % azimuths
+        if dims == 3:
+            above = torch.atan2(offset[..., 0], flat.sqrt()) + math.pi / 2 + _ANGLE_TOLERANCE
+            sector = sector + azimuths * _floor(above * (elevations / math.pi)).clamp(max=elevations - 1)
+        bins = level * (azimuths * elevations) + sector
+        bins = torch.where(level == self.radial_bins, -1, bins + int(self.own))
+        if self.center == "bin":
+            return bins
+        return torch.where(distance <= (_RADIUS_TOLERANCE * radius) ** 2, 0 if self.own else -1, bins)
+
+    def said(self) -> dict[str, Any]:
+        """The parameters by name, in order, without those that are None."""
+        named = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: value for name, value in named if value is not None}
+
+    def _check_line(self, sides: Sequence[int]) -> None:
+        """The rules of a window in 1-D, which has two directions and no angles."""
+        if len(sides) != 1:
+            return
+        if self.directions[0] > 2:
+            raise ValueError(f"angular_bins must be 1 or 2 in 1-D, which has two directions; got {self.angular_bins!r}")
+        if self.rotation or self.aspect_ratio is not None:
+            raise ValueError(
+                "rotation must be 0 and aspect_ratio None in 1-D, which has no angles; "
+                f"got {self.rotation!r} and {self.aspect_ratio!r}"
+            )
 
 
 def log_polar_bins(
@@ -81,51 +242,12 @@ def log_polar_bins(
                 [11,  9,  9],
                 [-1, 12, -1]])
     """
-    kernel_size, radial_bins, angular_bins, growth_rate, rotation, aspect_ratio = plain(
-        (kernel_size, radial_bins, angular_bins, growth_rate, rotation, aspect_ratio)
-    )
-    sides = odd_sides(kernel_size, 3 if isinstance(angular_bins, Sequence) else 2)
-    depth, height, width = (1,) * (3 - len(sides)) + sides
-    azimuths, elevations = _check_rule(radial_bins, angular_bins, growth_rate, rotation, center, len(sides))
-    deep, high = _aspects(aspect_ratio, sides)
-    if len(sides) == 1 and (rotation or aspect_ratio is not None):
-        raise ValueError(
-            f"rotation must be 0 and aspect_ratio None in 1-D, which has no angles; got {rotation!r} and {aspect_ratio!r}"
-        )
-    check_choice("support", support, SUPPORTS)
-
-    inward, down, right = np.meshgrid(
-        *(np.arange(side, dtype=np.float64) - (side - 1) / 2 for side in (depth, height, width)), indexing="ij"
-    )
-    u = right * math.cos(rotation) - down * math.sin(rotation)
-    v = -right * math.sin(rotation) - down * math.cos(rotation)
-    distance = u**2 + v**2 / high**2 + inward**2 / deep**2
-
-    limits = np.array(squared_limits((max(sides) - 1) / 2, radial_bins, growth_rate)) * (1 + _RADIUS_TOLERANCE)
-    level = np.searchsorted(limits, distance)  # the first limit that is not below the distance
-    outside = level == radial_bins
-    level = np.minimum(level, radial_bins - 1)
-
-    direction = np.arctan2(-down, right) + rotation
-    azimuth = np.floor((direction + _ANGLE_TOLERANCE) * azimuths / (2 * math.pi)).astype(np.int64) % azimuths
-    height_angle = np.arctan2(inward, np.hypot(down, right)) + math.pi / 2
-    elevation = np.floor((height_angle + _ANGLE_TOLERANCE) * elevations / math.pi).astype(np.int64)
-    sector = np.minimum(elevation, elevations - 1) * azimuths + azimuth
-
-    bins = (level * azimuths * elevations + sector).reshape(sides)
-    if support == "disk":
-        bins[outside.reshape(sides)] = -1
-    middle = tuple(side // 2 for side in sides)
-    if center == "none":
-        bins[middle] = -1
-    elif center == "own":
-        bins[bins >= 0] += 1
-        bins[middle] = 0
-    return torch.from_numpy(bins)
+    rule = LogPolarMap(radial_bins, angular_bins, growth_rate, rotation, aspect_ratio, support, center)
+    return rule.bins(kernel_size)
 
 
 def squared_limits(radius: float, radial_bins: int, growth_rate: float, *, spacing: float = 1.0) -> list[float]:
-    """The squared outer limits R_1 .. R_Lr of the levels of Eq. (2), the first at least 2 ``spacing``^2.
+    """The squared outer limits R_1 .. R_Lr of the levels of Eq. (2), the first at least ``2 * spacing**2``.
 
     Args:
         radius: R, which the last level reaches unless the minimum takes it farther.
@@ -174,31 +296,8 @@ def offset_bins(
         >>> offset_bins(torch.tensor([[0.0, 0.0], [0.0, 0.5], [-0.1, 0.0], [3.0, 0.0]]), 1.0, 2, 4, 4.0, spacing=0.0)
         tensor([ 0,  1,  2, -1])
     """
-    radius, radial_bins, angular_bins, growth_rate, rotation, spacing = plain(
-        (radius, radial_bins, angular_bins, growth_rate, rotation, spacing)
-    )
-    dims = 3 if isinstance(angular_bins, Sequence) else 2
-    if offset.shape[-1:] != (dims,):
-        raise ValueError(f"offset must be [..., {dims}] for angular_bins {angular_bins!r}; got {tuple(offset.shape)}")
-    check_number("radius", radius, above=0.0)
-    azimuths, elevations = _check_rule(radial_bins, angular_bins, growth_rate, rotation, center, dims)
-    check_number("spacing", spacing)
-    down, right = offset[..., -2], offset[..., -1]
-    flat = down**2 + right**2
-    distance = flat + offset[..., 0] ** 2 if dims == 3 else flat
-    limits = squared_limits(radius, radial_bins, growth_rate, spacing=spacing)
-    level = torch.zeros_like(distance, dtype=torch.int64)
-    for limit in limits:
-        level += distance > limit * (1 + _RADIUS_TOLERANCE)
-    sector = _floor((torch.atan2(-down, right) + rotation + _ANGLE_TOLERANCE) * (azimuths / (2 * math.pi))) % azimuths
-    if dims == 3:
-        above = torch.atan2(offset[..., 0], flat.sqrt()) + math.pi / 2 + _ANGLE_TOLERANCE
-        sector = sector + azimuths * _floor(above * (elevations / math.pi)).clamp(max=elevations - 1)
-    bins = level * (azimuths * elevations) + sector
-    bins = torch.where(level == radial_bins, -1, bins + int(center == "own"))
-    if center == "bin":
-        return bins
-    return torch.where(distance <= (_RADIUS_TOLERANCE * radius) ** 2, 0 if center == "own" else -1, bins)
+    rule = LogPolarMap(radial_bins, angular_bins, growth_rate, rotation, center=center)
+    return rule.bins_at(offset, radius, spacing=spacing)
 
 
 def _floor(values: Tensor) -> Tensor:
@@ -254,33 +353,13 @@ def region_grid(radial_bins: int, angular_bins: int) -> Tensor:
     return torch.cat([regions[:, 0].flip(0, 1), regions[:, 1]])
 
 
-def _check_rule(
-    radial_bins: int, angular_bins: int | Sequence[int], growth_rate: float, rotation: float, center: str, dims: int
-) -> tuple[int, int]:
-    """Check the arguments that all maps have, and return azimuths and elevations."""
-    check_count("radial_bins", radial_bins)
-    directions = _directions(angular_bins, dims)
-    check_number(
-        "growth_rate", growth_rate, above=1.0 if radial_bins > 1 else 0.0, why=" with more than one radial bin"
-    )
-    check_number("rotation", rotation)
-    check_choice("center", center, CENTERS)
-    return directions
-
-
-def _directions(angular_bins: int | Sequence[int], dims: int) -> tuple[int, int]:
-    """Azimuths and elevations."""
-    if isinstance(angular_bins, Sequence):
-        two = tuple(angular_bins)
-        if len(two) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in two):
-            raise ValueError(
-                f"angular_bins must be (azimuth, elevation) in 3-D, whole numbers of at least 1; got {angular_bins!r}"
-            )
-        return two[0], two[1]
-    check_count("angular_bins", angular_bins)
-    if dims == 1 and angular_bins > 2:
-        raise ValueError(f"angular_bins must be 1 or 2 in 1-D, which has two directions; got {angular_bins!r}")
-    return angular_bins, 1
+def _check_directions(angular_bins: int | Sequence[int]) -> None:
+    if not isinstance(angular_bins, Sequence):
+        check_count("angular_bins", angular_bins)
+    elif len(angular_bins) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in angular_bins):
+        raise ValueError(
+            f"angular_bins must be (azimuth, elevation) in 3-D, whole numbers of at least 1; got {angular_bins!r}"
+        )
 
 
 def _aspects(aspect_ratio: float | Sequence[float] | None, sides: Sequence[int]) -> tuple[float, float]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from foveal.geometry import plain, scaled_taps
-from foveal.layers import shaped
+from foveal.layers import base, shaped
 from foveal.ops import arguments, sampled_conv2d, sampled_conv3d
 from foveal.ops.sampled.export import on_grids
 from foveal.ops.sampled.op import winning_set
@@ -19,7 +19,7 @@ PHASES = ("both", "scale", "offset")
 _STRICT = 1 - 2.0**-20  # tanh saturates at exactly 1 in float32; offsets stay below their bound
 
 
-class AnisotropicConv(shaped.ShapedConv):
+class AnisotropicConv(base.ShapedConv):
     """What anisotropic convolutions of two and three dimensions have in common."""
 
     dims: ClassVar[int] = 2
@@ -331,7 +331,7 @@ class AnisotropicConv2d(AnisotropicConv):
         scales: candidate set L, positive factors, whole or real, different from each other; or "learned" for Eq. (2):
             one scale ``1 + softplus(scale_conv(input))`` for each position, trained as ``phase`` says.
         offset: whether offsets are learned.
-        offset_bound: what |dy| and |dx| stay below, in pixels: "floor" for floor(l / 2), Eq. (3), l being scale *
+        offset_bound: what ``|dy|`` and ``|dx|`` stay below, in pixels: "floor" for floor(l / 2), Eq. (3), l being scale *
             dilation (the smaller one of a pair); "half" for l / 2; a number; or None for no bound; or one of these for
             each scale. "auto" is "floor" for given scales and "half" for a learned one, which starts at l = 1.69, where
             Eq. (3) leaves no offset.

@@ -3,24 +3,21 @@
 import copy
 import warnings
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveal.geometry import bin_population, log_polar_bins, plain
-from foveal.layers import shaped
+from foveal.geometry import LogPolarMap, MapArguments, bin_population, plain
+from foveal.layers import base, shaped
 from foveal.layers.log_polar_pool import REDUCES, members, pool
 from foveal.ops import arguments, binned_conv2d, binned_conv3d
 from foveal.ops.binned.op import mean_weight
 
 
-class BinnedConv(shaped.ShapedConv):
-    """A convolution whose taps share weights by a map, of ``dims`` dimensions.
-
-    ``bins`` is the map, or None for the log-polar one of the arguments in ``map``.
-    """
+class BinnedConv(base.ShapedConv, base.LogPolarLayer):
+    """A convolution whose taps share weights by a map, of ``dims`` dimensions: ``bins``, or else the log-polar one of ``map``."""
 
     bins: Tensor
     population: Tensor
@@ -30,41 +27,40 @@ class BinnedConv(shaped.ShapedConv):
         in_channels: int,
         out_channels: int,
         kernel_size: int | Sequence[int],
-        stride: int | Sequence[int],
-        padding: int | str | Sequence[int] | None,
-        dilation: int | Sequence[int],
-        groups: int,
-        bias: bool,
-        padding_mode: str,
-        map: dict[str, Any],
-        reduce: str,
-        count_center: bool,
-        bins: Tensor | None,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
+        stride: int | Sequence[int] = 1,
+        padding: int | str | Sequence[int] | None = None,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        reduce: str = "mean",
+        count_center: bool = False,
+        bins: Tensor | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **map: Unpack[MapArguments],
     ) -> None:
-        kernel_size, map = plain(kernel_size), {name: plain(value) for name, value in map.items()}
-        if count_center and (bins is not None or map["center"] != "own"):
+        kernel_size = plain(kernel_size)
+        self.check_map_names(map)
+        center = map.get("center", "own")
+        if count_center and (bins is not None or center != "own"):
             raise ValueError(
                 "count_center=True counts the centre tap in its bin beside its own weight, so it needs center='own' "
-                f"and no bins of one's own; got center={map['center']!r}{'' if bins is None else ' and bins'}"
+                f"and no bins of one's own; got center={center!r}{'' if bins is None else ' and bins'}"
             )
         if self.dims == 1 or not isinstance(kernel_size, int):
             kernel_size = arguments.numbers("kernel_size", kernel_size, self.dims, at_least=1)
-        if bins is None:
-            angular = map["angular_bins"]
-            if self.dims < 3:
-                shaped.check_count("angular_bins", angular)
-            with shaped.plainly():
-                bins = log_polar_bins(kernel_size, **map)
-            sectors = angular[0] * angular[1] if isinstance(angular, Sequence) else angular
-            columns = map["radial_bins"] * sectors + (map["center"] == "own")
-        else:
-            with shaped.plainly():
-                map, bins = {}, _own_map(bins, arguments.numbers("kernel_size", kernel_size, self.dims, at_least=1))
+        rule: LogPolarMap | None = None
+        with shaped.plainly():
+            if bins is None:
+                rule = self._rule(map)
+                bins, columns = rule.bins(kernel_size), rule.columns
+            else:
+                bins = _own_map(bins, arguments.numbers("kernel_size", kernel_size, self.dims, at_least=1))
                 columns = int(bins.max()) + 1
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        self.map = map
+        self.map = rule
         self.reduce = shaped.check_choice("reduce", reduce, REDUCES)
         self.weight = nn.Parameter(
             torch.empty(self.out_channels, self.in_channels // self.groups, columns, device=device, dtype=dtype)
@@ -75,10 +71,10 @@ class BinnedConv(shaped.ShapedConv):
         self.add_map("bins", bins)
         with shaped.plainly():
             counts = bin_population(bins, columns)
-            if self.map and (told := _tapless(self.kernel_size, counts)):
-                warnings.warn(told, stacklevel=3)
+            if rule is not None and (told := _tapless(self.kernel_size, counts)):
+                warnings.warn(told, stacklevel=2)
             population = counts.clamp(min=1)
-            self.home = _home(self.kernel_size, map) if count_center else None
+            self.home = rule.home(self.kernel_size) if rule is not None and count_center else None
             """The bin that counts the centre tap as well, where one does."""
             if self.home is not None:
                 population[self.home] = 1 + int((bins == self.home).sum())
@@ -86,15 +82,25 @@ class BinnedConv(shaped.ShapedConv):
         self.add_map("population", population)
         self.reset_parameters()
 
+    @classmethod
+    def _rule(cls, given: MapArguments) -> LogPolarMap:
+        """The map of these arguments, which has the layer's dimensions."""
+        angular = plain(given.get("angular_bins", cls.map_defaults.get("angular_bins", 1)))
+        if cls.dims < 3:
+            shaped.check_count("angular_bins", angular)
+        elif not isinstance(angular, tuple):
+            raise ValueError(f"angular_bins must be (azimuth, elevation) in 3-D; got {angular!r}")
+        return cls.map_of(given)
+
     @property
     def radial_bins(self) -> int | None:
         """L_r of the paper; None for a map of one's own."""
-        return self.map.get("radial_bins")
+        return None if self.map is None else self.map.radial_bins
 
     @property
-    def angular_bins(self) -> int | tuple[int, int] | None:
+    def angular_bins(self) -> int | Sequence[int] | None:
         """L_theta of the paper, in 3-D (azimuth, elevation); None for a map of one's own."""
-        return self.map.get("angular_bins")
+        return None if self.map is None else self.map.angular_bins
 
     def parts(self) -> tuple[Tensor, ...]:
         """The weight as the convolutions that it is started as, views Tensor[O, C / groups, columns of the part].
@@ -102,7 +108,7 @@ class BinnedConv(shaped.ShapedConv):
         A centre of its own is a 1x1 convolution beside the one over the bins (Log-Polar Space Convolution, 3.2); any other
         layer is one convolution.
         """
-        return shaped.center_apart(self.weight, self.map.get("center") == "own")
+        return shaped.center_apart(self.weight, self.map is not None and self.map.own)
 
     def reset_parameters(self) -> None:
         """Start anew, as the two convolutions of the paper: bins uniform within 1 / sqrt(in_channels / groups * bins), the
@@ -283,16 +289,15 @@ class BinnedConv(shaped.ShapedConv):
             True
         """
         shaped.check_stored(self, "rotated()")
-        if not self.map:
+        if self.map is None:
             raise ValueError("rotated() needs sectors; a layer with bins=... of its own has none")
         if self.home is not None:
             raise ValueError(
                 "rotated() needs count_center=False: the sector that counts the centre cannot turn with the others"
             )
-        angular = self.map["angular_bins"]
-        azimuths = angular[0] if isinstance(angular, Sequence) else angular
+        azimuths, _ = self.map.directions
         turned = copy.deepcopy(self)
-        first = int(self.map["center"] == "own")
+        first = int(self.map.own)
         regions = self.weight[..., first:].unflatten(2, (-1, azimuths)).roll(sectors, -1)
         turned.weight[..., first:] = regions.flatten(2)
         return turned
@@ -300,16 +305,8 @@ class BinnedConv(shaped.ShapedConv):
     def extra_repr(self) -> str:
         """nn.Conv2d's line, then the map's arguments."""
         text = super().extra_repr() + ("" if self.bias is not None else ", bias=False")
-        for name, value in (self.map or {"bins": f"{self.weight.shape[2]} columns"}).items():
-            if value is not None:
-                text += f", {name}={value!r}"
+        text += self.map_repr() if self.map is not None else f", bins={f'{self.weight.shape[2]} columns'!r}"
         return f"{text}, reduce={self.reduce!r}" + ("" if self.home is None else ", count_center=True")
-
-
-def _home(kernel_size: tuple[int, ...], map: dict[str, Any]) -> int:
-    """The bin, of a map whose centre has its own, that the centre tap lies in by distance and direction."""
-    bins = log_polar_bins(kernel_size, **{**map, "center": "bin"})
-    return 1 + int(bins[tuple(side // 2 for side in kernel_size)])
 
 
 _TAPLESS = "columns of the weight without a tap"

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from foveal.layers import shaped
+from foveal.layers import base, shaped
 from foveal.layers.binned import BinnedConv
 from foveal.layers.log_polar import LogPolarConv2d
 from foveal.layers.log_polar_nd import LogPolarConv1d, LogPolarConv3d
 from foveal.ops import arguments, binned_conv2d, direct
 
 
-class CrossConv(shaped.ShapedConv):
+class CrossConv(base.ShapedConv):
     """The two parts; subclasses say of how many dimensions. Sizes and padding are those of the conventional part."""
 
     dims: ClassVar[int] = 2

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from foveal.geometry import scaled_taps
-from foveal.layers import shaped
+from foveal.layers import base, shaped
 from foveal.ops import arguments, deform_conv2d, deform_conv3d, sampled_conv2d, sampled_conv3d
 from foveal.ops.sampled.export import on_grids
 
 _BORDERS = {"zeros": "zeros", "replicate": "border"}  # nn.Conv2d's padding modes as points know them
 
 
-class DeformConv(shaped.ShapedConv):
+class DeformConv(base.ShapedConv):
     """What deformable convolutions with offsets from outside have in common in two and three dimensions."""
 
     dims: ClassVar[int] = 2
@@ -128,7 +128,7 @@ def _torchvisions(module: nn.Module) -> type | None:
     return None
 
 
-class ModulatedDeformConv(shaped.ShapedConv):
+class ModulatedDeformConv(base.ShapedConv):
     """What deformable convolutions with a predictor of their own have in common in two and three dimensions."""
 
     dims: ClassVar[int] = 2
@@ -310,7 +310,7 @@ class ModulatedDeformConv3d(ModulatedDeformConv):
     dims = 3
 
 
-class DeformConv4(shaped.Mapped):
+class DeformConv4(base.Mapped):
     """The deformable operator of DCNv4: per group of channels the sum of what points read, times masks without bounds.
 
     Source: Efficient Deformable ConvNets (CVPR 2024), Eq. (1) and Figure 3: y_g = sum over t of m_gt x_g(p + p_t + d_gt), where
@@ -428,7 +428,7 @@ class DeformConv4(shaped.Mapped):
         return text if self.dilation == 1 else f"{text}, dilation={self.dilation}"
 
 
-def _make_weights(layer: shaped.ShapedConv, bias: bool, device: Any, dtype: Any) -> None:
+def _make_weights(layer: base.ShapedConv, bias: bool, device: Any, dtype: Any) -> None:
     """nn.Conv2d's parameters."""
     shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
     layer.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -436,7 +436,7 @@ def _make_weights(layer: shaped.ShapedConv, bias: bool, device: Any, dtype: Any)
     layer.register_parameter("bias", empty)
 
 
-def _taps(layer: shaped.ShapedConv) -> Tensor:
+def _taps(layer: base.ShapedConv) -> Tensor:
     """The taps of a layer's kernel, counted from where its output begins."""
     with shaped.plainly():
         centre = [w / 2 - b for w, b in zip(layer.window, layer.before, strict=True)]

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from foveal.geometry import grid_taps, pinwheel_taps, snake_offsets, snake_taps
-from foveal.layers import shaped
+from foveal.layers import base, shaped
 from foveal.layers.deformable import DeformConv2d
 from foveal.ops import arguments, sampled_conv2d
 
 
-class FreeConv(shaped.Mapped):
+class FreeConv(base.Mapped):
     """A convolution at points around the pixels that a stride picks; the size that it keeps is ceil(size / stride).
 
     Its points move by ``offsets(input)``, which ``offset_conv`` predicts, ``moves`` channels of 3x3; beyond the map they read its border.

@@ -1,11 +1,12 @@
 """Log-polar convolution of images: weights shared over bins of distance and direction, and the way in for the authors' weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from foveal.geometry import bin_population, log_polar_bins, region_grid
+from foveal.geometry import region_grid
 from foveal.layers import shaped
 from foveal.layers.binned import BinnedConv
 
@@ -46,45 +47,6 @@ class LogPolarConv2d(BinnedConv):
         torch.Size([1, 8, 32, 32])
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | Sequence[int],
-        stride: int | Sequence[int] = 1,
-        padding: int | str | Sequence[int] | None = None,
-        dilation: int | Sequence[int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        *,
-        radial_bins: int = 2,
-        angular_bins: int = 6,
-        growth_rate: float = 2.0,
-        rotation: float = 0.0,
-        aspect_ratio: float | None = None,
-        support: str = "disk",
-        reduce: str = "mean",
-        center: str = "own",
-        count_center: bool = False,
-        bins: Tensor | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        map = {
-            "radial_bins": radial_bins,
-            "angular_bins": angular_bins,
-            "growth_rate": growth_rate,
-            "rotation": rotation,
-            "aspect_ratio": aspect_ratio,
-            "support": support,
-            "center": center,
-        }
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, map, reduce,
-            count_center, bins, device, dtype,
-        )  # fmt: skip
-
     @torch.no_grad()
     def load_authors_state_dict(self, state: Mapping[str, Tensor], prefix: str = "") -> None:
         """Take the weights of the LPSC authors' layer, so that this layer gives its outputs.
@@ -103,14 +65,14 @@ class LogPolarConv2d(BinnedConv):
                 a bias that this layer has no place for. Nothing is changed then.
         """
         shaped.check_stored(self, "load_authors_state_dict()")
-        if self.reduce == "max" and self.home is None and self.map.get("center") != "bin":
+        if self.reduce == "max" and self.home is None and (self.map is None or self.map.center != "bin"):
             raise ValueError(
                 "the authors' maximum counts the centre pixel in its bin, besides its own weight; "
                 "build the layer with count_center=True"
             )
-        if not self.map or self.map["support"] != "square" or self.map["center"] == "none":
+        if self.map is None or self.map.support != "square" or self.map.center == "none":
             raise ValueError("the authors' layers have support='square' and center='own' or 'bin'; build the layer so")
-        radial, angular = self.map["radial_bins"], self.map["angular_bins"]
+        radial, (angular, _) = self.map.radial_bins, self.map.directions
         mine = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
         region = self._find(mine, (2 * radial, angular // 2), "region", prefix)
         if region is None or angular % 2:
@@ -126,7 +88,7 @@ class LogPolarConv2d(BinnedConv):
         ]
         if biases and self.bias is None:
             raise ValueError("the checkpoint has a bias and this layer has none; build it with bias=True")
-        if centre is not None and self.map["center"] == "bin":
+        if centre is not None and self.map.center == "bin":
             raise ValueError(
                 "the checkpoint has a centre convolution and this layer no weight for it; build it with center='own'"
             )
@@ -134,11 +96,11 @@ class LogPolarConv2d(BinnedConv):
         wide = torch.promote_types(self.weight.dtype, torch.float32)
         cells = region_grid(radial, angular).flatten().argsort()
         theirs = mine[region].to(self.weight.device, wide).flatten(2)[:, :, cells]
-        everything = {**self.map, "center": "bin"}
-        counted = log_polar_bins(self.kernel_size, **everything).to(self.weight.device)
-        per_tap = theirs if self.reduce == "max" else theirs / bin_population(counted, radial * angular).clamp(min=1)
-        if self.map["center"] == "own":
-            own = per_tap[:, :, counted[self.kernel_size[0] // 2, self.kernel_size[1] // 2]]
+        inner = replace(self.map, center="bin")
+        counts = inner.population(self.kernel_size).to(self.weight.device)
+        per_tap = theirs if self.reduce == "max" else theirs / counts.clamp(min=1)
+        if self.map.own:
+            own = per_tap[:, :, inner.home(self.kernel_size)]
             own = own if self.home is None else torch.zeros_like(own)  # counted in the bin, as theirs
             if centre is not None:
                 own = own + mine[centre].to(self.weight.device, wide)[:, :, 0, 0]

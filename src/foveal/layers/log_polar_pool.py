@@ -2,15 +2,15 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foveal.geometry import log_polar_bins, plain, region_grid
-from foveal.layers import shaped
+from foveal.geometry import MapArguments, plain, region_grid
+from foveal.layers import base, shaped
 from foveal.ops import arguments
 
 REDUCES = ("mean", "sum", "max")
@@ -19,7 +19,7 @@ ARRANGEMENTS = ("grid", "bins")
 Members = tuple[tuple[tuple[int, ...], ...], ...]  # the taps of each bin, as places in the window
 
 
-class LogPolarPool2d(shaped.Windowed):
+class LogPolarPool2d(base.Windowed, base.LogPolarLayer):
     """Pool the pixels of each log-polar bin around each position: section 3.2 of Log-Polar Space Convolution (NeurIPS 2022).
 
     In the paper's arrangement each position becomes a matrix of ``2 * radial_bins`` x ``angular_bins / 2`` regions that
@@ -33,7 +33,7 @@ class LogPolarPool2d(shaped.Windowed):
     Args:
         kernel_size, stride, padding, dilation, padding_mode: of the window, as in nn.Conv2d; padding keeps the size at
             stride 1 by default.
-        radial_bins, angular_bins, growth_rate, rotation, aspect_ratio, support: the map, see
+        map: radial_bins, angular_bins, growth_rate, rotation and the others as for :class:`LogPolarConv2d`, see
             :func:`foveal.geometry.log_polar_bins`; the grid needs an even number of angular bins.
         reduce: "mean" (the paper), "sum" or "max".
         center: "none" leaves the centre pixel to a convolution of its own (the paper); "bin" also counts it in the
@@ -57,6 +57,7 @@ class LogPolarPool2d(shaped.Windowed):
     """
 
     bins: Tensor
+    map_defaults = {"center": "none"}  # noqa: RUF012
 
     def __init__(
         self,
@@ -66,44 +67,31 @@ class LogPolarPool2d(shaped.Windowed):
         dilation: int | Sequence[int] = 1,
         padding_mode: str = "zeros",
         *,
-        radial_bins: int = 2,
-        angular_bins: int = 6,
-        growth_rate: float = 2.0,
-        rotation: float = 0.0,
-        aspect_ratio: float | None = None,
-        support: str = "disk",
         reduce: str = "mean",
-        center: str = "none",
         arrangement: str = "grid",
+        **map: Unpack[MapArguments],
     ) -> None:
-        kernel_size, radial_bins, angular_bins = plain((kernel_size, radial_bins, angular_bins))
-        self.map: dict[str, Any] = {
-            "radial_bins": radial_bins,
-            "angular_bins": angular_bins,
-            "growth_rate": plain(growth_rate),
-            "rotation": plain(rotation),
-            "aspect_ratio": plain(aspect_ratio),
-            "support": support,
-            "center": center,
-        }
+        kernel_size = plain(kernel_size)
         if not isinstance(kernel_size, int):
             kernel_size = arguments.numbers("kernel_size", kernel_size, self.dims, at_least=1)
-        shaped.check_count("angular_bins", angular_bins)
+        shaped.check_count("angular_bins", map.get("angular_bins", 1))
+        rule = self.map_of(map)
         with shaped.plainly():
-            bins = log_polar_bins(kernel_size, **self.map)
-            self.members = members(bins, radial_bins * angular_bins + (center == "own"))
+            bins = rule.bins(kernel_size)
+            self.members = members(bins, rule.columns)
         super().__init__(kernel_size, stride, padding, dilation, padding_mode)
+        self.map = rule
         self.reduce = shaped.check_choice("reduce", reduce, REDUCES)
         self.arrangement = shaped.check_choice("arrangement", arrangement, ARRANGEMENTS)
         self.grid: list[list[int]] | None = None
         if arrangement == "grid":
-            if center == "own":
+            if rule.own:
                 raise ValueError(
                     "center='own' has no place in the paper's grid; take center='none' and convolve the input for the "
                     "centre, or arrangement='bins'"
                 )
             with shaped.plainly():
-                self.grid = region_grid(radial_bins, angular_bins).tolist()
+                self.grid = region_grid(rule.radial_bins, rule.directions[0]).tolist()
         self.add_map("bins", bins)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -125,7 +113,7 @@ class LogPolarPool2d(shaped.Windowed):
 
     def extra_repr(self) -> str:
         """The window, then the map's arguments."""
-        text = super().extra_repr() + "".join(f", {k}={v!r}" for k, v in self.map.items() if v is not None)
+        text = super().extra_repr() + self.map_repr()
         return f"{text}, reduce={self.reduce!r}, arrangement={self.arrangement!r}"
 
 

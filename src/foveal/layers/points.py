@@ -4,14 +4,14 @@ import contextlib
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveal.geometry import offset_bins, plain, squared_limits
-from foveal.layers import near, shaped
+from foveal.geometry import LogPolarMap, MapArguments, plain
+from foveal.layers import base, near, shaped
 
 _PAIRS_AT_ONCE = 1 << 22  # features gathered at one time: 16 MB a channel in float32
 
@@ -39,7 +39,7 @@ class Neighbors(NamedTuple):
                 return
 
 
-class PointLogPolarConv(shaped.Mapped):
+class PointLogPolarConv(base.Mapped, base.LogPolarLayer):
     """A log-polar convolution of irregularly sampled data: 2-D or 3-D points with features.
 
     Source: Log-Polar Space Convolution (NeurIPS 2022), "Limitations": the layer "can also be applied to irregularly sampled
@@ -57,7 +57,7 @@ class PointLogPolarConv(shaped.Mapped):
         in_channels, out_channels, bias: as in nn.Conv2d.
         radius: distance that the last level reaches, in the units of the points. None: the farthest of the ``nearest``.
         nearest: the number of nearest neighbours that are looked at, the point itself not counted. None: all within radius.
-        radial_bins, growth_rate, rotation: as for LogPolarConv2d.
+        radial_bins, growth_rate, rotation: the map, as for LogPolarConv2d.
         angular_bins: a number for 2-D points, (azimuth, elevation) for 3-D points.
         spacing: the first squared limit is at least 2 * spacing**2, the paper's rule for a grid of that spacing; 0 for points
             without one. The last limit then may lie beyond the radius. Needs a radius.
@@ -81,6 +81,8 @@ class PointLogPolarConv(shaped.Mapped):
         torch.Size([2, 100, 8])
     """
 
+    map: LogPolarMap
+    map_without = ("aspect_ratio", "support")
     bias: nn.Parameter | None
     population: Tensor | None
 
@@ -92,44 +94,32 @@ class PointLogPolarConv(shaped.Mapped):
         nearest: int | None = None,
         bias: bool = True,
         *,
-        radial_bins: int = 2,
-        angular_bins: int | Sequence[int] = 6,
-        growth_rate: float = 2.0,
-        rotation: float = 0.0,
         spacing: float = 0.0,
         reduce: str = "mean",
-        center: str = "own",
         population: Tensor | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **map: Unpack[MapArguments],
     ) -> None:
         super().__init__()
         in_channels = shaped.check_count("in_channels", in_channels)
         out_channels = shaped.check_count("out_channels", out_channels)
-        radius, radial_bins, angular_bins, spacing = plain((radius, radial_bins, angular_bins, spacing))
+        radius, spacing = plain((radius, spacing))
         if radius is None and nearest is None:
             raise ValueError("give radius, the number of nearest neighbours, or both; got neither")
         if nearest is not None:
             nearest = shaped.check_count("nearest", nearest)
         if radius is None and spacing:
             raise ValueError(f"spacing needs a radius, in whose units it is; got spacing {spacing!r} without one")
-        self.map: dict[str, Any] = {
-            "radial_bins": radial_bins,
-            "angular_bins": angular_bins,
-            "growth_rate": plain(growth_rate),
-            "rotation": plain(rotation),
-            "spacing": spacing,
-            "center": center,
-        }
-        self.dims = 3 if isinstance(angular_bins, Sequence) else 2
-        offset_bins(torch.zeros(0, self.dims), 1.0 if radius is None else radius, **self.map)  # checks the arguments
+        self.map = self.map_of(map)
+        self.dims = 3 if isinstance(self.map.angular_bins, Sequence) else 2
+        self.radius, self.nearest, self.spacing = radius, nearest, spacing
+        self._bins(torch.zeros(0, self.dims))  # checks radius and spacing
         if spacing < 0:
             raise ValueError(f"spacing must be a distance, at least 0; got {spacing!r}")
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.radius, self.nearest = radius, nearest
         self.reduce = shaped.check_choice("reduce", reduce, ("mean", "sum"))
-        sectors = angular_bins[0] * angular_bins[1] if isinstance(angular_bins, Sequence) else angular_bins
-        columns = radial_bins * sectors + (center == "own")
+        columns = self.map.columns
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, columns, device=device, dtype=dtype))
         self.register_parameter(
             "bias", nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
@@ -150,7 +140,7 @@ class PointLogPolarConv(shaped.Mapped):
 
     def reset_parameters(self) -> None:
         """Start anew, as :meth:`LogPolarConv2d.reset_parameters`: the centre's own weight as a convolution of one point."""
-        shaped.start(shaped.center_apart(self.weight, self.map["center"] == "own"), self.bias)
+        shaped.start(shaped.center_apart(self.weight, self.map.own), self.bias)
 
     def forward(
         self, points: Tensor, features: Tensor, mask: Tensor | None = None, queries: Tensor | None = None
@@ -194,11 +184,15 @@ class PointLogPolarConv(shaped.Mapped):
         for query, point, scale in self._pairs(points, valid, queries, kept):
             # in float64, so that nothing but the coordinates' own rounding moves a pair over a border
             offset = (there[point].double() - here[query].double()) / scale
-            bins = offset_bins(offset, 1.0 if self.radius is None else self.radius, **self.map)
+            bins = self._bins(offset)
             inside = bins >= 0
             found_points.append(point[inside])
             found_slots.append((query * columns + bins)[inside])
         return Neighbors(torch.cat(found_points), torch.cat(found_slots), kept, points.shape[0] * points.shape[1])
+
+    def _bins(self, offset: Tensor) -> Tensor:
+        """The bins of offsets, which are in radii where there is none."""
+        return self.map.bins_at(offset, 1.0 if self.radius is None else self.radius, spacing=self.spacing)
 
     def weigh(self, neighbors: Neighbors, features: Tensor) -> Tensor:
         """Reduce the features of each bin and weigh them: the rest of :meth:`forward`, for neighbours found before."""
@@ -259,8 +253,7 @@ class PointLogPolarConv(shaped.Mapped):
                 )
                 yield pairs.query, pairs.point, torch.where(farthest > 0, farthest, 1)[group][:, None]
             return
-        rule = {name: self.map[name] for name in ("radial_bins", "growth_rate", "spacing")}
-        reach = math.sqrt(squared_limits(self.radius, **rule)[-1] * (1 + 1e-5))
+        reach = math.sqrt(self.map.limits(self.radius, spacing=self.spacing)[-1] * (1 + 1e-5))
         if self.nearest is None:
             found = near.Cells(points, valid, reach).within(queries, chosen, reach)
         else:
@@ -272,7 +265,7 @@ class PointLogPolarConv(shaped.Mapped):
         """The arguments."""
         text = f"{self.in_channels}, {self.out_channels}, radius={self.radius}, nearest={self.nearest}"
         text += "" if self.bias is not None else ", bias=False"
-        return text + "".join(f", {k}={v!r}" for k, v in self.map.items()) + f", reduce={self.reduce!r}"
+        return f"{text}{self.map_repr(spacing=self.spacing)}, reduce={self.reduce!r}"
 
 
 @contextlib.contextmanager

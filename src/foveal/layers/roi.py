@@ -6,7 +6,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from foveal.layers import shaped
+from foveal.layers import base, shaped
 from foveal.ops import arguments
 from foveal.ops.sampled import reference
 
@@ -88,7 +88,7 @@ def deform_roi_pool(
     return pooled.reshape(len(boxes), rows, columns, channels).permute(0, 3, 1, 2).to(input.dtype)
 
 
-class DeformableRoIPool(shaped.Mapped):
+class DeformableRoIPool(base.Mapped):
     """RoI pooling whose parts move by offsets that a fully connected layer predicts from what they hold at rest.
 
     Source: Deformable Convolutional Networks (ICCV 2017), section 2.2. ``offset_fc`` starts at zero.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ POOLS = ("max", "align")
 _STRIDE = 16  # of the map that proposals and boxes are read from, in pixels
 _PARTS = 7  # a box is pooled to 7x7 parts
 _MAPS = 256  # channels of the map that boxes are pooled from
+_COUNTS = ("max_size", "proposals", "boxes_per_image", "head_width", "detections_per_image")  # of the options
 _DENSE = 2000  # boxes of an image that stand in for proposals, as many as Fast R-CNN takes
 
 
@@ -146,7 +148,7 @@ def faster_rcnn(
         num_classes: classes, without the background.
         pyramid: a feature pyramid.
         pool: "max", the RoI pooling of the paper, or "align"; a pyramid aligns.
-        options: of ``options_of``.
+        options: of :class:`Options`.
 
     Returns:
         the detector, in training mode.
@@ -160,7 +162,7 @@ def faster_rcnn(
         >>> detector.backbone.layer4[0].conv2.dilation, detector.roi_heads.box_roi_pool.pool
         ((2, 2), RoIPool(output_size=7, spatial_scale=0.0625))
     """
-    given = options_of(**options)
+    given = Options(**options)
     resnet = _resnet(depth, given)
     if pyramid:
         return _pyramid(resnet, num_classes, given)
@@ -177,7 +179,7 @@ def fast_rcnn(depth: int, num_classes: int = 80, *, pool: str = "max", **options
     Args:
         depth, num_classes, pool, options: as in ``faster_rcnn``.
     """
-    given = options_of(**options)
+    given = Options(**options)
     resnet = _resnet(depth, given)
     trunk = _narrowed(resnet)
     return _assemble(trunk, None, *_two_layers(_MAPS, num_classes, pool, given), num_classes, given)
@@ -194,7 +196,7 @@ def rfcn(depth: int, num_classes: int = 80, **options: Any) -> Detector:
     """
     from torchvision.ops import PSRoIPool
 
-    given = options_of(**options)
+    given = Options(**options)
     resnet = _resnet(depth, given)
     maps = (num_classes + 1 + 4) * _PARTS**2
     neck = nn.Sequential(nn.Conv2d(_channels(resnet.layer4), 1024, 1), nn.ReLU(inplace=True), nn.Conv2d(1024, maps, 1))
@@ -206,21 +208,9 @@ def rfcn(depth: int, num_classes: int = 80, **options: Any) -> Detector:
     return _assemble(trunk, rpn, pool, nn.Identity(), Vote(num_classes + 1), num_classes, given)
 
 
-def options_of(
-    *,
-    in_channels: int = 3,
-    backbone_weights: str | Path | None = None,
-    min_size: int | Sequence[int] = 600,
-    max_size: int = 1000,
-    anchor_sizes: Sequence[int] = (64, 128, 256, 512),
-    proposals: int = 300,
-    boxes_per_image: int = 128,
-    head_width: int = 1024,
-    score_threshold: float = 0.001,
-    nms_threshold: float = 0.3,
-    detections_per_image: int = 100,
-) -> dict[str, Any]:
-    """Check the options that all detectors share and give them with their defaults.
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options that all detectors share, checked.
 
     Args:
         in_channels: of the images, 3.
@@ -240,37 +230,43 @@ def options_of(
     Raises:
         ValueError: an option breaks its rule.
     """
-    given = dict(locals())
-    if in_channels != 3:
-        raise ValueError(f"in_channels must be 3 for a detector; got {in_channels!r}")
-    sides = [min_size] if isinstance(min_size, int) else list(min_size)
-    counts = {
-        "max_size": [max_size],
-        "min_size": sides,
-        "anchor_sizes": list(anchor_sizes),
-        "proposals": [proposals],
-        "boxes_per_image": [boxes_per_image],
-        "head_width": [head_width],
-        "detections_per_image": [detections_per_image],
-    }
-    for name, values in counts.items():
-        if not values or not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values):
-            raise ValueError(f"{name} must be a whole number of at least 1, or several; got {given[name]!r}")
-    if max(sides) > max_size:
-        raise ValueError(f"min_size must be at most max_size, {max_size}; got {min_size!r}")
-    for name in ("score_threshold", "nms_threshold"):
-        if not 0 <= given[name] <= 1:
-            raise ValueError(f"{name} must be between 0 and 1; got {given[name]!r}")
-    return given
+
+    in_channels: int = 3
+    backbone_weights: str | Path | None = None
+    min_size: int | Sequence[int] = 600
+    max_size: int = 1000
+    anchor_sizes: Sequence[int] = (64, 128, 256, 512)
+    proposals: int = 300
+    boxes_per_image: int = 128
+    head_width: int = 1024
+    score_threshold: float = 0.001
+    nms_threshold: float = 0.3
+    detections_per_image: int = 100
+
+    def __post_init__(self) -> None:
+        if self.in_channels != 3:
+            raise ValueError(f"in_channels must be 3 for a detector; got {self.in_channels!r}")
+        sides = [self.min_size] if isinstance(self.min_size, int) else list(self.min_size)
+        counts = {name: [getattr(self, name)] for name in _COUNTS}
+        for name, values in {**counts, "min_size": sides, "anchor_sizes": list(self.anchor_sizes)}.items():
+            if not values or not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values):
+                raise ValueError(
+                    f"{name} must be a whole number of at least 1, or several; got {getattr(self, name)!r}"
+                )
+        if max(sides) > self.max_size:
+            raise ValueError(f"min_size must be at most max_size, {self.max_size}; got {self.min_size!r}")
+        for name in ("score_threshold", "nms_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1; got {getattr(self, name)!r}")
 
 
-def _resnet(depth: int, given: dict[str, Any]) -> Any:
+def _resnet(depth: int, given: Options) -> Any:
     import torchvision
     from torchvision.ops import FrozenBatchNorm2d
 
     if depth not in DEPTHS:
         raise ValueError(f"depth must be one of {', '.join(map(str, DEPTHS))}; got {depth!r}")
-    weights = given["backbone_weights"]
+    weights = given.backbone_weights
     resnet = getattr(torchvision.models, f"resnet{depth}")(
         norm_layer=nn.BatchNorm2d if weights is None else FrozenBatchNorm2d
     )
@@ -310,22 +306,20 @@ def _anchors(sizes: Sequence[Sequence[int]]) -> Any:
     return AnchorGenerator(each, ((0.5, 1.0, 2.0),) * len(each))
 
 
-def _rpn(in_channels: int, given: dict[str, Any], pyramid: bool = False) -> Any:
+def _rpn(in_channels: int, given: Options, pyramid: bool = False) -> Any:
     from torchvision.models.detection.rpn import RegionProposalNetwork
 
-    anchors = _anchors([(32,), (64,), (128,), (256,), (512,)] if pyramid else [given["anchor_sizes"]])
+    anchors = _anchors([(32,), (64,), (128,), (256,), (512,)] if pyramid else [given.anchor_sizes])
     width = in_channels if pyramid else 512
     head = ProposalHead(in_channels, width, anchors.num_anchors_per_location()[0])
     before = 1000 if pyramid else 6000  # of each map
-    kept = {"training": given["proposals"], "testing": given["proposals"]}
+    kept = {"training": given.proposals, "testing": given.proposals}
     return RegionProposalNetwork(
         anchors, head, 0.7, 0.3, 256, 0.5, {"training": before, "testing": before}, kept, nms_thresh=0.7
     )
 
 
-def _two_layers(
-    channels: int, num_classes: int, pool: str, given: dict[str, Any]
-) -> tuple[nn.Module, nn.Module, nn.Module]:
+def _two_layers(channels: int, num_classes: int, pool: str, given: Options) -> tuple[nn.Module, nn.Module, nn.Module]:
     """RoI pooling and the two fully connected layers."""
     from torchvision.ops import RoIAlign, RoIPool
 
@@ -335,15 +329,15 @@ def _two_layers(
         "max": partial(RoIPool, _PARTS, 1 / _STRIDE),
         "align": partial(RoIAlign, _PARTS, 1 / _STRIDE, sampling_ratio=2, aligned=True),
     }
-    width = given["head_width"]
+    width = given.head_width
     return BoxPool(pools[pool]()), BoxHead(channels * _PARTS**2, width), BoxPredictor(width, num_classes + 1)
 
 
-def _pyramid(resnet: Any, num_classes: int, given: dict[str, Any]) -> Detector:
+def _pyramid(resnet: Any, num_classes: int, given: Options) -> Detector:
     from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
     from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-    channels, width = _MAPS, given["head_width"]
+    channels, width = _MAPS, given.head_width
     stages = [_channels(getattr(resnet, f"layer{index}")) for index in (1, 2, 3, 4)]
     trunk = Trunk(resnet, FeaturePyramidNetwork(stages, channels, LastLevelMaxPool()), pyramid=True)
     pool = MultiScaleRoIAlign(["0", "1", "2", "3"], _PARTS, sampling_ratio=2)
@@ -358,7 +352,7 @@ def _assemble(
     head: nn.Module,
     predictor: nn.Module,
     num_classes: int,
-    given: dict[str, Any],
+    given: Options,
 ) -> Detector:
     from torchvision.models.detection.roi_heads import RoIHeads
     from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -369,18 +363,16 @@ def _assemble(
         predictor,
         fg_iou_thresh=0.5,
         bg_iou_thresh=0.5,
-        batch_size_per_image=given["boxes_per_image"],
+        batch_size_per_image=given.boxes_per_image,
         positive_fraction=0.25,
         bbox_reg_weights=None,
-        score_thresh=given["score_threshold"],
-        nms_thresh=given["nms_threshold"],
-        detections_per_img=given["detections_per_image"],
+        score_thresh=given.score_threshold,
+        nms_thresh=given.nms_threshold,
+        detections_per_img=given.detections_per_image,
     )
     heads.num_classes = num_classes
-    transform = GeneralizedRCNNTransform(
-        given["min_size"], given["max_size"], [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    )
-    anchors = _anchors([given["anchor_sizes"]]) if rpn is None else None
+    transform = GeneralizedRCNNTransform(given.min_size, given.max_size, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    anchors = _anchors([given.anchor_sizes]) if rpn is None else None
     return Detector(trunk, rpn, heads, transform, anchors)
 
 
@@ -409,16 +401,16 @@ def _named() -> dict[str, Callable[..., Detector]]:
         "fast_rcnn_resnet{}": fast_rcnn,
         "rfcn_resnet{}": rfcn,
     }
-    shared = list(inspect.signature(options_of).parameters.values())
-    found: dict[str, Callable[..., Detector]] = {}
-    for form, build in forms.items():
-        for depth in DEPTHS:
-            name = form.format(depth)
-            found[name] = partial(build, depth)
-            # all keywords by name, so that a wrong one is told with the nearest
-            own = [p for p in inspect.signature(found[name]).parameters.values() if p.kind != p.VAR_KEYWORD]
-            found[name].__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
-    return found
+    return {form.format(depth): _of_depth(build, depth) for form, build in forms.items() for depth in DEPTHS}
+
+
+def _of_depth(build: Callable[..., Detector], depth: int) -> Callable[..., Detector]:
+    """A detector of this depth that tells all its keywords by name, so that a wrong one is answered with the nearest."""
+    made = partial(build, depth)
+    own = [p for p in inspect.signature(made).parameters.values() if p.kind != p.VAR_KEYWORD]
+    shared = inspect.signature(Options).parameters.values()
+    made.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+    return made
 
 
 DETECTORS = _named()

@@ -10,6 +10,10 @@ from foveal.ops.binned.plan import Plan, plan
 from foveal.ops.native import library
 
 _int64 = ctypes.c_int64
+# benchmarks/fit_rules.py measures what these choose among; those in force were fitted on AVX-512 (CONTRIBUTING.md)
+PRODUCT = 0.9  # price of a multiply-add of the kernels, in those of the dense convolution
+SUMS = 1.0  # that of an addition to a bin
+DEPTHWISE = 1.25  # taps a column from which a depthwise kernel pays
 
 
 class _Job(ctypes.Structure):
@@ -44,10 +48,9 @@ def is_faster(input: Tensor, weight: Tensor, bins: Tensor, groups: int) -> bool:
     """Whether they are faster than the library's convolution with the dense kernel.
 
     The dense kernel costs a multiply-add for each tap and pair of channels. Theirs is a product with one for each column,
-    in whole vectors of output channels, after sums over taps in whole vectors of input channels. The two prices were fitted
-    to 210 shapes in float32 (3x3 to 13x13 taps, 1 to 128 channels, 4x4 to 32x32 pixels, AVX-512): the choice was wrong for
-    24 of them, where the ways hardly differ but for a single input channel (twice). In bfloat16 the library may have
-    matrix instructions, some eight times faster: so is the product then, where the kernels use them too, but not the sums.
+    in whole vectors of output channels, after sums over taps in whole vectors of input channels. The prices are those of
+    float32. In bfloat16 the library may have matrix instructions, some eight times faster: so is the product then, where the
+    kernels use them too, but not the sums.
     """
     if not takes(input):
         return False
@@ -58,9 +61,13 @@ def is_faster(input: Tensor, weight: Tensor, bins: Tensor, groups: int) -> bool:
         sums = 16.0
         product = 1.0 if library.function("binned_forward").__name__.endswith("amx") else 8.0
     if channels == 1 and out_channels == groups:
-        return taps > 1.25 * min(sums, 8.0) * columns
-    outs = out_channels // groups
-    return taps * channels * outs > 0.9 * product * columns * channels * _up(outs, 8) + sums * taps * _up(channels, 16)
+        return taps > DEPTHWISE * min(sums, 8.0) * columns
+    return is_cheaper(taps, columns, channels, out_channels // groups, PRODUCT * product, SUMS * sums)
+
+
+def is_cheaper(taps: int, columns: int, channels: int, outs: int, product: float, sums: float) -> bool:
+    """Whether product and sums cost less than the dense convolution, by channels of one group."""
+    return taps * channels * outs > product * columns * channels * _up(outs, 8) + sums * taps * _up(channels, 16)
 
 
 def _up(value: int, step: int) -> int:

@@ -7,6 +7,9 @@ from functools import lru_cache
 import numpy as np
 from torch import Tensor
 
+# taps up to which no table pays, up to which four do, and up to which eight do (2 beyond), of images and of volumes;
+# benchmarks/fit_rules.py measures them, and those in force were found on AVX-512 (CONTRIBUTING.md)
+LIMITS = {2: (121, 361, 2500), 3: (343, 729, 3375)}
 _Term = tuple[int, int, int]  # table (the first are the map's planes), and the tap, down and right, at which it is read
 _Key = tuple[int, int, int, int]  # tables a and b, and how far down and right of a they add b
 
@@ -123,14 +126,19 @@ def plan(
 ) -> Plan:
     """The plan of a map [kh, kw] or [kd, kh, kw] on the CPU, made once for its content, with at most so many tables.
 
-    By default as many as pay on a CPU (measured on AVX-512): for windows of more than 11 x 11 taps whose every pixel is read
+    By default as many as pay on a CPU: for windows of more than 11 x 11 taps whose every pixel is read
     4 at 17 x 17 and 8 at 31 x 31, and no more; beyond 50 x 50 taps eight take seconds to find. In volumes, whose planes are
     read anew for each slice, 4 at 9 x 9 x 9 (6 % of the time) and 8 at 11 x 11 x 11 (17 %). A strided convolution skips most
     sums of one.
     """
     taps = bins.numel()
     if tables is None:
-        small, middle, large = (121, 361, 2500) if bins.ndim == 2 else (343, 729, 3375)
-        tables = 0 if strided or taps <= small else 4 if taps <= middle else 8 if taps <= large else 2
+        tables = 0 if strided else tables_for(taps, LIMITS[bins.ndim])
     content = bins.contiguous().numpy().tobytes()
     return _plan(content, tuple(bins.shape), columns, tuple(dilation), reflected, tables)
+
+
+def tables_for(taps: int, limits: Sequence[int]) -> int:
+    """How many tables pay for a window of so many taps."""
+    small, middle, large = limits
+    return 0 if taps <= small else 4 if taps <= middle else 8 if taps <= large else 2

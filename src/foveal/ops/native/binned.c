@@ -8,6 +8,17 @@
 
 #include "kernels.h"
 
+/* How the work is cut into strips; benchmarks/fit_rules.py compiles others and measures them. */
+#ifndef STRIP_PIXELS
+#define STRIP_PIXELS 64 /* the most output pixels of a strip's row, and of the rows whose sums are formed together */
+#endif
+#ifndef STRIP_FLOATS
+#define STRIP_FLOATS (160 << 10) /* floats of the outputs of a strip, where blocks of channels add to them */
+#endif
+#ifndef CACHE_SHARE
+#define CACHE_SHARE 4 /* of the second level of cache, what the tables of a strip may take */
+#endif
+
 typedef struct {
     map_t input, output;                           /* [N, G*C, (D,) H, W] and [N, G*O, (D',) H', W'] */
     int32_t input_type, output_type, weight_type;  /* FLOAT32 or BFLOAT16; bias and gradient have the weight's */
@@ -58,13 +69,13 @@ static int64_t rings_of(const binned_t *job) { return job->planes + job->tables;
 
 static int64_t ring_rows(const cut_t *c, int64_t t) { return c->job->span[2 * t + 1] - c->job->span[2 * t] + 1; }
 
-/* Floats of a quarter of the second level of cache; asked once, since the answer may take microseconds. */
+/* Floats of the second level of cache that the tables may take; asked once, since the answer may take microseconds. */
 static int64_t cache(void) {
     static long bytes = 0;
 #ifdef _SC_LEVEL2_CACHE_SIZE
     if (!bytes) bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #endif
-    return (bytes < 1 << 18 ? 1 << 20 : bytes) / 16;
+    return (bytes < 1 << 18 ? 1 << 20 : bytes) / (4 * CACHE_SHARE);
 }
 
 static void rings(cut_t *c, int64_t block, int64_t width) {
@@ -88,13 +99,13 @@ static int cut(const binned_t *job, cut_t *c, int64_t pieces) {
     if (!c->base) return 0;
     c->panels = ceil_div(job->out_channels, COLUMNS);
     c->row = c->panels * COLUMNS;
-    int64_t block = LANES, most_pixels = 64;
+    int64_t block = LANES;
 #ifdef TILES
     c->narrow = job->output_type == BFLOAT16 && job->input_type == BFLOAT16 && job->weight_type == BFLOAT16 && !job->gradient && !job->depthwise;
 #endif
     while (block < 32 && (block < job->channels || c->narrow)) block *= 2;
     int64_t width = job->out_width;
-    if (width > most_pixels) width = up(ceil_div(width, ceil_div(width, most_pixels - 8)), ROWS);
+    if (width > STRIP_PIXELS) width = up(ceil_div(width, ceil_div(width, STRIP_PIXELS - 8)), ROWS);
     rings(c, block, width);
     if (c->ring > cache() && block > LANES && !c->narrow) rings(c, LANES, width);
     c->strips_w = ceil_div(job->out_width, width);
@@ -105,7 +116,7 @@ static int cut(const binned_t *job, cut_t *c, int64_t pieces) {
     c->direct = job->output_type == FLOAT32 && out->c == 1 && job->out_channels % LANES == 0;
     int64_t tall = job->out_height;
     if (!job->depthwise && (c->blocks > 1 || !c->direct))
-        tall = least(tall, most((160 << 10) / (width * c->row), job->tables ? 2 * job->window[0] : 8));
+        tall = least(tall, most(STRIP_FLOATS / (width * c->row), job->tables ? 2 * job->window[0] : 8));
     c->strips_h = ceil_div(job->out_height, tall);
     int64_t tasks = most(1, job->slices * job->groups * c->strips_w * (job->depthwise ? c->blocks : 1));
     if (tasks * c->strips_h < pieces) c->strips_h = least(ceil_div(pieces, tasks), ceil_div(job->out_height, 8));
@@ -113,7 +124,7 @@ static int cut(const binned_t *job, cut_t *c, int64_t pieces) {
     c->strips_h = ceil_div(job->out_height, c->strip_h);
     /* so many rows together that the products' rows come out even */
     int64_t best = 0;
-    for (int64_t r = 1; r <= c->strip_h && r * width <= 64; r++) {
+    for (int64_t r = 1; r <= c->strip_h && r * width <= STRIP_PIXELS; r++) {
         int64_t even = r * width * 100 / (ceil_div(r * width, ROWS) * ROWS);
         if (even > best) best = even, c->rows = r;
     }
