@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foveal.analysis import cost
+
 
 def accuracy(
     network: nn.Module, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], epochs: int, batch: int = 32
@@ -39,6 +41,12 @@ def main(
     layers: Mapping[str, Callable[[int, int], nn.Module]],
     network: Callable[[Callable[[int, int], nn.Module], int], nn.Module],
     samples: int = 1024,
+    *,
+    epochs: int = 8,
+    seeds: int = 3,
+    score: Callable[..., float] = accuracy,
+    of: str = "test accuracy",
+    size: tuple[int, ...] | None = None,
 ) -> None:
     """Every layer on every task, over some seeds; the first layer is what the others are measured against.
 
@@ -48,11 +56,15 @@ def main(
         layers: title -> a function that makes the layer from its channels in and out.
         network: makes a network of such layers, and of so many classes.
         samples: to train on, unless the command line says otherwise.
+        epochs, seeds: likewise.
+        score: trains a network on (inputs, targets), and measures it on others, between 0 and 1.
+        of: what the score is called.
+        size: of one input; with it the milliseconds and the memory of a forward pass are told, too.
     """
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--out", type=Path, help="a JSON file to write")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--epochs", type=int, default=epochs)
     parser.add_argument("--samples", type=int, default=samples, help="to train on, and as many to test on")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -68,24 +80,28 @@ def main(
                 classes = int(train[1].max()) + 1
                 torch.manual_seed(seed)
                 model = network(layer, classes)
-                found.append(accuracy(model, train, test, options.epochs))
+                found.append(score(model, train, test, options.epochs))
             spread = stdev(found) if len(found) > 1 else 0.0
             base = base or mean(found)
             parameters = sum(p.numel() for p in model.parameters())
             rows.append(
                 {
-                    "task": task, "layer": title, "params": parameters, "test_accuracy": found, "mean": mean(found),
+                    "task": task, "layer": title, "params": parameters, of.replace(" ", "_"): found, "mean": mean(found),
                     "std": spread, "gain": mean(found) - base, "seconds": round(time.perf_counter() - start, 1),
                 }
             )  # fmt: skip
+            if size is not None:
+                taken = cost(model, size)
+                rows[-1] |= {"latency_ms": taken.latency_ms, "peak_mib": taken.peak_mib}
             print(
-                f"  {title:34} {parameters:6,} parameters  test accuracy {100 * mean(found):5.1f} % ± {100 * spread:4.1f}"
+                f"  {title:34} {parameters:6,} parameters  {of} {100 * mean(found):5.1f} % ± {100 * spread:4.1f}"
                 f"  gain {100 * (mean(found) - base):+5.1f} points"
             )
     if options.out:
         result = {
             "command": " ".join(["python", *(f"examples/{Path(sys.argv[0]).name}", *sys.argv[1:])]),
             "about": about,
+            "of": of,
             "seeds": options.seeds,
             "epochs": options.epochs,
             "samples": options.samples,

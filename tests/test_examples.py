@@ -1,5 +1,6 @@
 """The examples run, and their layers are of equal parameters."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -27,6 +28,39 @@ def test_example(name, tmp_path):
         assert abs(log_polar["params"] - base["params"]) <= 0.1 * base["params"] < wide["params"]
         assert base["gain"] == 0
         assert log_polar["gain"] == pytest.approx(log_polar["mean"] - base["mean"])
+
+
+@pytest.mark.parametrize(("name", "of"), [("vessels_3d", "test_Dice"), ("points", "test_accuracy")])
+def test_an_example_of_drawn_data(name, of, tmp_path):
+    """The small, the middle and the log-polar network are of equal parameters, and the drawing is the same for a seed."""
+    out = tmp_path / "result.json"
+    command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), "--out", str(out)]
+    subprocess.run([*command, "--seeds", "1", "--epochs", "1", "--samples", "4"], capture_output=True, check=True)
+    found = json.loads(out.read_text())
+    assert len(found["rows"]) == 8
+    for first in (0, 4):
+        rows = found["rows"][first : first + 4]
+        equal = rows[:3] if name == "vessels_3d" else rows
+        assert max(r["params"] for r in equal) <= 1.15 * min(r["params"] for r in equal)
+    kept = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())
+    assert kept["command"] == f"python examples/{name}.py --out docs/results/{name}.json"
+    assert all(len(row[of]) == 5 for row in kept["rows"])
+    assert [row["layer"] for row in kept["rows"]] == [row["layer"] for row in found["rows"]]
+    if name == "vessels_3d":
+        assert all(row["latency_ms"] > 0 and row["peak_mib"] > 0 for row in kept["rows"])
+
+
+def test_masks_of_drawn_vessels_are_exact(monkeypatch):
+    """Without noise a voxel of the mask is bright, and only balls are bright beside it."""
+    import torch
+
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    vessels = importlib.import_module("vessels_3d")
+    torch.manual_seed(0)
+    inputs, masks = vessels.volumes(3, 1.5, 0.0)
+    assert inputs.shape == masks.shape == (3, 1, 16, 16, 16)
+    assert (inputs[masks.bool()] == 1).all()
+    assert 0 < float(masks.float().mean()) < float(inputs.mean()) < 0.5
 
 
 def test_winning_scales_needs_no_arguments(tmp_path):

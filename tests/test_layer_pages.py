@@ -16,9 +16,9 @@ def load(path):
     return module
 
 
-def test_the_tables_are_those_of_the_json_files():
+@pytest.mark.parametrize("page", ["signals_and_volumes.md", "points.md"])
+def test_the_tables_are_those_of_the_json_files(page):
     pictures = load(DOCS / "layers" / "pictures.py")
-    page = "signals_and_volumes.md"
     assert "| +0.0 |" in pictures.written(page)
     assert pictures.written(page) == (DOCS / "layers" / page).read_text()
 

