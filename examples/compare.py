@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveal.analysis import cost
+from foveal.analysis.cost import latencies
 
 
 def accuracy(
@@ -33,6 +34,11 @@ def accuracy(
     network.eval()
     with torch.no_grad():
         return float((network(test[0]).argmax(1) == test[1]).float().mean())
+
+
+def times(models: list[nn.Module], size: tuple[int, ...]) -> list[float]:
+    """Milliseconds of a forward pass of each network: the least of five medians in turns, since the machine may be busy."""
+    return [min(found) for found in zip(*(latencies(models, size) for _ in range(5)), strict=True)]
 
 
 def main(
@@ -71,7 +77,7 @@ def main(
     rows = []
     for task, make in tasks.items():
         print(f"{task}")
-        base = None
+        base, models = None, []
         for title, layer in layers.items():
             start, found = time.perf_counter(), []
             for seed in range(options.seeds):
@@ -81,6 +87,7 @@ def main(
                 torch.manual_seed(seed)
                 model = network(layer, classes)
                 found.append(score(model, train, test, options.epochs))
+            models.append(model)
             spread = stdev(found) if len(found) > 1 else 0.0
             base = base or mean(found)
             parameters = sum(p.numel() for p in model.parameters())
@@ -90,13 +97,13 @@ def main(
                     "std": spread, "gain": mean(found) - base, "seconds": round(time.perf_counter() - start, 1),
                 }
             )  # fmt: skip
-            if size is not None:
-                taken = cost(model, size)
-                rows[-1] |= {"latency_ms": taken.latency_ms, "peak_mib": taken.peak_mib}
             print(
                 f"  {title:34} {parameters:6,} parameters  {of} {100 * mean(found):5.1f} % ± {100 * spread:4.1f}"
                 f"  gain {100 * (mean(found) - base):+5.1f} points"
             )
+        if size is not None:
+            for row, model, taken in zip(rows[-len(models) :], models, times(models, size), strict=True):
+                row |= {"latency_ms": taken, "peak_mib": cost(model, size, latency=False).peak_mib}
     if options.out:
         result = {
             "command": " ".join(["python", *(f"examples/{Path(sys.argv[0]).name}", *sys.argv[1:])]),
