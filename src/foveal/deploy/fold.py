@@ -18,7 +18,6 @@ from foveal.layers import (
     CrossConv3d,
     DeformConv2d,
     ModulatedDeformConv2d,
-    base,
 )
 from foveal.layers.binned import BinnedConv
 
@@ -37,14 +36,10 @@ class Folding(NamedTuple):
 
 
 class _Tracer(fx.Tracer):
-    """Takes our layers as they are."""
+    """Takes layers whose weight is computed as they are."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return (
-            isinstance(module, base.Mapped)
-            or parametrize.is_parametrized(module)
-            or super().is_leaf_module(module, name)
-        )
+        return parametrize.is_parametrized(module) or super().is_leaf_module(module, name)
 
 
 @overload
