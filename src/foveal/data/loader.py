@@ -15,6 +15,7 @@ from foveal.data.epoch import order_of, parts_of, read_in
 from foveal.data.hashing import random_below, random_bits
 from foveal.data.own import OwnSet
 from foveal.data.presets import Preset
+from foveal.extras import extra
 
 _ORDER, _DOWN, _RIGHT, _FLIP, _CUT_ROW, _CUT_COLUMN, _CROP_ROW, _CROP_COLUMN, _RESIZED, _RANDAUGMENT, _MIX = range(
     11
@@ -239,7 +240,7 @@ def _cropped(preset: Preset, seed: int, epoch: int, image: Tensor, index: int) -
         top = int(random_below(down, image.shape[-2] - height + 1))
         left = int(random_below(right, image.shape[-1] - width + 1))
         return image[..., top : top + height, left : left + width]
-    from torchvision.transforms import v2
+    v2 = extra("torchvision.transforms.v2")
 
     crop = v2.RandomResizedCrop((height, width), antialias=True)
     with _drawing(random_bits(seed, epoch, _RESIZED, index)):
@@ -252,7 +253,7 @@ def _augmented(
     shaped: Callable[[Tensor, int], Tensor], magnitude: int, seed: int, epoch: int, image: Tensor, index: int
 ) -> Tensor:
     """Two of RandAugment's operations on one uint8 image, brought to its size before."""
-    from torchvision.transforms import v2
+    v2 = extra("torchvision.transforms.v2")
 
     image = shaped(image, index)
     with _drawing(random_bits(seed, epoch, _RANDAUGMENT, index)):
@@ -278,7 +279,7 @@ class _Mixing:
         alphas = {"MixUp": epoch.preset.mixup, "CutMix": epoch.preset.cutmix}
         if not any(alphas.values()):
             return None
-        from torchvision.transforms import v2
+        v2 = extra("torchvision.transforms.v2")
 
         classes = len(epoch.dataset.classes)
         return cls([getattr(v2, name)(alpha=a, num_classes=classes) for name, a in alphas.items() if a], epoch)
