@@ -1,4 +1,4 @@
-"""Make the README's picture and tables from runs and measurements: python docs/pictures.py [RUNS].
+"""Make the README's picture and tables, and those of speed.md, from runs and measurements: python docs/pictures.py [RUNS].
 
 RUNS is what ``foveal train quickstart --out RUNS`` wrote; its table is kept in docs/results/quickstart.json. Without RUNS only
 the tables are made again, from that file and from benchmarks/results.
@@ -19,6 +19,8 @@ from foveal.training import load_run
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
+SPEED = HERE / "speed.md"
+PAGES = (README, SPEED)
 QUICKSTART = HERE / "results" / "quickstart.json"
 BENCHMARKS = HERE.parent / "benchmarks" / "results"
 ROWS = ["conv", "dilated", "deformable", "log_polar", "anisotropic"]
@@ -67,34 +69,52 @@ def quickstart_table():
     return "\n".join(lines)
 
 
-# the case and the comparison that the README shows first; the rest is folded below
+# the case and the comparison that the README shows; speed.md has all, these first
 HEADLINES = [
     ("lpsc-k9-64", "3x3 nn.Conv2d"),
     ("lpsc-k9-64", "dense convolution"),
-    ("lpsc-k9-64-train", "dense convolution"),
     ("lpsc-k31", "dense convolution"),
-    ("lpsc-depthwise", "dense convolution"),
-    ("acn-1-64", "3x3 nn.Conv2d"),
-    ("acn-1-64", "onnxruntime DeformConv"),
-    ("acn-12-64", "torchvision per scale, maximum"),
+    ("acn-12-64", "3x3 nn.Conv2d"),
     ("acn-12-64-train", "torchvision per scale, maximum"),
-    ("acn-12-256-train", "torchvision per scale, maximum"),
-    ("resnet110", "LPSC beside conventional"),
 ]
 
 
-def bench_tables():
-    """The figures of `foveal bench` on each machine that was measured, as Markdown."""
-    parts = []
+def benchmarks():
+    """Each machine that was measured by `foveal bench`: in a sentence, its rows, its file."""
     for path in sorted(BENCHMARKS.glob("*.json")):
         found = json.loads(path.read_text())
         where = found["environment"]
-        first = {key: row for row in found["rows"] if (key := (row["case"], row["what"])) in HEADLINES}
         about = f"{where['cpu']}, {where['instruction_set']}, {where['threads']} thread(s), PyTorch {where['torch']}"
+        yield about, found["rows"], path
+
+
+def short_table():
+    """The README's five figures of each machine, as Markdown."""
+    parts = []
+    for about, rows, _ in benchmarks():
+        first = {key: row for row in rows if (key := (row["case"], row["what"])) in HEADLINES}
+        lines = ["| measured | beside | figure |", "|---|---|---|"]
+        for row in (first[key] for key in HEADLINES if key in first):
+            lines.append(f"| {row['title']} | {row['what']} | {in_words(row)} |")
+        parts += ["\n".join(lines), f"By `foveal bench` on {about}."]
+    return "\n\n".join(parts)
+
+
+def in_words(row):
+    """1.39 times its time, or 4.88 times faster."""
+    return f"{row['figure']:.3g} times {'as fast' if 'faster' in row['unit'] else 'its time'}"
+
+
+def bench_tables():
+    """All figures of each machine, as Markdown."""
+    parts = []
+    for about, rows, path in benchmarks():
+        missed = sum(row["met"] is False for row in rows)
         parts += [
-            f"On {about}, by `foveal bench`; x is our time as a multiple of the other, goals were set before the kernels were written:",
-            table_of([first[key] for key in HEADLINES if key in first]),
-            f"<details><summary>All figures of benchmarks/results/{path.name}</summary>\n\n{table_of(found['rows'])}\n\n</details>",
+            f"## {about}",
+            f"`benchmarks/results/{path.name}`. x is our time as a multiple of the other; of {sum(row['bar'] is not None for row in rows)} goals "
+            f"{missed} are not met.",
+            table_of(rows),
         ]
     return "\n\n".join(parts)
 
@@ -102,15 +122,16 @@ def bench_tables():
 def table_of(rows):
     lines = ["| measured | beside | figure | goal | |", "|---|---|---|---|---|"]
     for row in rows:
-        goal, met = ("", "") if row["bar"] is None else (row["bar"], "met" if row["met"] else "not met")
+        goal, met = ("", "") if row["bar"] is None else (row["bar"], "met" if row["met"] else "**not met**")
         lines.append(f"| {row['title']} | {row['what']} | {row['figure']:.3g} {row['unit']} | {goal} | {met} |")
     return "\n".join(lines)
 
 
-def write_tables() -> str:
-    """The README with its tables made anew."""
-    text = README.read_text()
-    for name, table in (("quickstart", quickstart_table()), ("bench", bench_tables())):
+def written(page: Path) -> str:
+    """The text of a page with its tables made anew."""
+    text = page.read_text()
+    tables = {"quickstart": quickstart_table(), "speed": short_table(), "bench": bench_tables()}
+    for name, table in tables.items():
         text = re.sub(
             rf"(<!-- {name}:[^\n]*-->\n).*?(<!-- end -->)",
             lambda m, t=table: f"{m[1]}{t}\n{m[2]}",
@@ -156,4 +177,5 @@ def main(runs: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         main(Path(sys.argv[1]))
-    README.write_text(write_tables())
+    for page in PAGES:
+        page.write_text(written(page))

@@ -1,6 +1,7 @@
 """The examples run, and their layers are of equal parameters."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ["signals", "volumes"]
+GALLERY = sorted(path.stem for path in (ROOT / "examples" / "gallery").glob("*.py") if path.stem != "run")
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -52,3 +54,27 @@ def test_the_figures_that_are_kept_are_of_three_seeds(name):
     kept = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())
     assert kept["command"] == f"python examples/{name}.py --out docs/results/{name}.json"
     assert all(len(row["test_accuracy"]) == 3 for row in kept["rows"])
+
+
+def test_the_gallery_is_whole():
+    """Each example has its page with picture and output, from one run on its own; the eighth is that of the winning scales."""
+    assert len(GALLERY) == 7
+    index = (ROOT / "docs" / "gallery" / "index.md").read_text()
+    for name in [*GALLERY, "../scales"]:
+        assert f"]({name}.md)" in index
+    for name in GALLERY:
+        assert f"../../examples/gallery/{name}.py" in (ROOT / "docs" / "gallery" / f"{name}.md").read_text()
+        assert (ROOT / "docs" / "images" / "gallery" / f"{name}.png").stat().st_size < 400_000
+        told = (ROOT / "docs" / "gallery" / f"{name}.txt").read_text().strip().splitlines()
+        assert len(told) >= 3
+        seconds, processor = re.search(r"(\d+) s( of its processor)?$", told[-1]).groups()
+        assert int(seconds) <= (180 if processor else 600), "three minutes; more by the clock of a busy machine"
+
+
+@pytest.mark.parametrize("name", GALLERY)
+def test_an_example_of_the_gallery(name, tmp_path, timm):
+    command = [sys.executable, str(ROOT / "examples" / "gallery" / "run.py"), name, "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.png", f"{name}.txt"}
+    assert "of its processor\n" in (tmp_path / f"{name}.txt").read_text()

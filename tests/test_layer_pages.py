@@ -1,39 +1,30 @@
-"""The pages about layers and deployment: what they show runs, their tables are those of the JSON files, their links lead somewhere."""
+"""The tables of the pages about layers, and of the page that helps to choose one, are those of the JSON files."""
 
 import importlib.util
-import re
 from pathlib import Path
 
 import pytest
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = [*sorted((DOCS / "layers").glob("*.md")), DOCS / "export.md"]
 
 
-def test_there_are_pages():
-    assert len(PAGES) >= 4
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page(page, capsys):
-    text = page.read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert blocks
-    for block in blocks:
-        exec(block, {})
-    assert "False" not in capsys.readouterr().out
-    links = re.findall(r"\]\(([^)#]+)\)", text)
-    assert links
-    for link in links:
-        assert (page.parent / link).exists(), link
+def load(path):
+    pytest.importorskip("matplotlib", reason="needs the train extra")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_the_tables_are_those_of_the_json_files():
-    path = PAGES[0].parent / "pictures.py"
-    pytest.importorskip("matplotlib", reason="needs the train extra")
-    spec = importlib.util.spec_from_file_location("layer_pictures", path)
-    pictures = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pictures)
+    pictures = load(DOCS / "layers" / "pictures.py")
     page = "signals_and_volumes.md"
     assert "| +0.0 |" in pictures.written(page)
-    assert pictures.written(page) == (path.parent / page).read_text()
+    assert pictures.written(page) == (DOCS / "layers" / page).read_text()
+
+
+def test_the_table_of_choices_is_that_of_the_json_file(monkeypatch):
+    monkeypatch.setattr("sys.path", list(__import__("sys").path))
+    drawn = load(DOCS / "papers" / "drawn.py")
+    assert drawn.table().count("× |") == len(drawn.WANTS) + 1 >= 8
+    assert drawn.written() == drawn.CHOOSING.read_text()

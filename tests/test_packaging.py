@@ -31,3 +31,10 @@ def test_continuous_integration_begins_with_the_oldest_that_is_promised():
 
 def test_the_citation_has_the_version_of_the_project():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == PROJECT["project"]["version"]
+
+
+def test_the_changelog_has_the_release_and_its_day():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    sections = [line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("## ")]
+    assert sections[0] == "## [Unreleased]"
+    assert sections[1] == f"## [{cited['version']}] - {cited['date-released']}"

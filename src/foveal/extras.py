@@ -11,6 +11,7 @@ EXTRAS = {
     "coco": ("faster_coco_eval",),
     "export": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("openvino",),
+    "ray": ("ray",),
     "watch": ("tensorboard", "wandb", "mlflow"),
 }
 """Modules by the extra that brings them."""

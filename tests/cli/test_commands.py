@@ -217,9 +217,9 @@ def test_sigterm(table: Path, tmp_path: Path) -> None:
 def test_ctrl_c(run: Run, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = loop.Training._train_step
 
-    def stepping(self: Any, images: torch.Tensor, labels: torch.Tensor) -> None:
+    def stepping(self: Any, batch: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        real(self, images, labels)
+        real(self, batch)
 
     monkeypatch.setattr(loop.Training, "_train_step", stepping)
     code, _, err = run("train", table / "beta.yaml", table / "alpha.yaml", "--out", tmp_path)

@@ -80,6 +80,7 @@ NEEDS = {
               "report": "jinja2", "draw": "matplotlib", "field": "matplotlib", "cam": "matplotlib|PIL|Pillow"},
     "coco": {"train detector": "faster-coco-eval"},
     "watch": {"train watched": "tensorboard"},
+    "ray": {"train on ray": "ray"},
     "export": {"export": "onnx"},
     "openvino": {"export openvino": "openvino"},
 }  # fmt: skip
@@ -116,6 +117,8 @@ def test_every_command_is_tried() -> None:
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_commands_without_an_extra(folder: Path, extra: str) -> None:
     own = {"export openvino": ["export", "runs/row/seed0", "--to", "openvino"]} if extra == "openvino" else {}
+    if extra == "ray":
+        own = {"train on ray": ["train", "row.yaml", "--out", "rays", "--on", "ray"]}
     if extra == "watch":
         own = {"train watched": ["train", "row.yaml", "--out", "watched", "--watch", "tensorboard"]}
     found = called(list(EXTRAS[extra]), COMMANDS | own, folder)

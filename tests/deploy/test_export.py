@@ -1,13 +1,16 @@
 """Exported files give PyTorch's outputs in their own runtimes, or there is no file."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
 
 import foveal
-from foveal import AnisotropicConv2d, CrossConv2d, LogPolarConv2d, LogPolarConv3d, convert
+from foveal import AnisotropicConv2d, CrossConv2d, LogPolarConv2d, LogPolarConv3d, ModulatedDeformConv2d, convert
 from foveal.deploy import ExportError, export, open_file
 from foveal.deploy.export import SUFFIX
+from foveal.deploy.runtime import RUNTIMES
 from foveal.models import create_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -54,6 +57,69 @@ def test_every_target_is_right_at_any_batch_and_size(to, tmp_path):
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items()), "the model is as it was"
     left = {file.name for file in path.parent.iterdir()}
     assert left == {path.name} | ({"model.bin"} if to == "openvino" else set())
+
+
+def deformable():
+    model = nn.Sequential(
+        AnisotropicConv2d(3, 4, scales=(1, 2)), ModulatedDeformConv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+    )
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("deform", "operators"),
+    [
+        ("auto", {"DeformConv": 2, "GridSample": 0}),
+        ("DeformConv", {"DeformConv": 2, "GridSample": 0}),
+        ("GridSample", {"DeformConv": 0, "GridSample": 2}),
+    ],
+)
+def test_moving_points_are_read_by_the_operator_that_was_asked_for(deform, operators, tmp_path):
+    needs("onnx")
+    import onnx
+
+    path, model = tmp_path / "model.onnx", deformable()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        done = export(model, torch.randn(1, 3, 16, 16), path, dynamic=("batch", "size"), deform=deform)
+    assert done.difference < 1e-4
+    assert not any("GridSample" in note for note in done.notes)
+    types = [node.op_type for node in onnx.load(path).graph.node]
+    counted = {name: types.count(name) for name in operators}
+    assert counted["DeformConv"] == operators["DeformConv"]
+    assert bool(counted["GridSample"]) == bool(operators["GridSample"])
+
+
+def test_a_runtime_without_the_operator_gets_the_other_and_the_note_says_so(monkeypatch, tmp_path):
+    needs("onnx")
+    import onnx
+
+    class Old(RUNTIMES["onnx"]):
+        def __init__(self, path, threads):
+            if any(node.op_type == "DeformConv" for node in onnx.load(path).graph.node):
+                raise RuntimeError("Could not find an implementation for DeformConv(19)")
+            super().__init__(path, threads)
+
+    monkeypatch.setitem(RUNTIMES, "onnx", Old)
+    example = torch.randn(1, 3, 16, 16)
+    done = export(deformable(), example, tmp_path / "model.onnx")
+    assert any("GridSample" in note and "Could not find an implementation" in note for note in done.notes)
+    with pytest.raises(ExportError, match="Could not find an implementation"):
+        export(deformable(), example, tmp_path / "other.onnx", deform="DeformConv")
+    assert not (tmp_path / "other.onnx").exists()
+
+
+def test_points_on_no_grid_cannot_be_asked_for(tmp_path):
+    needs("onnx")
+    layer = AnisotropicConv2d(3, 4, scales=(1, 2.5))
+    with pytest.raises(ExportError, match="needs points on a grid of pixels"):
+        export(layer, torch.randn(1, 3, 16, 16), tmp_path / "model.onnx", deform="DeformConv")
+    assert export(layer, torch.randn(1, 3, 16, 16), tmp_path / "model.onnx").difference < 1e-4
+    strided = AnisotropicConv2d(3, 4, stride=2)
+    with pytest.raises(ExportError, match="may change under a stride"):
+        export(strided, torch.randn(1, 3, 16, 16), tmp_path / "two.onnx", dynamic=("size",), deform="DeformConv")
 
 
 @pytest.mark.slow

@@ -11,9 +11,11 @@ import foveal
 from foveal import (
     AnisotropicConv2d,
     CrossConv2d,
+    DeformConv2d,
     LogPolarConv1d,
     LogPolarConv2d,
     LogPolarConv3d,
+    ModulatedDeformConv2d,
     convert,
     fold,
     reparameterize,
@@ -38,6 +40,7 @@ LAYERS = {
     "mean, centre counted": lambda bias: LogPolarConv2d(4, 6, 9, count_center=True, bias=bias),
     "sum": lambda bias: LogPolarConv2d(4, 6, 9, reduce="sum", groups=2, bias=bias),
     "max": lambda bias: LogPolarConv2d(4, 6, 9, reduce="max", bias=bias),
+    "modulated": lambda bias: ModulatedDeformConv2d(4, 6, 3, padding=1, groups=2, bias=bias),
     "cross": lambda bias: CrossConv2d(4, 6, 3, field=7, bias=bias),
     "cross, all log-polar": lambda bias: CrossConv2d(4, 6, 3, field=7, share=1.0, bias=bias),
     "one scale": lambda bias: AnisotropicConv2d(4, 6, scales=(2,), bias=bias),
@@ -170,6 +173,26 @@ def test_what_cannot_be_folded_is_told_and_left():
     heard = nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)).eval()
     heard[0].register_forward_hook(lambda *_: None)
     assert "a hook listens" in fold(heard, dry_run=True)[0].why_not
+
+
+def test_a_layer_that_takes_offsets_is_folded_too():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.offset, self.conv, self.norm = (
+                nn.Conv2d(4, 18, 3, padding=1),
+                DeformConv2d(4, 6, 3, padding=1),
+                trained(nn.BatchNorm2d(6)),
+            )
+
+        def forward(self, x):
+            return self.norm(self.conv(x, self.offset(x)))
+
+    model, input = Net().eval(), torch.randn(2, 4, 9, 9)
+    expected = model(input).detach()
+    fold(model)
+    assert isinstance(model.norm, nn.Identity)
+    torch.testing.assert_close(model(input).detach(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_training_mode_and_what_cannot_be_traced_are_refused():

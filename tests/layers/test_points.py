@@ -319,7 +319,8 @@ def test_sets_without_points(search):
     mask = torch.tensor([[True] * 5, [False] * 5])
     assert layer(points, features, mask)[1].eq(0).all()
     assert torch.equal(layer(points, features, mask, points)[1], layer.bias.expand(5, 3))  # all that its bins hold
-    assert torch.equal(layer(points, features, mask)[0], layer(points, features)[0])
+    # the product of fewer rows may add up in another order
+    torch.testing.assert_close(layer(points, features, mask)[0], layer(points, features)[0], rtol=1e-5, atol=1e-6)
     assert layer(points[:, :0], features[:, :0]).shape == (2, 0, 3)
     assert torch.equal(layer(points[:, :0], features[:, :0], None, points), layer.bias.expand(2, 5, 3))
     assert layer(points[:0], features[:0]).shape == (0, 5, 3)

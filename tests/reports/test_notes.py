@@ -43,3 +43,14 @@ def test_baselines_and_runs_that_are_not_whole(bare: Any, tmp_path: Path) -> Non
     notes = notes_of(table(tmp_path))
     assert "ours: +10.00 points against conv; even the worst run (80.00) beats its mean." in notes
     assert "waiting/seed0 is unfinished: 1 of 2 epochs; run the same command to go on" in notes
+
+
+def test_several_processes(bare: Any, tmp_path: Path) -> None:
+    bare(tmp_path, "alone", result=numbers(80, worlds=[[0, 1]]))
+    bare(tmp_path, "old", result=numbers(80))
+    assert not any("processes" in note for note in notes_of(table(tmp_path)))
+    bare(tmp_path, "four", result=numbers(80, worlds=[[0, 4]]))
+    bare(tmp_path, "fewer", result=numbers(80, worlds=[[0, 3], [40, 2]]))
+    notes = notes_of(table(tmp_path))
+    assert "Trained by several processes together (by 4): four." in notes
+    assert "Trained by several processes together (by 3 at first, from step 40 on by 2): fewer." in notes

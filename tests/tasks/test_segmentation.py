@@ -131,11 +131,11 @@ def test_a_run_goes_on_with_the_same_bits(
     through = fit(row, tmp_path / "through")
     real = loop.Training._train_step
 
-    def stepping(self: Any, inputs: Any, targets: Any) -> None:
+    def stepping(self: Any, batch: Any) -> None:
         if self.step == 4:
             monkeypatch.setattr(loop.Training, "_train_step", real)
             os.kill(os.getpid(), signal.SIGTERM)
-        real(self, inputs, targets)
+        real(self, batch)
 
     monkeypatch.setattr(loop.Training, "_train_step", stepping)
     with pytest.raises(Interrupted, match="in epoch 2 of 3, step 5"):

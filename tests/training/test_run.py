@@ -378,15 +378,6 @@ def test_a_killed_training_holds_nothing(root: Path, tmp_path: Path) -> None:
     fit(recipe(root, epochs=1), tmp_path)
 
 
-def test_one_of_several_processes_is_refused(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match=r"WORLD_SIZE says that this is one of 2: .* start it without torchrun"):
-        fit(recipe(root), tmp_path)
-    assert not any(tmp_path.iterdir())
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    fit(recipe(root, epochs=1), tmp_path)
-
-
 def test_fraction_is_a_share_of_each_split(root: Path) -> None:
     row = recipe(root)
     row = row.model_copy(update={"data": row.data.model_copy(update={"fraction": 0.25})})
@@ -622,11 +613,11 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIG
     """Send a signal in the middle of a step."""
     real = loop.Training._train_step
 
-    def stepping(self: Any, images: torch.Tensor, labels: torch.Tensor) -> None:
+    def stepping(self: Any, batch: Any) -> None:
         if self.step == step:
             monkeypatch.setattr(loop.Training, "_train_step", real)
             os.kill(os.getpid(), number)
-        real(self, images, labels)
+        real(self, batch)
 
     monkeypatch.setattr(loop.Training, "_train_step", stepping)
 
@@ -685,7 +676,7 @@ def test_a_signal_while_measuring_is_taken_at_once(root: Path, tmp_path: Path, m
 
 
 def test_a_second_signal_does_not_wait(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stepping(self: Any, images: torch.Tensor, labels: torch.Tensor) -> None:
+    def stepping(self: Any, batch: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("the second signal should have ended the step")

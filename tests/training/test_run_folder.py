@@ -17,7 +17,6 @@ from foveal.training.run_folder import (
     refuse_other_checkpoint,
     refuse_other_data,
     refuse_other_recipe,
-    refuse_several_processes,
     to_json,
 )
 
@@ -31,13 +30,6 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         assert "wait for it, stop it, or choose another --out" in done.stderr
     assert not (tmp_path / ".owner").exists()
     assert subprocess.run([sys.executable, "-c", other], check=False).returncode == 0
-
-
-def test_processes_of_torchrun_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    refuse_several_processes()
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="WORLD_SIZE says that this is one of 2"):
-        refuse_several_processes()
 
 
 def test_a_folder_of_another_recipe(row: Callable[..., Recipe], tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class ReceptiveField:
     """The effective receptive field of one output position.
 
     Attributes:
-        map: float32 Tensor[H, W] on the CPU, mean over images and channels of |d output / d input|, largest value 1.
+        map: float32 Tensor[H, W] on the CPU, mean over images and channels of ``|d output / d input|``, largest value 1.
         size: rows and columns that hold a positive entry.
         pixels: number of positive entries.
         side: side of the smallest square, wherever it lies, that holds ``share`` of the map's sum.

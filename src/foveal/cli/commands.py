@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import platform
 import signal
 import sys
 import traceback
@@ -57,17 +59,44 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt as interrupt:
-            say(str(interrupt) or "stopped")
+            if _is_one_of_several():  # the launcher sends signals again, and this is the end
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+            if not _is_told_elsewhere(interrupt):
+                say(str(interrupt) or "stopped")
             raise typer.Exit(128 + getattr(interrupt, "signum", signal.SIGINT)) from None
         except (typer.Exit, BrokenPipeError):  # typer's own; the second is a reader such as head that has gone
             raise
         except Exception as error:
             if "--debug" in sys.argv:
                 traceback.print_exc()
-            say(f"error: {_message(error)}")
+            if not _is_told_elsewhere(error):
+                say(f"error: {_where()}{_message(error)}")
+            if type(error).__name__ == "ProcessLost":
+                sys.stdout.flush()
+                os._exit(1)  # connections to who is not there any more could hold up an orderly end
             raise typer.Exit(2 if isinstance(error, (ValueError, FileNotFoundError)) else 1) from None
 
     return guarded
+
+
+def _is_one_of_several() -> bool:
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def _is_told_elsewhere(error: BaseException) -> bool:
+    """Of several processes of one run one tells what all know, and before they know each other one on each machine."""
+    if not _is_one_of_several() or isinstance(error, ImportError):
+        return False
+    from foveal.training.processes import are_connected, is_told_elsewhere
+
+    return is_told_elsewhere(error) or not (are_connected() or os.environ.get("LOCAL_RANK", "0") == "0")
+
+
+def _where() -> str:
+    """Which process speaks, where it is not the first one."""
+    rank = os.environ.get("RANK", "0")
+    return "" if rank == "0" or not _is_one_of_several() else f"rank {rank} on {platform.node()}: "
 
 
 def _message(error: Exception) -> str:
@@ -78,7 +107,10 @@ def _message(error: Exception) -> str:
     kind = type(error).__name__
     if kind == "OutOfMemoryError":
         return "the device's memory is full: use a smaller --set train.batch_size=N"
-    expected = isinstance(error, (ValueError, OSError, FloatingPointError)) or kind == "CheckpointError"
+    expected = isinstance(error, (ValueError, OSError, FloatingPointError)) or kind in (
+        "CheckpointError",
+        "ProcessLost",
+    )
     return str(error) if expected else f"{kind}: {error} (not expected: --debug shows where)"
 
 
@@ -107,11 +139,15 @@ def main() -> None:
     told: set[str] = set()
 
     def show(message: Warning | str, *_args: Any, **_kwargs: Any) -> None:
-        if str(message) not in told:  # data is opened before anything trains, and again to train
+        if (
+            str(message) not in told and os.environ.get("RANK", "0") == "0"
+        ):  # data is opened before anything trains, and again to train
             told.add(str(message))
             say(f"warning: {message}")
 
     warnings.showwarning = show
+    if _is_one_of_several():
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what torch's C++ says of a choice that is ours
     arguments = sys.argv[1:]
     if "--debug" in arguments:  # wherever it stands
         arguments = ["--debug", *(argument for argument in arguments if argument != "--debug")]

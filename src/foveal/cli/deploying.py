@@ -34,6 +34,10 @@ def export(
         Literal["auto", "dense", "sums"],
         typer.Option(help="Of wide log-polar layers: one convolution, or sums over bins."),
     ] = "auto",
+    deform: Annotated[
+        Literal["auto", "DeformConv", "GridSample"],
+        typer.Option(help="ONNX's operator for moving points; auto: DeformConv where the runtime has it."),
+    ] = "auto",
     opset: Annotated[int, typer.Option(help="Of ONNX.")] = 20,
     image: Annotated[list[Path] | None, typer.Option(help="An image to compare on, too; again for more.")] = None,
     out: Annotated[Path | None, typer.Option(help="File.  [default: RUN/model.onnx, MODEL.onnx]")] = None,
@@ -86,7 +90,17 @@ def export(
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(1, *shape, generator=generator)
     done = foveal.export(
-        model, example, path, to=to, dynamic=free, opset=opset, half=half, form=form, metadata=said, images=images
+        model,
+        example,
+        path,
+        to=to,
+        dynamic=free,
+        opset=opset,
+        half=half,
+        form=form,
+        deform=deform,
+        metadata=said,
+        images=images,
     )
     for note in done.notes:
         tell(f"note: {note}")

@@ -232,6 +232,7 @@ def doctor() -> None:
 
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         tell(f"{'devices':<17}cpu with {torch.get_num_threads()} threads; CUDA: {', '.join(names) or 'none'}")
+        tell(f"{'processes':<17}{_processes()}")
         from foveal.ops.native import library
 
         compiled = ", ".join(library.instruction_sets())
@@ -257,6 +258,20 @@ def doctor() -> None:
                 tell(f"{name:<17}not found: {str(error).splitlines()[0]}")
     tell(f"{'disk':<17}{shutil.disk_usage('.').free / 2**30:.1f} GiB free in {Path.cwd()}")
     tell("\n".join(["", "To get what is missing:", *dict.fromkeys(cures)]) if cures else "\nNothing is missing.")
+
+
+def _processes() -> str:
+    """What several processes of a run can exchange gradients by, and how torchrun starts them."""
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_available():
+        return "this torch cannot train in several processes"
+    there = [
+        name for name, is_there in (("gloo", dist.is_gloo_available()), ("nccl", dist.is_nccl_available())) if is_there
+    ]
+    cards = torch.cuda.device_count()
+    return f"{', '.join(there)}; torchrun --nproc-per-node {max(cards, 2)} -m foveal train ROW{'' if cards > 1 else ' --device cpu'}"
 
 
 def _installed(package: str) -> tuple[str, str]:

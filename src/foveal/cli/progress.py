@@ -6,9 +6,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Table
 
 from foveal.cli.terminal import say, tell
 from foveal.metrics.intervals import wilson_interval
@@ -114,6 +116,44 @@ class Told(Watcher):
         if self.bar is not None:
             self.bar.stop()
         self.bar = None
+
+
+class AllRuns:
+    """A table of runs that are trained at once: a line each on a terminal, else a line whenever one begins or ends."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.live = console, Live(console=console, auto_refresh=False, transient=True)
+        self.former: dict[str, str] = {}
+
+    def __enter__(self) -> AllRuns:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.console.is_terminal:
+            self.live.stop()
+
+    def show(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Where all runs stand, NAME/seedK each."""
+        for name, run in states.items():
+            if self.former.get(name, "waiting") != run["state"]:
+                said = f": {run['message']}" if "message" in run else ""
+                self.console.print(escape(f"{name}  {run['state']}{said}"))
+            self.former[name] = run["state"]
+        if self.console.is_terminal:
+            self.live.update(_table_of(states), refresh=True)
+
+
+def _table_of(states: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table("run", "state", "epoch", "loss", "left", "on", box=None)
+    for name, run in states.items():
+        if run["state"] == "trains" and "epoch" in run:
+            epoch, left = f"{run['epoch']}/{run['epochs']}", _duration(run["seconds_left"])
+            table.add_row(escape(name), run["state"], epoch, f"{run['loss']:.3f}", left, escape(run["host"]))
+        else:
+            table.add_row(escape(name), run["state"], "", "", "", "")
+    return table
 
 
 class Bar:

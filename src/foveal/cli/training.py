@@ -35,6 +35,17 @@ def train(
         str | None,
         typer.Option(metavar="I/N", help="The I-th of N shares of the runs.  [default: all, or Slurm's array task]"),
     ] = None,
+    on: Annotated[
+        Literal["here", "ray"], typer.Option(help="Here one after the other, or as tasks of Ray, many at once.")
+    ] = "here",
+    address: Annotated[
+        str | None, typer.Option(help="Of Ray's cluster; auto is this machine's.  [default: Ray starts here]")
+    ] = None,
+    gpus_per_run: Annotated[
+        float | None,
+        typer.Option(min=0, help="With --on ray: cards, or a share of one.  [default: 1 if there are any]"),
+    ] = None,
+    cpus_per_run: Annotated[float, typer.Option(min=0, help="With --on ray: processors.")] = 1,
     watch: Annotated[
         list[str] | None, typer.Option(help="tensorboard, wandb, mlflow, or package.module:Name; again for more.")
     ] = None,
@@ -42,7 +53,8 @@ def train(
     """Train recipes, then write and print their table.
 
     Each recipe is one row. Run again with the same --out to go on: finished rows are kept, a stopped one continues
-    where it was. Several of these at once share the runs of one folder.
+    where it was. Several of these at once share the runs of one folder. One run on several devices:
+    torchrun --nproc-per-node N -m foveal train ROW
     """
     from rich.markup import escape
 
@@ -52,15 +64,25 @@ def train(
     from foveal.reports.write import print_table
     from foveal.reports.write import report as write
     from foveal.training.environment import pick_device
+    from foveal.training.processes import close_world, rank_and_size
     from foveal.training.rows import default_out, fit_table, read_table, runs_of
-    from foveal.training.run_folder import alone, refuse_several_processes
+    from foveal.training.run_folder import alone
     from foveal.training.speed import time_in_turns
     from foveal.training.watchers import watchers
 
-    refuse_several_processes()
+    rank, size = rank_and_size()
+    if on == "here" and (address is not None or gpus_per_run is not None):
+        raise ValueError("--address and --gpus-per-run are for --on ray; add it, or leave them out")
+    if on == "ray":
+        if size > 1:
+            raise ValueError("--on ray starts processes itself: leave torchrun out")
+        if watch:
+            raise ValueError("--watch is for runs that are trained here; leave it or --on ray out")
+        need("ray")
     need("jinja2")  # or hours of training would end without their page
     search_in(".")
-    watchers(watch or [])  # a wrong name is told before the work
+    if not rank:
+        watchers(watch or [])  # a wrong name is told before the work
     place = [] if data_root is None else [f"data.root={json.dumps(str(data_root))}"]
     table = read_table(recipes, [*(overrides or []), *place], quick=quick)
     rows = [row for row in table if isinstance(row, Recipe)]
@@ -71,7 +93,19 @@ def train(
     names, several = ", ".join(row.name for row in rows), "s" if len(rows) > 1 else ""
     head = f"{len(rows)} row{several}, {len(todo)} runs: {names}" if len(todo) > 1 else ""
     told = Told(console, len(todo), sum((run / "result.json").exists() for run in todo), head)
-    done = fit_table(table, out, seeds=seeds, device=chosen, watch=[told, *(watch or [])], part=share)
+    listening: list[Any] = [] if rank else [told, *(watch or [])]
+    if on == "ray":
+        from foveal.cli.progress import AllRuns
+        from foveal.training.on_ray import fit_table_on_ray
+
+        where: dict[str, Any] = {"address": address, "gpus_per_run": gpus_per_run, "cpus_per_run": cpus_per_run}
+        with AllRuns(console) as shown:
+            done = fit_table_on_ray(table, out, seeds=seeds, part=share, show=shown.show, **where)
+    else:
+        done = fit_table(table, out, seeds=seeds, device=chosen, watch=listening, part=share)
+    close_world()
+    if rank:  # the first of the processes tells, also what has diverged
+        raise typer.Exit(int(bool(done.diverged)))
     for who in done.elsewhere.values():
         console.print(escape(who.partition(";")[0]))
 

@@ -30,9 +30,13 @@ class BoxBatches:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __iter__(self) -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]]]]:
+    def __iter__(self) -> Iterator[Any]:
         reading = partial(_read, self.dataset, self.flipped)
-        for images, targets in read_in(self.indices, reading, workers=self.workers):
+        for batch in read_in(self.indices, reading, workers=self.workers):
+            if batch is None:
+                yield None
+                continue
+            images, targets = batch
             yield (
                 [image.to(self.device) / 255 for image in images],
                 [{key: value.to(self.device) for key, value in target.items()} for target in targets],
@@ -51,6 +55,8 @@ def box_batches(
     workers: int = 0,
     start_batch: int = 0,
     drop_last: bool = False,
+    rank: int = 0,
+    world: int = 1,
 ) -> BoxBatches:
     """Go through a set once, in batches of images of their own sizes.
 
@@ -67,6 +73,9 @@ def box_batches(
         workers: processes that decode files; their number changes no bit.
         start_batch: batches to skip.
         drop_last: leave out the batch that would be smaller than the others.
+        rank: of this process, among those that share each batch: it gets its share alone, or None of a batch that has none
+            for it.
+        world: how many processes there are.
 
     Returns:
         An iterable of (images, targets): a list of float32 Tensor[3, H, W] from 0 to 1, and for each image a dict of
@@ -92,7 +101,7 @@ def box_batches(
         if flip:
             chosen = (random_bits(seed, epoch, _FLIP, places) & 1).bool()
             flipped = frozenset(places[chosen].tolist())
-    parts = [tuple(part) for part in parts_of(places, batch_size, drop_last=drop_last)]
+    parts = [tuple(part) for part in parts_of(places, batch_size, drop_last=drop_last, rank=rank, world=world)]
     if train:
         order = random_bits(seed, epoch, _BATCHES, torch.arange(len(parts), device="cpu")).argsort(stable=True)
         parts = [parts[k] for k in order.tolist()]

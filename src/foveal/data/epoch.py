@@ -25,29 +25,64 @@ def order_of(count: int, seed: int, epoch: int, *, train: bool) -> Tensor:
     return random_bits(seed, epoch, _ORDER, places).argsort(stable=True) if train else places
 
 
-def parts_of(order: Tensor, batch_size: int, *, drop_last: bool = False, start_batch: int = 0) -> list[list[int]]:
-    """The indices of each batch.
+def share_of(count: int, rank: int, world: int) -> slice:
+    """The place of one process's share in a batch: neighbours, and as many for each as for the others or one more.
+
+    Where there are fewer images than processes the last ones have none.
+
+    Example:
+        >>> [share_of(5, rank, 3) for rank in range(3)]
+        [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    least, more = divmod(count, world)
+    start = rank * least + min(rank, more)
+    return slice(start, start + least + (rank < more))
+
+
+def parts_of(
+    order: Tensor,
+    batch_size: int,
+    *,
+    drop_last: bool = False,
+    start_batch: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    lead: int = 0,
+) -> list[list[int]]:
+    """The indices of each batch, or of one process's share of each, which may be empty.
 
     Args:
         order: of the epoch.
         batch_size: images at a time.
         drop_last: leave out the last batch where it would be smaller than the others.
         start_batch: batches to leave out at the start, to go on in the middle of an epoch.
+        rank: this process's.
+        world: processes that share each batch.
+        lead: how many of the images before its own a share that is not empty begins with, around the batch's end.
 
     Example:
         >>> parts_of(torch.arange(5), 2, drop_last=True), parts_of(torch.arange(5), 2, start_batch=1)
         ([[0, 1], [2, 3]], [[2, 3], [4]])
+        >>> [parts_of(torch.arange(5), 4, rank=rank, world=2) for rank in range(2)]
+        [[[0, 1], [4]], [[2, 3], []]]
     """
     parts = [part.tolist() for part in order.split(batch_size)] if len(order) else []
     if drop_last and parts and len(parts[-1]) < batch_size:
         parts.pop()
-    return parts[start_batch:]
+    if world == 1:
+        return parts[start_batch:]
+    found = []
+    for part in parts[start_batch:]:
+        own = share_of(len(part), rank, world)
+        before = [part[k % len(part)] for k in range(own.start - lead, own.start)]
+        found.append([*before, *part[own]] if part[own] else [])
+    return found
 
 
 def read_in(
     parts: Sequence[Sequence[int]], read: Callable[[Sequence[int]], Any], *, workers: int, pin: bool = False
 ) -> Iterator[Any]:
-    """What `read` makes of each batch's indices, in their order, by worker processes or in this one.
+    """What `read` makes of each batch's indices, in their order, by worker processes or in this one; None of no indices.
 
     Args:
         parts: what `parts_of` gives.
@@ -56,15 +91,18 @@ def read_in(
         workers: processes; their number changes no bit.
         pin: whether tensors are put where a GPU fetches them fastest.
     """
+    full = [part for part in parts if part]
     loader: Any = DataLoader(
-        range(1 + max((max(part) for part in parts), default=0)),  # type: ignore[arg-type]
-        batch_sampler=parts,  # type: ignore[arg-type]
+        range(1 + max((max(part) for part in full), default=0)),  # type: ignore[arg-type]
+        batch_sampler=full,  # type: ignore[arg-type]
         collate_fn=read,
         num_workers=workers,
         pin_memory=pin,
         generator=torch.Generator(),  # without it every pass would draw from the global one
     )
-    for batch in loader:
+    batches = iter(loader)
+    for part in parts:
+        batch = next(batches) if part else None
         if isinstance(batch, ValueError):
             raise batch
         yield batch

@@ -86,11 +86,14 @@ def joint_batches(
     workers: int = 0,
     start_batch: int = 0,
     drop_last: bool = False,
-) -> Iterator[tuple[Tensor, list[Truth]]]:
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[Any]:
     """Go through a set once: images float32 Tensor[B, 3, H, W], and the truth of each.
 
     No random state is read or moved; workers change no bit. Whole images of different sizes come one by one. `drop_last`
-    leaves out a last batch that would be smaller.
+    leaves out a last batch that would be smaller. Of `world` processes each gets its share of every batch, by its `rank`, and
+    None of a batch that has none for it.
 
     Raises:
         ValueError: a file breaks a rule, or training images have different sizes and ``size`` is not set.
@@ -105,15 +108,20 @@ def joint_batches(
     """
     fixed = isinstance(dataset.images, Tensor) or isinstance(preset.resize, tuple)
     if not train and preset.whole and not fixed:
-        batch_size = 1
+        batch_size = world
     order = order_of(len(dataset), seed, epoch, train=train)
-    parts = parts_of(order, batch_size, drop_last=drop_last, start_batch=start_batch)
+    how: dict[str, Any] = {"drop_last": drop_last, "start_batch": start_batch, "rank": rank, "world": world}
+    parts = parts_of(order, batch_size, **how)
     on_gpu = torch.device(device).type == "cuda"
     # a GPU transforms faster, and no process has to bring it images
     there = device if on_gpu and not workers else "cpu"
     reading = partial(_read, dataset, preset, seed, epoch, train, there)
     shift, spread = (torch.tensor(v, device=device).mul(255)[:, None, None] for v in (preset.mean, preset.std))
-    for images, truth in read_in(parts, reading, workers=workers, pin=on_gpu and there == "cpu"):
+    for batch in read_in(parts, reading, workers=workers, pin=on_gpu and there == "cpu"):
+        if batch is None:
+            yield None
+            continue
+        images, truth = batch
         moved = [Truth(mask.to(device), None if field is None else field.to(device)) for mask, field in truth]
         yield images.to(device).float().sub_(shift).div_(spread), moved
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,25 +37,36 @@ class Batches:
     workers: int
     start: int  # in samples
     stop: int
+    rank: int = 0
+    world: int = 1
 
     def __len__(self) -> int:
         return -(-(self.stop - self.start) // self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Any]:
         order = order_of(len(self.dataset), self.seed, self.epoch, train=self.train)[self.start : self.stop]
         if not len(order):
             return
+        mixed = _Mixing.of(self) if self.train else None
+        lead = int(mixed is not None and self.world > 1)  # an image is mixed with the one before it
+        parts = parts_of(order, self.batch_size, rank=self.rank, world=self.world, lead=lead)
+        together = self._at_once(self.dataset) if isinstance(self.dataset, ImageSet) else 1
+        groups = [parts[k : k + together] for k in range(0, len(parts), together)]
+        places = [[index for part in group for index in part] for group in groups]
+        indices = [torch.tensor(some, dtype=torch.long, device="cpu").to(self.device) for some in places]
         if isinstance(self.dataset, ImageSet):
-            many = self.batch_size * self._at_once(self.dataset)
-            indices = order.to(self.device).split(many)
             stored = self._from_memory(self.dataset.to(self.device), indices)
         else:
-            indices = order.to(self.device).split(self.batch_size)
-            stored = self._from_files(self.dataset, parts_of(order, self.batch_size))
-        mixed = _Mixing.of(self) if self.train else None
-        for images, labels in self._prepared(indices, stored):
-            for batch in zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True):
-                yield batch if mixed is None else mixed(*batch)
+            stored = self._from_files(self.dataset, places)
+        for group, found in zip(groups, self._prepared(indices, stored), strict=True):
+            sizes = [len(part) for part in group]
+            split = (
+                zip(*(whole.split(sizes) for whole in found), strict=True) if found is not None else [None] * len(group)
+            )
+            for batch in split:
+                if mixed is not None:
+                    batch = mixed(batch, lead)
+                yield batch if batch and len(batch[0]) else None
 
     def _at_once(self, dataset: ImageSet) -> int:
         """Batches that are prepared together: on a GPU many, for starting its kernels takes longer than what they do."""
@@ -65,9 +77,13 @@ class Batches:
         return max(1, _PREPARED_TOGETHER[self.device.type] // numbers)
 
     def _prepared(
-        self, indices: Sequence[Tensor], stored: Iterable[tuple[Tensor, Tensor]]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        for index, (images, labels) in zip(indices, stored, strict=True):
+        self, indices: Sequence[Tensor], stored: Iterable[tuple[Tensor, Tensor] | None]
+    ) -> Iterator[tuple[Tensor, Tensor] | None]:
+        for index, read in zip(indices, stored, strict=True):
+            if read is None:
+                yield None
+                continue
+            images, labels = read
             if self.train:
                 draws = _draws(self.seed, self.epoch, index)
                 images = _crop_and_flip(images, draws, self.preset.pad, self.preset.flip)
@@ -76,9 +92,12 @@ class Batches:
                 images.masked_fill_(_holes(images, draws, self.preset.cutout), 0)
             yield images, labels
 
-    def _from_memory(self, dataset: ImageSet, indices: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _from_memory(self, dataset: ImageSet, indices: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor] | None]:
         shaped = self._shaper()
         for index in indices:
+            if not len(index):
+                yield None
+                continue
             images = dataset.images[index]
             if self.train and (self.preset.crop != "centre" or self.preset.randaugment):  # every image in its own way
                 each = [shaped(image[None], k) for image, k in zip(images, index.tolist(), strict=True)]
@@ -94,10 +113,12 @@ class Batches:
             return shaped
         return partial(_augmented, shaped, self.preset.randaugment, self.seed, self.epoch)
 
-    def _from_files(self, dataset: FolderSet | OwnSet, indices: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _from_files(
+        self, dataset: FolderSet | OwnSet, indices: Sequence[list[int]]
+    ) -> Iterator[tuple[Tensor, Tensor] | None]:
         reading = partial(_read, dataset, self._shaper())
-        for images, labels in read_in(indices, reading, workers=self.workers, pin=self.device.type == "cuda"):
-            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        for read in read_in(indices, reading, workers=self.workers, pin=self.device.type == "cuda"):
+            yield read and (read[0].to(self.device, non_blocking=True), read[1].to(self.device, non_blocking=True))
 
 
 def batches(
@@ -112,6 +133,8 @@ def batches(
     workers: int = 0,
     drop_last: bool = False,
     start_batch: int = 0,
+    rank: int = 0,
+    world: int = 1,
 ) -> Batches:
     """Go through a set once, in batches.
 
@@ -133,6 +156,9 @@ def batches(
         workers: processes that decode files; 0 decodes in this one. Without effect for sets in memory.
         drop_last: leave out the last batch where it would be smaller than the others.
         start_batch: batches to leave out at the start, to go on in the middle of an epoch.
+        rank: of this process, among those that share each batch: it gets its share alone, or None of a batch that has none
+            for it.
+        world: how many processes there are.
 
     Returns:
         an iterable with a length, of images float32 Tensor[B, C, H, W] and labels int64 Tensor[B]; with mixup or CutMix, in
@@ -164,7 +190,9 @@ def batches(
     if start_batch > number:
         raise ValueError(f"start_batch must be at most {number}, the number of batches; got {start_batch}")
     start = min(start_batch * batch_size, stop)
-    return Batches(dataset, batch_size, seed, epoch, train, preset, torch.device(device), workers, start, stop)
+    return Batches(
+        dataset, batch_size, seed, epoch, train, preset, torch.device(device), workers, start, stop, rank, world
+    )
 
 
 def _read(
@@ -256,11 +284,15 @@ class _Mixing:
         classes = len(epoch.dataset.classes)
         return cls([getattr(v2, name)(alpha=a, num_classes=classes) for name, a in alphas.items() if a], epoch)
 
-    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: tuple[Tensor, Tensor] | None, lead: int = 0) -> tuple[Tensor, Tensor] | None:
+        """A batch mixed, without the `lead` first images, which are there to be mixed into others; None of none."""
         bits = random_bits(self.epoch.seed, self.epoch.epoch, _MIX, self.number)
         self.number += 1
+        if batch is None or not len(batch[0]):
+            return None
         with _drawing(bits):
-            return self.ways[int(random_below(bits, len(self.ways)))](images, labels)
+            images, labels = self.ways[int(random_below(bits, len(self.ways)))](*batch)
+        return images[lead:], labels[lead:]
 
 
 def _scaled(preset: Preset, images: Tensor) -> Tensor:

@@ -45,43 +45,61 @@ class Augment(Section):
     """What happens to training images: where they are cut out, horizontal flip, an erased square (Cutout)."""
 
     pad: int = Field(default=0, ge=0)
+    """Black pixels on each side before a random part of the old size is cut out."""
     crop: Literal["centre", "random", "random_resized"] = "centre"
-    """How `data.size` is cut out of a training image: see `foveal.data.Preset`."""
+    """How `data.size` is cut out of a training image: `random_resized` as for ImageNet; see `foveal.data.Preset`."""
     flip: bool = False
+    """Mirror left to right, or not, with equal chance."""
     cutout: int = Field(default=0, ge=0)
+    """Side of an erased square, in pixels."""
     randaugment: int = Field(default=0, ge=0, le=30)
     """Magnitude of torchvision's RandAugment, two operations an image; 9 is usual, 0 is none."""
     mixup: float = Field(default=0.0, ge=0)
-    """Alpha of mixup: batches are blended with themselves, labels too; 0.2 is usual, 0 is none."""
+    """Alpha of mixup: batches are blended with themselves, labels too, whose larger part counts in the training accuracy; 0.2 is usual,
+    0 is none."""
     cutmix: float = Field(default=0.0, ge=0)
     """Alpha of CutMix, likewise, by rectangles; with both a batch gets one of them."""
     scale: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] | None = None
     """For masks, as all that follows (see `foveal.data.JointPreset`): random factor of an image's size."""
     flip_vertical: bool = False
+    """Likewise mirrored top to bottom."""
     quarter_turns: bool = False
+    """Turned by 0, 90, 180 or 270 degrees, with equal chance."""
     affine: float = Field(default=0.0, ge=0, lt=1)
+    """Largest shift, and change of size, as a share of the image."""
     aspect: float = Field(default=0.0, ge=0, lt=1)
+    """Largest change of width over height, as a share."""
     colour: float = Field(default=0.0, ge=0, le=1)
+    """How strongly colours are changed, 0 to 1."""
 
 
 class File(Section):
     """What a data file must be: its size in bytes, its SHA-256, or both."""
 
     bytes: int | None = Field(default=None, ge=0)
+    """Its size."""
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Its SHA-256, in hexadecimal digits."""
 
 
 class Data(Section):
     """The data set, where it lies, and how its images are prepared."""
 
     name: str = Field(min_length=1)
+    """The set; `folder`, `npz`, `webdataset` and `masks` are files of your own. `foveal list datasets` says of each how its
+    files lie and which keys it takes."""
     root: str | None = None
+    """The folder of the files, relative to the folder where `foveal` is called, not to the recipe; `data` for torchvision's sets. It
+    may begin with an environment variable: `$FOVEAL_DATA/cifar10`. `--data-root` changes it for one call."""
     download: bool = False
+    """Fetch one of torchvision's sets into `root`."""
     size: Size | None = None
-    """Height and width (or one number for both) that images are brought to; None keeps them."""
+    """Height and width (or one number for both) that images are brought to: scaled until they cover it and cut at the centre; "resize
+    to 256, crop 224" is `resize: 256, size: 224`. None keeps them, but for `folder` and `webdataset`: there it is 224."""
     resize: Resize | None = None
     """What images are scaled to before `size` is cut out: the shorter side, or [height, width]."""
     augment: Augment = Augment()
+    """What happens to training images, and only what is said here: no set is flipped or cut unasked."""
     drop_last: bool = False
     """Leave out the last training batch of an epoch where it would be smaller than the others."""
     binary_masks: bool = False
@@ -91,13 +109,16 @@ class Data(Section):
     test_seed: int = Field(default=0, ge=0)
     """Of the drawing of `test_fraction`, the same for all seeds and rows."""
     val_fraction: float | None = Field(default=None, gt=0, lt=1)
-    """This share of the training images, of each class alike, is taken out for validation: `statistic: best` chooses by it."""
+    """This share of the training images, of each class alike, is taken out for validation: `statistic: best` chooses by it. Where the
+    files have a folder (or `val.npz`, `val*.tar`) `val` beside `test`, that is used without being asked for; `val` without `test`
+    stands for the tests."""
     limit: int | None = Field(default=None, ge=1)
     """At most this many images of each split, drawn once for all seeds: for a quick try."""
     fraction: float | None = Field(default=None, gt=0, lt=1)
     """In place of `limit`, this share of each split."""
     files: dict[str, File] = {}
-    """Files under `root` that are compared with their size and sum before anything is trained."""
+    """`{train.npz: {bytes: 153650510, sha256: ...}}`: files under `root` that are compared with their size and sum before anything is
+    trained."""
     workers: int = Field(default=0, ge=0)
     """Processes that decode image files; the number changes no bit."""
 

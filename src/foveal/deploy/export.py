@@ -20,6 +20,8 @@ from foveal.deploy.forms import reform
 from foveal.deploy.runtime import RUNTIMES, needed
 from foveal.extras import extra
 from foveal.layers import shaped
+from foveal.ops import onnx_deform
+from foveal.ops.sampled.export import DEFORM
 
 TARGETS = tuple(RUNTIMES)
 SUFFIX = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".pt2", "openvino": ".xml"}
@@ -74,6 +76,7 @@ def export(
     opset: int = _OPSET,
     half: bool = False,
     form: str = "auto",
+    deform: str = "auto",
     metadata: Mapping[str, Any] | None = None,
     images: Sequence[Tensor] = (),
 ) -> Exported:
@@ -93,6 +96,9 @@ def export(
         opset: of ONNX, 20 or later.
         half: float16 (ONNX and pt2: the whole network; openvino: stored weights).
         form: of wide log-polar layers: "dense", one convolution; "sums" over bins and a 1x1 convolution; "auto", the faster.
+        deform: by which operator of ONNX moving points are read: "DeformConv", which reads and multiplies at once (an error
+            where points lie on no grid, or the runtime lacks it, as onnxruntime before 1.25 and OpenVINO do); "GridSample" and
+            a convolution; "auto", in onnx DeformConv where points lie on a grid and the runtime takes it.
         metadata: what goes into the file as JSON under the name "foveal"; :func:`foveal.deploy.runtime.open_file` gives it back.
         images: further inputs to compare, Tensor[N, C, ...] each.
 
@@ -115,6 +121,7 @@ def export(
     """
     path = _check(path, to, dynamic, opset, example)
     needed(to)
+    shaped.check_choice("deform", deform, DEFORM)
     plain = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     example = example.detach().cpu().float()
     with torch.no_grad():
@@ -127,28 +134,47 @@ def export(
     ready = reform(ready, form, to).to(dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
     said = json.dumps(dict(metadata or {}))
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        place = Path(folder) / path.name
-        with _explained(f"{type(model).__name__} cannot be exported to {to}"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            _WRITERS[to](ready, example.to(dtype), place, dynamic, opset, half, said)
-        with _explained(f"the file is written, but {to}'s runtime does not take it"):
-            run = RUNTIMES[to](place, 0).run
-        checks = []
-        for (what, given), true in zip(inputs, expected, strict=True):
-            with _explained(f"{to}'s runtime fails on an input of shape {tuple(given.shape)}"):
-                found = run(given.to(dtype)).float()
-            checks.append(Check(tuple(given.shape), what, _difference(found, true)))
-        worst, limit = max(checks, key=lambda check: check.difference), _HALF if half else _SINGLE
-        if not worst.difference <= limit:
-            raise ExportError(
-                f"{to}'s outputs differ from PyTorch's by {worst.difference:.2g} of the largest on {worst.what} of shape "
-                f"{worst.shape}; at most {limit:g} is right. No file is kept"
-            )
-        del run
-        for file in sorted(Path(folder).iterdir()):
-            os.replace(file, path.parent / file.name)
-    return Exported(path, to, tuple(checks), notes)
+    name = type(model).__name__
+
+    def attempt(operator: str) -> tuple[Check, ...]:
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            place = Path(folder) / path.name
+            with _explained(f"{name} cannot be exported to {to}"), warnings.catch_warnings(), onnx_deform(operator):
+                warnings.simplefilter("ignore")
+                _WRITERS[to](ready, example.to(dtype), place, dynamic, opset, half, said)
+            checks = _compare(place, to, dtype, inputs, expected, _HALF if half else _SINGLE)
+            for file in sorted(Path(folder).iterdir()):
+                os.replace(file, path.parent / file.name)
+        return checks
+
+    if deform != "auto" or to != "onnx":
+        return Exported(path, to, attempt("GridSample" if deform == "auto" else deform), notes)
+    try:
+        checks = attempt("auto")
+    except ExportError as error:
+        checks = attempt("GridSample")
+        notes += (f"moving points are read by GridSample: with DeformConv, {error}",)
+    return Exported(path, to, checks, notes)
+
+
+def _compare(
+    place: Path, to: str, dtype: torch.dtype, inputs: list[tuple[str, Tensor]], expected: list[Tensor], limit: float
+) -> tuple[Check, ...]:
+    """What the file's own runtime makes of the inputs, against what it should be."""
+    with _explained(f"the file is written, but {to}'s runtime does not take it"):
+        run = RUNTIMES[to](place, 0).run
+    checks = []
+    for (what, given), true in zip(inputs, expected, strict=True):
+        with _explained(f"{to}'s runtime fails on an input of shape {tuple(given.shape)}"):
+            output = run(given.to(dtype)).float()
+        checks.append(Check(tuple(given.shape), what, _difference(output, true)))
+    worst = max(checks, key=lambda check: check.difference)
+    if not worst.difference <= limit:
+        raise ExportError(
+            f"{to}'s outputs differ from PyTorch's by {worst.difference:.2g} of the largest on {worst.what} of shape "
+            f"{worst.shape}; at most {limit:g} is right. No file is kept"
+        )
+    return tuple(checks)
 
 
 def _check(path: str | Path, to: str, dynamic: Sequence[str], opset: int, example: Tensor) -> Path:

@@ -11,13 +11,21 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from foveal.layers import AnisotropicConv2d, CrossConv1d, CrossConv2d, CrossConv3d
+from foveal.layers import (
+    AnisotropicConv2d,
+    CrossConv1d,
+    CrossConv2d,
+    CrossConv3d,
+    DeformConv2d,
+    ModulatedDeformConv2d,
+    base,
+)
 from foveal.layers.binned import BinnedConv
 
 Model = TypeVar("Model", bound=nn.Module)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _CROSS = (CrossConv1d, CrossConv2d, CrossConv3d)
-_LEAVES = (BinnedConv, *_CROSS, AnisotropicConv2d)
+_LEAVES = (BinnedConv, *_CROSS, AnisotropicConv2d, DeformConv2d, ModulatedDeformConv2d)
 
 
 class Folding(NamedTuple):
@@ -29,11 +37,13 @@ class Folding(NamedTuple):
 
 
 class _Tracer(fx.Tracer):
-    """Takes layers of convolutions as they are."""
+    """Takes our layers as they are."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return (
-            isinstance(module, _LEAVES) or parametrize.is_parametrized(module) or super().is_leaf_module(module, name)
+            isinstance(module, base.Mapped)
+            or parametrize.is_parametrized(module)
+            or super().is_leaf_module(module, name)
         )
 
 
@@ -49,8 +59,8 @@ def fold(model: Any, *, dry_run: bool = False) -> Any:
     """Fold batch normalisation into the convolutions in front of it, in place, and return the model.
 
     In eval mode it multiplies each channel by a number and adds one. Behind an nn.Conv1d, nn.Conv2d, nn.Conv3d, a log-polar
-    layer (mean, sum or max), a cross layer, or an anisotropic layer of one scale, of a learned scale, or fused by sum or concat,
-    these become part of weight and bias. A maximum over scales commutes with factors from 0 up only: where one is negative,
+    layer (mean, sum or max), a cross layer, a deformable one, or an anisotropic layer of one scale, of a learned scale, or fused
+    by sum or concat, these become part of weight and bias. A maximum over scales commutes with factors from 0 up only: where one is negative,
     the normalisation stays. The network is traced by torch.fx to find what stands behind what; the normalisation is replaced by
     nn.Identity.
 

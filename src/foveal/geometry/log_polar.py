@@ -247,7 +247,7 @@ def log_polar_bins(
 
 
 def squared_limits(radius: float, radial_bins: int, growth_rate: float, *, spacing: float = 1.0) -> list[float]:
-    """The squared outer limits R_1 .. R_Lr of the levels of Eq. (2), the first at least 2 ``spacing``^2.
+    """The squared outer limits R_1 .. R_Lr of the levels of Eq. (2), the first at least ``2 * spacing**2``.
 
     Args:
         radius: R, which the last level reaches unless the minimum takes it farther.

@@ -41,7 +41,7 @@ def hexagon_bins(kernel_size: int) -> Tensor:
     """A hexagon of taps, each with a weight of its own, on a grid whose rows are shifted against each other.
 
     Source: HexaConv (ICLR 2018), section 4.1: in axial coordinates (q, r) the hexagon of radius R holds the taps with
-    max(|q|, |r|, |q + r|) <= R; 3 x 3 keeps seven of nine.
+    ``max(|q|, |r|, |q + r|) <= R``; 3 x 3 keeps seven of nine.
 
     Args:
         kernel_size: odd side of the window in pixels, 2 R + 1.

@@ -34,7 +34,7 @@ class AnisotropicConv2d(base.ShapedConv):
         scales: candidate set L, positive factors, whole or real, different from each other; or "learned" for Eq. (2):
             one scale ``1 + softplus(scale_conv(input))`` for each position, trained as ``phase`` says.
         offset: whether offsets are learned.
-        offset_bound: what |dy| and |dx| stay below, in pixels: "floor" for floor(l / 2), Eq. (3), l being scale *
+        offset_bound: what ``|dy|`` and ``|dx|`` stay below, in pixels: "floor" for floor(l / 2), Eq. (3), l being scale *
             dilation (the smaller one of a pair); "half" for l / 2; a number; or None for no bound; or one of these for
             each scale. "auto" is "floor" for given scales and "half" for a learned one, which starts at l = 1.69, where
             Eq. (3) leaves no offset.

@@ -57,6 +57,7 @@ class TaskSection(Section):
 
     model_config = ConfigDict(extra="allow")
     name: str = "classification"
+    """classification, segmentation, vessels, detection, or one of your own, "package.module:Name"."""
 
     @model_validator(mode="after")
     def _is_a_task(self) -> TaskSection:
@@ -75,30 +76,41 @@ class Model(Section):
 
     model_config = ConfigDict(extra="allow")
     name: str = Field(min_length=1)
+    """One of those that `foveal list models --all` shows, or one of your own, "package.module:Name"."""
 
 
 class Train(Section):
     """The optimisation: its optimiser, its schedule, and what runs around it."""
 
     epochs: int = Field(ge=1)
+    """How often the training images are gone through."""
     batch_size: int = Field(ge=1)
+    """Images of one step."""
     lr: float = Field(gt=0)
+    """The learning rate, at its highest."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    """SGD's."""
     nesterov: bool = False
+    """SGD's, too."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """How strongly weights are drawn to 0 in each step."""
     optimizer: Annotated[str, BeforeValidator(_kind_of_optimizer)] = "sgd"
     """sgd, adam, adamw, or one of your own, "package.module:Name"; `momentum` and `nesterov` are SGD's; Adam and AdamW
     (whose decay is of the weights themselves) have PyTorch's betas."""
     lr_factors: dict[str, Annotated[float, Field(ge=0)]] = {}
-    """What the rate is multiplied by for parameters whose name a pattern matches (fnmatch; the first match wins)."""
+    """`{"backbone.*": 0.1}`: what the rate is multiplied by for parameters whose name a pattern matches (fnmatch; the first match
+    wins); each pattern must match."""
     schedule: Literal["constant", "step", "cosine", "poly", "plateau"] = "constant"
+    """How the rate falls: in jumps, along a half cosine to 0, by a power, or when the training loss no longer does."""
     power: float = Field(default=0.9, gt=0)
     """Of `schedule: poly`: the rate times (1 - share of the steps that are done) to this power."""
     restarts: int = Field(default=0, ge=0)
     """Of `schedule: cosine`: how often the rate jumps back to `lr`, at equal distances."""
     milestones: list[Annotated[float, Field(gt=0)]] = Field(default=[], validate_default=True)
-    """Epochs (counted from 0, 5.333 is a third into the sixth) from where `schedule: step` multiplies the rate by `gamma`."""
+    """Epochs (counted from 0, 5.333 is a third into the sixth) from where `schedule: step` multiplies the rate by `gamma`; below
+    `epochs`."""
     gamma: float = Field(default=0.1, gt=0)
+    """What the rate is multiplied by there."""
     patience: int = Field(default=10, ge=0)
     """Of `schedule: plateau`, with CE-Net's numbers: after more epochs than this without a lower mean training loss, each
     epoch goes back to the weights of the lowest one and multiplies the rate by `gamma`."""
@@ -107,22 +119,46 @@ class Train(Section):
     min_lr: float = Field(default=5e-7, ge=0)
     """Likewise, it ends in place of a further drop once the rate is below this."""
     warmup_epochs: float = Field(default=0.0, ge=0)
+    """Epochs in which the rate rises to `lr`."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the target that is spread evenly over all classes."""
     amp: Literal["float16", "bfloat16"] | None = None
     """Products in half the bits; with float16 the loss is scaled, and a step whose gradients leave its range is left out."""
+    accumulate: int = Field(default=1, ge=1)
+    """Parts that a batch is computed in, one after the other, where it does not fit into memory. The numbers are those of the
+    whole batch, but for batch normalisation, whose statistics are of each part."""
+    sync_batch_norm: bool = False
+    """With several processes, normalise by the statistics of the whole batch in place of those of each process's share."""
+    shard: bool = False
+    """With several processes, share out weights, gradients and the optimiser's state, each to have a part of them (FSDP2), for
+    networks that do not fit into a card's memory; saved weights are whole."""
+    timeout: float = Field(default=600.0, gt=0)
+    """With several processes, seconds that each waits for the others before it takes them for lost."""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay of the averaged weights that are then evaluated and saved."""
     channels_last: bool = False
+    """How it is computed, not what: maps lie in memory pixel by pixel."""
     compile: bool = False
+    """Likewise: the network goes through `torch.compile`."""
     cuda_graph: bool = False
     """On CUDA, record the step of classification once and replay it, for networks whose steps the host cannot start fast enough."""
     clip_grad_norm: float | None = Field(default=None, gt=0)
+    """Gradients that are longer than this are scaled down to it."""
     eval_every: int = Field(default=1, ge=1)
+    """Epochs from one measuring to the next."""
     stop_after: int | None = Field(default=None, ge=1)
     """The training ends when so many measured epochs brought no better headline on the validation images of
     `data.val_fraction`; with `statistic: best` the best epoch's weights are kept."""
     alternate: int | None = Field(default=None, ge=1)
     """Epochs that learned scales train alone before the offsets do, in turn: the control variates of ACN, III-B."""
+
+    @field_validator("accumulate")
+    @classmethod
+    def _has_parts(cls, accumulate: int, info: ValidationInfo) -> int:
+        size = info.data.get("batch_size", accumulate)
+        if accumulate > size:
+            raise PydanticCustomError("rule", "must not exceed batch_size ({size})", {"size": size})
+        return accumulate
 
     @field_validator("nesterov")
     @classmethod
@@ -191,12 +227,17 @@ class Published(Section):
 
     model_config = ConfigDict(extra="allow")
     accuracy: float | None = Field(default=None, ge=0, le=100)
+    """In percent."""
     error: float | None = Field(default=None, ge=0, le=100)
+    """In percent, in place of `accuracy`."""
     std: float | None = Field(default=None, ge=0)
+    """Standard deviation over the paper's runs."""
     n: int | None = Field(default=None, ge=1)
+    """How many runs the number is the mean of."""
     ms_per_batch: float | list[float] | None = None
     """Time of inference in milliseconds a batch, or [mean, standard deviation], on the authors' machine."""
     source: str = ""
+    """Where it is printed: "LPSC, Table 1(a)"."""
 
     @field_validator("ms_per_batch", mode="before")
     @classmethod
@@ -275,24 +316,33 @@ class Quick(Section):
     """What `--quick` changes in a row, key by key, so that it takes minutes on a CPU."""
 
     task: dict[str, Any] = {}
+    """Keys of `task`."""
     model: dict[str, Any] = {}
     """Arguments of the same network, such as ``{width: 0.25}``."""
     data: dict[str, Any] = {}
+    """Keys of `data`."""
     train: dict[str, Any] = {}
+    """Keys of `train`."""
     seeds: int | None = Field(default=None, ge=1)
+    """In place of the row's."""
     statistic: Statistic | None = None
+    """In place of the row's."""
 
 
 class _Row(Section):
     """What every row of a table has."""
 
     name: str = Field(min_length=1, max_length=100)
+    """Of the row, and of its folder of runs; by default the name of the file."""
     title: str = ""
+    """What tables call it."""
     note: str = ""
+    """What is to know of it."""
     row: int = 0
     """Place in the table; rows with the same number stand in alphabetical order."""
     home: str | None = None
-    """The folder that parts of your own ("package.module:Name") are looked for in; by default that of the recipe's file."""
+    """The folder that parts of your own ("package.module:Name") are looked for in; by default that of the recipe's file. Such parts are
+    network, task, data set, layer, optimizer."""
 
     @field_validator("home")
     @classmethod
@@ -337,24 +387,30 @@ class Recipe(_Row):
     """
 
     task: TaskSection = TaskSection()
+    """What is learned and measured."""
     model: Model
+    """The network."""
     convert: dict[str, dict[str, Any] | None] = {}
-    """The plan, handed to `foveal.convert` as it is."""
+    """The plan, handed to `foveal.convert` as it is; `foveal list layers` tells the arguments of each layer."""
     data: Data
+    """The images."""
     train: Train
+    """The optimisation."""
     seeds: int = Field(default=1, ge=1)
-    """How many seeds the row is trained with: 0 to seeds - 1."""
+    """How many seeds the row is trained with: 0 to seeds - 1; `--seeds` changes it for all rows."""
     statistic: Statistic = "last"
-    """Which epochs' test results are the run's: the last one's, the one's with the best headline, or a mean of the last."""
+    """Which epochs' test results are the run's: `last`, `best`, or `{mean_of_last: 10}`. `best` is the epoch that is best on the
+    validation images, whose weights are kept, or, where there are none, on the test images, as the papers' code does."""
     target_loss: float | None = Field(default=None, gt=0)
     """The report says after how many epochs and seconds the training loss stays below it."""
     baseline: str | None = None
-    """Name of the row of the table that this one is compared with."""
+    """Name of the row of the table that this one is compared with: the report says whether its worst run beats the baseline's mean."""
     claims: list[Claim] = []
-    """What the paper says of this row beside others of the table."""
+    """What the paper says of this row beside others of the table; the report says of each whether it holds, is open or is not seen."""
     published: Published | None = None
-    """None where the paper's number is not known."""
+    """The paper's number; none where it is not known."""
     quick: Quick | None = None
+    """What `--quick` changes."""
     form: Literal["full", "quick"] = "full"
     """`--quick` makes it quick; a row that is quick from the start says so itself."""
     experiment: dict[str, Any] = {}
@@ -413,6 +469,33 @@ class Recipe(_Row):
     def _can_be_recorded(cls, train: Train) -> Train:
         if train.cuda_graph and train.alternate:
             raise PydanticCustomError("rule", "cuda_graph records one step; one with alternate changes")
+        if train.cuda_graph and (train.accumulate > 1 or train.sync_batch_norm):
+            raise PydanticCustomError("rule", "cuda_graph records a step of one process and one part; leave it out")
+        return train
+
+    @field_validator("train")
+    @classmethod
+    def _can_be_shared_out(cls, train: Train) -> Train:
+        others = {
+            "ema": train.ema,
+            "compile": train.compile,
+            "cuda_graph": train.cuda_graph,
+            "schedule: plateau": train.schedule == "plateau",
+            "amp: float16": train.amp == "float16",
+        }
+        if train.shard and any(others.values()):
+            given = ", ".join(name for name, value in others.items() if value)
+            rule = "shard is not for {given}; leave one of them out{cure}"
+            cure = " (amp: bfloat16 goes with it)" if others["amp: float16"] else ""
+            raise PydanticCustomError("rule", rule, {"given": given, "cure": cure})
+        return train
+
+    @field_validator("train")
+    @classmethod
+    def _can_be_parted(cls, train: Train, info: ValidationInfo) -> Train:
+        if train.accumulate > 1 and "task" in info.data and not create_task(**info.data["task"].model_dump()).is_mean:
+            rule = "accumulate needs a loss that is a mean over images or pixels, and a Dice coefficient is none: leave one of them out"
+            raise PydanticCustomError("rule", rule)
         return train
 
     @field_validator("published")
@@ -477,6 +560,8 @@ class Recipe(_Row):
         kept = self.model_dump(include={"task", "model", "data", "train"})
         for key in ("root", "download", "files", "workers"):
             del kept["data"][key]
+        for key in ("timeout", "shard"):
+            del kept["train"][key]
         return {**kept, "convert": [[pattern, spec] for pattern, spec in self.convert.items()]}
 
 
@@ -486,6 +571,9 @@ _HOW = {
     "train.compile",
     "train.cuda_graph",
     "train.eval_every",
+    "train.accumulate",
+    "train.shard",
+    "train.timeout",
 }  # changes no experiment
 
 

@@ -13,7 +13,16 @@ Rows = Sequence[Mapping[str, Any]]
 
 def notes_of(rows: Rows) -> list[str]:
     """All that there is to say of a table, in the order of its columns."""
-    topics = (_of_seeds, _of_statistics, _of_other_experiments, _of_pace, _of_speed, _of_missing_seeds, _of_brackets)
+    topics = (
+        _of_seeds,
+        _of_statistics,
+        _of_other_experiments,
+        _of_pace,
+        _of_speed,
+        _of_missing_seeds,
+        _of_worlds,
+        _of_brackets,
+    )
     return [note for topic in topics for note in topic(rows)] + [note for row in rows for note in _of_a_row(row)]
 
 
@@ -80,6 +89,21 @@ def _of_missing_seeds(rows: Rows) -> Iterator[str]:
         if row["seeds"] and 0 < done < row["seeds"]:
             partial.setdefault(f"{done} of {row['seeds']} seeds", []).append(row["name"])
     yield from (f"{seeds}: {', '.join(names)}." for seeds, names in partial.items())
+
+
+def _of_worlds(rows: Rows) -> Iterator[str]:
+    """Runs that several processes trained together."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        for run in row["runs"]:
+            worlds = run.get("worlds") or [[0, 1]]
+            if worlds != [[0, 1]]:
+                later = "".join(f", from step {step} on by {size}" for step, size in worlds[1:])
+                found.setdefault(f"by {worlds[0][1]} at first{later}" if later else f"by {worlds[0][1]}", []).append(
+                    row["name"]
+                )
+    for how, names in found.items():
+        yield f"Trained by several processes together ({how}): {', '.join(dict.fromkeys(names))}."
 
 
 def _of_brackets(rows: Rows) -> Iterator[str]:

@@ -108,6 +108,8 @@ class Classification(Task):
         workers: int,
         start_batch: int = 0,
         drop_last: bool = False,
+        rank: int = 0,
+        world: int = 1,
     ) -> Iterable[tuple[Tensor, Tensor]]:
         """One epoch of images float32 Tensor[B, C, H, W] and labels int64 Tensor[B]."""
         return batches(
@@ -121,6 +123,8 @@ class Classification(Task):
             workers=workers,
             start_batch=start_batch,
             drop_last=drop_last,
+            rank=rank,
+            world=world,
         )
 
     def forward(self, network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:

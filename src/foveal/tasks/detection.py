@@ -37,16 +37,27 @@ _SCENE_LOOKS = {"classes": ("ring", "triangle", "cross"), "diameters": (20.0, 64
 class Found:
     """What was detected in some images of a set; adds up over batches."""
 
-    dataset: DetectionSet
+    dataset: Any
     indices: tuple[int, ...]
     detections: tuple[dict[str, Tensor], ...]
 
     def __add__(self, other: Found) -> Found:
-        return Found(self.dataset, self.indices + other.indices, self.detections + other.detections)
+        dataset = other.dataset if self.dataset is None else self.dataset
+        return Found(dataset, self.indices + other.indices, self.detections + other.detections)
+
+    def __reduce__(self) -> Any:
+        """From process to process it goes without the set, which every one has."""
+        return Found, (None, self.indices, self.detections)
+
+    def in_order(self) -> Found:
+        """By the images' places in the set: which of two equal scores comes first does not depend on who found it."""
+        places = sorted(range(len(self.indices)), key=self.indices.__getitem__)
+        return Found(self.dataset, tuple(self.indices[k] for k in places), tuple(self.detections[k] for k in places))
 
     def results(self) -> list[dict[str, Any]]:
         """As COCO's result files hold them."""
-        return coco_results(self.dataset.subset(self.indices), self.detections)
+        found = self.in_order()
+        return coco_results(found.dataset.subset(found.indices), found.detections)
 
 
 @dataclass(frozen=True)
@@ -140,7 +151,9 @@ class Detection(Task):
         workers: int,
         start_batch: int = 0,
         drop_last: bool = False,
-    ) -> Iterable[tuple[list[Tensor], Any]]:
+        rank: int = 0,
+        world: int = 1,
+    ) -> Iterable[Any]:
         """Images, and their targets while training, else which they are."""
         stream = box_batches(
             dataset,
@@ -153,8 +166,14 @@ class Detection(Task):
             workers=workers,
             start_batch=start_batch,
             drop_last=drop_last,
+            rank=rank,
+            world=world,
         )
-        for images, targets in stream:
+        for batch in stream:
+            if batch is None:
+                yield batch
+                continue
+            images, targets = batch
             if train:
                 yield images, targets
             else:
@@ -184,6 +203,7 @@ class Detection(Task):
         if isinstance(totals, Tensor):
             loss, n = totals.tolist()
             return {"loss": loss / max(n, 1), "n": int(n)}
+        totals = totals.in_order()
         measured = average_precision(totals.dataset.subset(totals.indices), totals.detections)
         many = sum(len(detection["scores"]) for detection in totals.detections)
         return {"loss": None, **measured, "n": len(totals.indices), "detections": many}

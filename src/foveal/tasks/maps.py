@@ -99,10 +99,13 @@ class MaskTask(Task):
         workers: int,
         start_batch: int = 0,
         drop_last: bool = False,
+        rank: int = 0,
+        world: int = 1,
     ) -> Iterable[tuple[Tensor, list[Truth]]]:
         """One epoch of images float32 Tensor[B, C, H, W] and what is true of each."""
         how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "epoch": epoch, "train": train}
         how |= {"device": device, "workers": workers, "start_batch": start_batch, "drop_last": drop_last}
+        how |= {"rank": rank, "world": world}
         return joint_batches(dataset, preparation, **how)
 
     def forward(self, network: nn.Module, inputs: Tensor, targets: list[Truth]) -> Any:
@@ -174,6 +177,11 @@ def maps_of(outputs: Any) -> Tensor:
             f"{got}. Networks that do: deeplabv3plus_mobilenetv2, unet, torchvision's deeplabv3_resnet50, fcn_resnet50"
         )
     return maps
+
+
+def alone(part: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, where there is one."""
+    return part
 
 
 def resized(maps: Tensor, size: Sequence[int]) -> Tensor:

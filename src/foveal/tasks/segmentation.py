@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from foveal.data import IGNORE, Truth
 from foveal.metrics.segmentation import class_shares, confusion, shares
-from foveal.tasks.maps import SOFT, MaskTask, maps_of, resized
+from foveal.tasks.maps import SOFT, MaskTask, alone, maps_of, resized
 from foveal.tasks.task import Metric
 
 _AUXILIARY = 0.5  # what torchvision's own training gives to the loss of auxiliary maps
@@ -82,26 +82,39 @@ class Segmentation(MaskTask):
         """Of log probabilities."""
         return outputs.exp()
 
-    def loss(self, outputs: Any, targets: list[Truth]) -> Tensor:
+    @property
+    def is_mean(self) -> bool:  # type: ignore[override]
+        """Not with a Dice coefficient."""
+        return self.loss_terms == "ce"
+
+    def weight(self, targets: list[Truth]) -> Tensor:
+        """The pixels that are looked at, by what each weighs."""
+        masks = torch.stack([truth.mask for truth in targets])
+        seen = masks != IGNORE
+        if self.class_weights is None:
+            return seen.sum()
+        return torch.tensor(list(self.class_weights), device=masks.device)[masks[seen]].sum()
+
+    def loss(self, outputs: Any, targets: list[Truth], total: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Mean over the pixels that are looked at of the cross entropy, 1 - the soft Dice coefficient, or both."""
         masks = torch.stack([truth.mask for truth in targets])
-        loss = self._loss(maps_of(outputs), masks)
+        loss = self._loss(maps_of(outputs), masks, total or alone)
         if isinstance(outputs, Mapping) and "aux" in outputs:
-            loss = loss + _AUXILIARY * self._loss(outputs["aux"], masks)
+            loss = loss + _AUXILIARY * self._loss(outputs["aux"], masks, total or alone)
         return loss
 
-    def _loss(self, maps: Tensor, masks: Tensor) -> Tensor:
+    def _loss(self, maps: Tensor, masks: Tensor, total_of: Callable[[Tensor], Tensor]) -> Tensor:
         scores, seen = maps.float(), masks != IGNORE
         total = scores.new_zeros(())
         if "ce" in self.loss_terms.split("_"):
             weight = None if self.class_weights is None else scores.new_tensor(list(self.class_weights))
             each = F.cross_entropy(scores, masks, weight, ignore_index=IGNORE, reduction="sum")
             over = seen.sum() if weight is None else weight[masks[seen]].sum()
-            total = total + each / over.clamp_min(1 if weight is None else 1e-12)
+            total = total + total_of(each) / total_of(over).clamp_min(1 if weight is None else 1e-12)
         if "dice" in self.loss_terms:
             share = scores.softmax(1) * seen[:, None]
             truth = F.one_hot(masks.where(seen, 0), scores.shape[1]).movedim(-1, 1) * seen[:, None]
-            both, either = ((part).sum((0, 2, 3)) for part in (share * truth, share + truth))
+            both, either = (total_of(part.sum((0, 2, 3))) for part in (share * truth, share + truth))
             total = total + 1 - ((2 * both + SOFT) / (either + SOFT)).mean()
         return total
 

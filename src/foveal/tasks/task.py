@@ -118,6 +118,9 @@ class Task(Protocol):
     """What its summary lists for each class, None where undefined."""
     drawn: str = "Test images"
     """What the pictures are headed that it draws."""
+    is_mean: bool = True
+    """Whether the loss of a batch is the mean of the losses of its parts, by `weight`. Where it is not, as a Dice coefficient
+    is not, `loss` takes ``total``, too: a function that adds a tensor up over all processes."""
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -142,17 +145,25 @@ class Task(Protocol):
         workers: int,
         start_batch: int = 0,
         drop_last: bool = False,
-    ) -> Iterable[tuple[Any, Any]]:
+        rank: int = 0,
+        world: int = 1,
+    ) -> Iterable[Any]:
         """One epoch of (`Inputs`, targets), a pure function of seed and epoch; `start_batch` goes on in its middle.
 
-        `drop_last`, which leaves out a smaller batch, is passed where a recipe's `data.drop_last` says so.
+        `drop_last`, which leaves out a smaller batch, is passed where a recipe's `data.drop_last` says so; `rank` and `world`
+        where several processes train: each gets its share of every batch (`foveal.data.epoch.share_of`), in training and
+        evaluation, and None of a batch that has none for it.
         """
 
     def forward(self, network: nn.Module, inputs: Any, targets: Any) -> Any:
         """The network's outputs; ``network.training`` says what for."""
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
-        """The training loss, a scalar."""
+        """The training loss, a scalar: the mean over a batch, or what `is_mean` says."""
+
+    def weight(self, targets: Any) -> float | Tensor:
+        """What the loss of a batch weighs beside those of a step's other parts: what it is the mean over; by default images."""
+        return len(targets)
 
     def count(self, outputs: Any, targets: Any, *, train: bool) -> Any:
         """Sums over a batch."""

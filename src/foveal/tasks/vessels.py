@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from foveal.data import IGNORE, Truth
 from foveal.metrics.segmentation import roc_area
-from foveal.tasks.maps import SOFT, MaskTask, maps_of, resized
+from foveal.tasks.maps import SOFT, MaskTask, alone, maps_of, resized
 from foveal.tasks.task import Metric
 
 
@@ -66,20 +66,31 @@ class Vessels(MaskTask):
             raise ValueError("auxiliary maps are for the task segmentation; leave model.aux_loss out")
         return maps_of(outputs)
 
-    def loss(self, outputs: Tensor, targets: list[Truth]) -> Tensor:
+    @property
+    def is_mean(self) -> bool:  # type: ignore[override]
+        """Not with a Dice coefficient."""
+        return self.loss_terms == "bce"
+
+    def weight(self, targets: list[Truth]) -> Tensor:
+        """The pixels that are looked at."""
+        return torch.stack([truth.mask != IGNORE for truth in targets]).sum()
+
+    def loss(self, outputs: Tensor, targets: list[Truth], total: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """The mean over the pixels that are looked at of the cross entropy, 1 - the soft dice coefficient, or both; the sum
         over the maps."""
         masks = torch.stack([truth.mask for truth in targets])
         seen, truth = (masks != IGNORE).float(), (masks == 1).float()
-        total = outputs.new_zeros((), dtype=torch.float32)
+        found = outputs.new_zeros((), dtype=torch.float32)
+        of_all = total or alone
         for scores in outputs.float().unbind(1):
             if "bce" in self.loss_terms:
                 each = F.binary_cross_entropy_with_logits(scores, truth, reduction="none")
-                total = total + (each * seen).sum() / seen.sum().clamp_min(1)
+                found = found + of_all((each * seen).sum()) / of_all(seen.sum()).clamp_min(1)
             if "dice" in self.loss_terms:
                 share = scores.sigmoid() * seen
-                total = total + 1 - (2 * (share * truth).sum() + SOFT) / (share.sum() + truth.sum() + SOFT)
-        return total
+                both, either = of_all((share * truth).sum()), of_all(share.sum() + truth.sum())
+                found = found + 1 - (2 * both + SOFT) / (either + SOFT)
+        return found
 
     def count(self, outputs: Tensor, targets: list[Truth], *, train: bool) -> Tensor:
         """Sums over images: float64 (loss, pixels, then for each metric: how often it is defined, sum, sum of squares)."""

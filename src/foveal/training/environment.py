@@ -16,13 +16,26 @@ import torch
 def pick_device(device: str | torch.device) -> torch.device:
     """A device by name; ``"auto"`` is CUDA where there is one, else the CPU.
 
+    Of several processes that torchrun starts for one run each gets the card of its own number.
+
     Raises:
         ValueError: no such device here.
     """
+    local = os.environ.get("LOCAL_RANK") if os.environ.get("WORLD_SIZE", "1") != "1" else None
+    if str(device) in ("auto", "cuda") and local is not None and torch.cuda.is_available():
+        cards = torch.cuda.device_count()
+        if int(local) >= cards:
+            raise ValueError(
+                f"there must be a card for each process of a machine: this is number {int(local) + 1}, and {cards} are here; "
+                "set --nproc-per-node to that, or --device cpu"
+            )
+        torch.cuda.set_device(int(local))
     if device == "auto":
         return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(device)
+        if device == torch.device("cuda") and local is not None:
+            device = torch.device("cuda", int(local))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import statistics
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from foveal.analysis import evaluating
 from foveal.tasks.classification import Classification
 from foveal.tasks.task import Task
+from foveal.training.processes import World
 
 
 def evaluate(
@@ -26,6 +28,8 @@ def evaluate(
     channels_last: bool = False,
     workers: int = 0,
     totals_to: Callable[[Any], None] | None = None,
+    world: World | None = None,
+    after_each: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Measure a network on a data set, on the device where the network is.
 
@@ -40,6 +44,8 @@ def evaluate(
         channels_last: memory layout of the images.
         workers: processes that decode files.
         totals_to: called with the task's sums, for detection all that was found.
+        world: the processes that share the images; each of them gets the numbers of all images.
+        after_each: called after each batch.
 
     Returns:
         the task's summary, for classification ``loss``, ``accuracy`` (0 to 1), ``correct``, ``n``, ``class_accuracy`` and, of up to
@@ -49,28 +55,63 @@ def evaluate(
         ValueError: for classification, the network has not one score for each class of the set.
         FloatingPointError: it gives NaN.
     """
-    task = task or Classification()
+    task, world = task or Classification(), world or World()
     device = next(model.parameters()).device
     totals: Any = None
+    problem: Exception | None = None
     times: list[float] = []
-    how: dict[str, Any] = {"train": False, "device": device, "workers": workers}
+    how: dict[str, Any] = {"train": False, "device": device, "workers": workers, **shares(task, world)}
     stream = task.batches(dataset, preset, batch_size=batch_size, seed=0, epoch=0, **how)
     with torch.no_grad(), evaluating(model):
-        for inputs, targets in stream:
-            inputs = laid_out(inputs, channels_last)
-            start = now(device)
-            with autocast(device, amp):
-                outputs = task.forward(model, inputs, targets)
-            times.append((now(device) - start) / len(inputs))
-            task.check(outputs, dataset.classes)
-            _refuse_nan(outputs)
-            counted = task.count(outputs, targets, train=False)
-            totals = counted if totals is None else totals + counted
+        for batch in stream:
+            if batch is not None and problem is None:
+                inputs, targets = laid_out(batch[0], channels_last), batch[1]
+                start = now(device)
+                with autocast(device, amp):
+                    outputs = task.forward(model, inputs, targets)
+                times.append((now(device) - start) / len(inputs))
+                try:
+                    task.check(outputs, dataset.classes)
+                    _refuse_nan(outputs)
+                except (ValueError, FloatingPointError) as error:
+                    problem = error  # raised when the others, too, have come to where all hear of it
+                    if world.size == 1:
+                        raise
+                else:
+                    counted = task.count(outputs, targets, train=False)
+                    totals = counted if totals is None else totals + counted
+            if after_each is not None:
+                after_each()
+    world.together(lambda: _raise(problem))
+    totals = world.total(totals)
     if totals_to is not None:
         totals_to(totals)
     # The first batch warms up and the last one may be smaller: both are left out where there are more.
     middle = times[1:-1] or times[1:] or times
-    return {**task.summary(totals), "ms_per_image": 1000 * statistics.median(middle)}
+    pace = 1000 * statistics.median(middle) if middle else None
+    return {**task.summary(totals), "ms_per_image": pace}
+
+
+def _raise(problem: Exception | None) -> None:
+    if problem is not None:
+        raise problem
+
+
+def shares(task: Task, world: World) -> dict[str, int]:
+    """What a task's `batches` is told where several processes share them.
+
+    Raises:
+        ValueError: it does not take it.
+    """
+    if world.size == 1:
+        return {}
+    takes = inspect.signature(task.batches).parameters
+    if not {"rank", "world"} <= takes.keys():
+        raise ValueError(
+            f"several processes need a task whose batches take rank and world; {type(task).__name__} has not: add them "
+            "(foveal.data.epoch.parts_of shares batches out), or train in one process"
+        )
+    return {"rank": world.rank, "world": world.size}
 
 
 def _refuse_nan(outputs: Any) -> None:

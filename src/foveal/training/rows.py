@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from foveal.models.pretrained import asks_for_weights
 from foveal.recipes.load import find_recipes, load_row, packaged_recipes
 from foveal.recipes.schema import Quoted, Recipe
 from foveal.training.environment import pick_device
+from foveal.training.processes import World, open_world
 from foveal.training.run import build, fit
-from foveal.training.run_folder import refuse_several_processes
 from foveal.training.saved import open_data
 from foveal.training.watchers import Watcher
 
@@ -44,7 +45,7 @@ def fit_table(
 
     The data of every row is opened before any of them trains; a row that diverges does not cost the others. Any number of
     processes may train a table into one folder: each takes the next run that nobody holds, and what one left that died. Where a
-    disk has no locks, ``part`` shares the runs out.
+    disk has no locks, ``part`` shares the runs out. Processes that torchrun starts train each run together.
     `foveal.training.time_in_turns` then times the rows side by side, `foveal.reports.report` writes the page.
 
     Args:
@@ -59,19 +60,15 @@ def fit_table(
         ValueError: there is nothing to train, or data or a run's folder is not in order.
         Interrupted: Ctrl-C or SIGTERM; the same call goes on.
     """
-    refuse_several_processes()
     trained = [row for row in rows if isinstance(row, Recipe)]
     if not trained:
         names = ", ".join(row.name for row in rows) or "no row"
         raise ValueError(f"{names}: published only (model: null), there is nothing to train")
     chosen, watch = pick_device(device), list(watch)
-    check_data(trained)
-    if not any(
-        row.is_quick or row.differences for row in trained
-    ):  # published numbers stand beside their own experiment
-        for row in rows:
-            if isinstance(row, Quoted):
-                write_file(Path(out) / row.name / "recipe.yaml", row.dump().encode())
+    world = open_world(chosen, max(row.train.timeout for row in trained))
+    with world.watched():
+        _begin(rows, trained, Path(out), world)
+        world.close()
     done = FittedTable([], [], {})
     left = runs_of(trained, seeds, part)
     while left:
@@ -90,6 +87,24 @@ def fit_table(
             break
         left = taken
     return done
+
+
+def _begin(rows: Sequence[Recipe | Quoted], trained: Sequence[Recipe], out: Path, world: World) -> None:
+    """Look at all data, and write the rows that are quoted."""
+    world.first(lambda: check_data(trained), patient=True)  # it may fetch them
+    beside = os.environ.get("LOCAL_RANK") == "0" and not world.is_first
+    world.together(lambda: check_data(trained) if beside else None)  # on other machines
+    if world.is_first:
+        write_quoted(rows, trained, out)
+
+
+def write_quoted(rows: Sequence[Recipe | Quoted], trained: Sequence[Recipe], out: Path) -> None:
+    """Write the rows that are quoted, unless what is trained is another experiment than the published one."""
+    if any(row.is_quick or row.differences for row in trained):
+        return
+    for row in rows:
+        if isinstance(row, Quoted):
+            write_file(out / row.name / "recipe.yaml", row.dump().encode())
 
 
 def runs_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,13 +20,13 @@ from foveal.training.build import build_network, learned_scales
 from foveal.training.environment import environment, pick_device, version
 from foveal.training.loop import Streams, Training
 from foveal.training.optimisation import parameter_groups
+from foveal.training.processes import World, open_world
 from foveal.training.run_folder import (
     held,
     read_json,
     refuse_other_checkpoint,
     refuse_other_data,
     refuse_other_recipe,
-    refuse_several_processes,
     to_json,
 )
 from foveal.training.saved import open_data, open_validation
@@ -91,7 +92,8 @@ def fit(
 ) -> dict[str, Any]:
     """Train one row of a table with one seed, or go on where an earlier call was stopped.
 
-    The run lies in ``out/<recipe name>/seed<seed>``. A finished run is not trained again. A stopped one ends with the
+    The run lies in ``out/<recipe name>/seed<seed>``. Of several processes, such as torchrun starts, all call it and train it
+    together: each reads and computes its share of every batch, the first one writes. A finished run is not trained again. A stopped one ends with the
     same weights, bit for bit on the same machine, as if it had not been stopped.
 
     Args:
@@ -115,16 +117,21 @@ def fit(
         OSError: the folder cannot be written.
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
         BlockingIOError: another process trains into the run's folder.
+        ProcessLost: one of the processes that train it has died, or hangs.
     """
-    refuse_several_processes()
     run = Path(out) / recipe.name / f"seed{seed}"
-    all_of_them = Watchers([MetricsFile(), *([Calls(progress)] if progress else [])], watchers(watch))
-    with held(run):
+    chosen = pick_device(device)
+    world = open_world(chosen, recipe.train.timeout)
+    told = Watchers([MetricsFile(), *([Calls(progress)] if progress else [])], watchers(watch))
+    all_of_them = told if world.is_first else Watchers([], [])
+    with world.watched(), contextlib.ExitStack() as stack:
+        world.first(lambda: stack.enter_context(held(run)))
         try:
-            content = _fit(recipe, Path(out), run, seed, device, all_of_them, save_every)
+            content = _fit(recipe, Path(out), run, seed, chosen, all_of_them, save_every, world)
         except BaseException as error:
             all_of_them.tell("failed", error)
             raise
+        world.close()
     all_of_them.tell("finished", content)
     return content
 
@@ -134,34 +141,56 @@ def _fit(
     out: Path,
     run: Path,
     seed: int,
-    device: str | torch.device,
+    device: torch.device,
     watchers: Watchers,
     save_every: float,
+    world: World,
 ) -> dict[str, Any]:
     """What `fit` does, once the run's folder is held."""
-    refuse_other_recipe(run, recipe)
     result = run / "result.json"
-    finished = result.exists()
-    content = read_json(result) if finished else {}
-    write_file(run / "recipe.yaml", recipe.dump().encode())
-    if not finished:
-        device = pick_device(device)
-        write_file(run / "environment.json", to_json(environment(device)))
-        with Signals() as signals, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+
+    def begin() -> dict[str, Any] | None:
+        """What a finished run came to."""
+        refuse_other_recipe(run, recipe)
+        content = read_json(result) if result.exists() else None
+        write_file(run / "recipe.yaml", recipe.dump().encode())
+        if content is None:
+            write_file(run / "environment.json", to_json(environment(device)))
+        return content
+
+    content = world.first(begin)
+    if content is None:
+        alone = world.size == 1
+        devices = [device] if device.type == "cuda" else []
+        # who launched the processes sends SIGTERM as soon as one has died: it waits until is known which
+        with Signals(alone) as signals, world.watched(), torch.random.fork_rng(devices=devices):
             with signals.at_once():
-                training = _opened(recipe, run, seed, device, watchers, save_every, signals)
+                training = world.together(
+                    lambda: _opened(recipe, run, seed, device, watchers, save_every, signals, world)
+                )
+                _refuse_split_storage(world, training)
             watchers.tell("started", _begun(recipe, run, seed, training))
             training.run_to_the_end()
             with signals.at_once():
-                content = {"seed": seed, "task": recipe.task.name, **training.result()}
+                how = {"world_size": world.size, "worlds": training.worlds}
+                content = {"seed": seed, "task": recipe.task.name, **world.first(training.result), **how}
                 content |= {"quick": recipe.is_quick, "device": str(device), "classes": training.about["classes"]}
     else:
         watchers.tell("started", _begun(recipe, run, seed))
     shown = recipe.model_dump(include={"name", "title", "note", "row", "statistic"}) | {"differs": recipe.differences}
     shown["published"] = recipe.comparable.model_dump() if recipe.comparable else None
     content = {**shown, "table": out.resolve().name, **content, **shown}
-    write_file(result, to_json(content))
+    world.first(lambda: write_file(result, to_json(content)))
     return content
+
+
+def _refuse_split_storage(world: World, training: Training) -> None:
+    """All processes must go on from one checkpoint."""
+    if len(set(world.gather((training.step, training.last_good and training.last_good.name)))) > 1:
+        raise ValueError(
+            f"{training.run} must lie where all {world.size} processes see it, on storage that their machines share: not all "
+            "of them have the same checkpoint there"
+        )
 
 
 def _begun(recipe: Recipe, run: Path, seed: int, training: Training | None = None) -> Begun:
@@ -181,6 +210,7 @@ def _opened(
     watchers: Watchers,
     save_every: float,
     signals: Signals,
+    world: World,
 ) -> Training:
     """A run in memory, where its last checkpoint left it; each part is told of the recipe what it needs."""
     train_set, test_set, preparation = open_data(recipe)
@@ -201,7 +231,7 @@ def _opened(
     if saved is not None:
         refuse_other_checkpoint(saved, recipe, seed)
         refuse_other_data(saved, about)
-    versions = {"foveal": version("foveal"), "torch": torch.__version__, "world_size": 1, "seed": seed}
+    versions = {"foveal": version("foveal"), "torch": torch.__version__, "world_size": world.size, "seed": seed}
     return Training(
         recipe.name,
         recipe.train,
@@ -217,4 +247,5 @@ def _opened(
         save_every=save_every,
         signals=signals,
         choose=recipe.statistic == "best" and val_set is not None,
+        world=world,
     )

@@ -22,20 +22,6 @@ from foveal.recipes.schema import Recipe
 from foveal.training import checkpoint
 
 
-def refuse_several_processes() -> None:
-    """Training runs in one process; several that torchrun starts would each do all of it, into one folder.
-
-    Raises:
-        ValueError: this is one of several processes.
-    """
-    count = os.environ.get("WORLD_SIZE", "1")
-    if count != "1":
-        raise ValueError(
-            f"training takes place in one process, and WORLD_SIZE says that this is one of {count}: each would train all of "
-            "it into one folder; start it without torchrun, or with --nproc-per-node 1"
-        )
-
-
 @contextlib.contextmanager
 def held(run: Path) -> Iterator[None]:
     """Keep other processes from training into a run's folder; the system lets go of it when the process ends.
@@ -115,7 +101,7 @@ def refuse_other_checkpoint(saved: checkpoint.Checkpoint, recipe: Recipe, seed: 
         CheckpointError: it is not of this run.
     """
     about = saved.manifest
-    other = [key for key, here in (("seed", seed), ("world_size", 1)) if about.get(key) != here]
+    other = [key for key, here in (("seed", seed),) if about.get(key) != here]
     try:
         same = Recipe.model_validate(about.get("recipe")).identity() == recipe.identity()
     except ValueError:

@@ -15,17 +15,23 @@ class Interrupted(KeyboardInterrupt):
 
     Attributes:
         signum: the signal; a program that ends by it exits with 128 + signum.
+        speaks: whether this process is the one to tell of it.
     """
 
-    def __init__(self, signum: int, message: str) -> None:
+    def __init__(self, signum: int, message: str, speaks: bool = True) -> None:
         super().__init__(message)
-        self.signum = signum
+        self.signum, self.speaks = signum, speaks
 
 
 class Signals:
-    """Ctrl-C and SIGTERM, held back until training has come to the end of a step; a second one is not."""
+    """Ctrl-C and SIGTERM, held back until training has come to the end of a step; a second one is not.
 
-    def __init__(self) -> None:
+    Args:
+        alone: whether no other process waits for this one; else all signals are held back, for all processes stop together.
+    """
+
+    def __init__(self, alone: bool = True) -> None:
+        self.alone = alone
         self.received: int | None = None
         self.held_back = True
         self.former: dict[int, Any] = {}
@@ -42,16 +48,16 @@ class Signals:
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
         """Where nothing changes that is saved: a signal need not wait."""
-        self.held_back = False
+        self.held_back = not self.alone
         try:
-            if self.received:
+            if self.received and self.alone:
                 self._raise(self.received)
             yield
         finally:
             self.held_back = True
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        second, self.received = self.received is not None, number
+        second, self.received = self.alone and self.received is not None, number
         if second or not self.held_back:
             self._raise(number)
 

@@ -40,9 +40,17 @@ static void read_strip(const work_t *w, const corners_t *all, int64_t from, cons
     }
 }
 
+/* Where the corners of m positions lie, in floats from the first pixel of an image; those outside lie at ZEROS. Products of 32
+ * bits, where an image allows them, are twice as many a vector. */
+INLINE void reach_corners(const int32_t *at, int64_t m, int64_t step, const int narrow, int64_t zeros, int64_t *reach) {
+    for (int64_t i = 0; i < m; i++)
+        reach[i] = at[i] < 0 ? zeros : narrow ? (int64_t)(int32_t)((uint32_t)at[i] * (uint32_t)step) : at[i] * step;
+}
+INLINE const float *reached(const float *image, int64_t reach) { return (const float *)((uintptr_t)image + (uintptr_t)reach * 4); }
+
 /* Add up what a pixel's taps read of `vectors` vectors of channels, from position i on: a sum a corner, or one would wait for
  * the other. */
-INLINE void add_taps(const corners_t *all, const float *const *corner, int64_t taps, int64_t at, int64_t i, int64_t k,
+INLINE void add_taps(const corners_t *all, const int64_t *reach, int64_t taps, int64_t at, int64_t i, const float *image,
                      const int vectors, float *out, const float *base) {
     vec sum[4][4];
 #pragma GCC unroll 4
@@ -52,7 +60,7 @@ INLINE void add_taps(const corners_t *all, const float *const *corner, int64_t t
     for (int64_t t = 0; t < taps; t++) {
 #pragma GCC unroll 4
         for (int n = 0; n < 4; n++) {
-            const float *from = corner[(4 * t + n) * CHUNK + i] + k;
+            const float *from = reached(image, reach[(4 * t + n) * CHUNK + i]);
             vec share = splat(all[t].share[n][at]);
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; v++) sum[n][v] += share * load(from + v * LANES);
@@ -63,26 +71,30 @@ INLINE void add_taps(const corners_t *all, const float *const *corner, int64_t t
 }
 
 /* Without a weight: a block of channels, `count` of them, summed over the taps, from position `from` of the strip on;
- * `corner` is room for the addresses of the corners. */
+ * `reach` is room for where the corners lie. */
 static void sum_strip(const work_t *w, const corners_t *all, int64_t from, const float *image, int64_t count, int64_t m,
-                      float *out, int64_t out_row, const float *base, const float **corner) {
+                      float *out, int64_t out_row, const float *base, int64_t *reach) {
     const sampled_t *job = w->job;
-    const int64_t taps = job->taps, step = job->input.w;
+    const int64_t taps = job->taps, step = job->input.w, zeros = (int64_t)((uintptr_t)ZEROS - (uintptr_t)image) / 4;
+    const int narrow = job->height * job->width * step <= INT32_MAX;
     for (int64_t t = 0; t < taps; t++)
         for (int n = 0; n < 4; n++)
-            for (int64_t i = 0; i < m; i++) corner[(4 * t + n) * CHUNK + i] = pixel(image, step, all[t].at[n][from + i]);
+            if (narrow)
+                reach_corners(all[t].at[n] + from, m, step, 1, zeros, reach + (4 * t + n) * CHUNK);
+            else
+                reach_corners(all[t].at[n] + from, m, step, 0, zeros, reach + (4 * t + n) * CHUNK);
     for (int64_t i = 0; i < m; i++) {
         float *to = out + i * out_row;
         int64_t k = 0;
-        for (; k + 4 * LANES <= count; k += 4 * LANES) add_taps(all, corner, taps, from + i, i, k, 4, to + k, base + k);
-        for (; k + 2 * LANES <= count; k += 2 * LANES) add_taps(all, corner, taps, from + i, i, k, 2, to + k, base + k);
-        for (; k + LANES <= count; k += LANES) add_taps(all, corner, taps, from + i, i, k, 1, to + k, base + k);
+        for (; k + 4 * LANES <= count; k += 4 * LANES) add_taps(all, reach, taps, from + i, i, image + k, 4, to + k, base + k);
+        for (; k + 2 * LANES <= count; k += 2 * LANES) add_taps(all, reach, taps, from + i, i, image + k, 2, to + k, base + k);
+        for (; k + LANES <= count; k += LANES) add_taps(all, reach, taps, from + i, i, image + k, 1, to + k, base + k);
         if (k == count) continue;
         float sum[LANES];
         memcpy(sum, base + k, (size_t)(count - k) * 4);
         for (int64_t t = 0; t < taps; t++)
             for (int n = 0; n < 4; n++) {
-                const float *one = corner[(4 * t + n) * CHUNK + i] + k;
+                const float *one = reached(image, reach[(4 * t + n) * CHUNK + i]) + k;
                 const float share = all[t].share[n][from + i];
                 for (int64_t j = 0; j < count - k; j++) sum[j] += share * one[j];
             }
@@ -117,18 +129,18 @@ static void pack_weight(int64_t begin, int64_t end, void *context) {
     }
 }
 
-/* Strips of an image, of nearly the same length. */
-static int64_t strips(const work_t *w) { return ceil_div(w->positions, STRIP); }
+/* Strips of an image, of nearly the same length. Without a product to feed short ones do, and their corners stay near. */
+static int64_t strips(const work_t *w) { return ceil_div(w->positions, w->job->weight ? STRIP : 2 * LANES); }
 
 static void forward_strips(int64_t begin, int64_t end, void *context) {
     work_t *w = context;
     const sampled_t *job = w->job;
     const map_t *to = &job->output;
-    const int64_t all = job->groups * w->row, long_ = ceil_div(ceil_div(w->positions, strips(w)), ROWS) * ROWS;
+    const int64_t all = job->groups * w->row, long_ = up(ceil_div(w->positions, strips(w)), job->weight ? ROWS : LANES);
     const int direct = job->output_type == FLOAT32 && to->c == 1 && to->h == job->out_width * to->w &&
                        job->out_channels % LANES == 0 && (job->sets == 1 || job->fuse == CONCAT);
     corners_t *corners = (corners_t *)floats((int64_t)(sizeof(corners_t) / 4) * job->taps);
-    /* without a weight there are no columns, but addresses of corners */
+    /* without a weight there are no columns, but the way to the corners */
     float *columns = floats(job->weight ? CHUNK * w->line : 2 * 4 * job->taps * CHUNK), *out = direct ? 0 : floats(job->sets * STRIP * all);
     uint8_t *which = job->winner.data ? malloc((size_t)(STRIP * all)) : 0;
     if (!corners || !columns || (!direct && !out) || (job->winner.data && !which)) w->failed = 1;
@@ -149,7 +161,7 @@ static void forward_strips(int64_t begin, int64_t end, void *context) {
                     float *at = direct ? (float *)to->data + n * to->n + first + (p + i) * to->w : out + (s * m + i) * all + g * w->row;
                     const int64_t at_row = direct ? to->w : all;
                     if (!job->weight) {
-                        sum_strip(w, corners, i, image, count, some, at + channel, at_row, bias + channel, (const float **)columns);
+                        sum_strip(w, corners, i, image, count, some, at + channel, at_row, bias + channel, (int64_t *)columns);
                         continue;
                     }
                     read_strip(w, corners, i, image, count, some, columns);

@@ -21,7 +21,8 @@ def onnx_deform(deform: str = "auto") -> Iterator[None]:
 
     DeformConv (opset 19 and later) reads and multiplies at once, which onnxruntime from 1.25 on does about twice as fast as
     GridSample and a convolution; older runtimes, and other ones, know GridSample alone, which is what is exported outside of
-    the context. ``torch.onnx.export(..., dynamo=True)`` looks at it.
+    the context. ``torch.onnx.export(..., dynamo=True)`` looks at it, and so does ``torch.export.export`` of a program that is
+    given to it afterwards. :func:`foveal.export` has an argument for it.
 
     Args:
         deform: "auto": DeformConv where the points of a layer lie on a grid before they move, else GridSample;
@@ -75,7 +76,7 @@ def on_grids(
     map read zero; a mask is of one scale.
     """
     choice = _CHOICE.get()
-    if choice == "GridSample" or not torch.onnx.is_in_onnx_export() or not torch.compiler.is_exporting():
+    if choice == "GridSample" or not torch.compiler.is_exporting():
         return None
     sides = weight.shape[-2:]
     window = [d * (k - 1) for d, k in zip(dilation, sides, strict=True)]
@@ -104,6 +105,9 @@ def on_grids(
             continue
         if moves is None:
             moves = input.new_zeros((input.shape[0], 2 * offset_groups * sides[0] * sides[1], *output_size))
+        if any(isinstance(side, torch.SymInt) and not side.node.expr.is_number for side in last):
+            _REFUSED.append(f"got a map whose size may change under a stride of {tuple(stride)}")
+            return None
         inputs = [input, kernel, moves.to(input.dtype), None, None if mask is None else mask.to(input.dtype)]
         branches.append(
             torch.onnx.ops.symbolic(
@@ -111,7 +115,7 @@ def on_grids(
                 inputs if mask is not None else inputs[:3],
                 {
                     "kernel_shape": [int(side) for side in sides],
-                    "pads": [*first, *last],
+                    "pads": [int(side) for side in (*first, *last)],
                     "strides": list(stride),
                     "dilations": space,
                     "group": groups,
