@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from foveal.data.hashing import random_bits
-from foveal.data.images import SUFFIXES, Member, decode, image_files, warn_left_out
+from foveal.data.images import SUFFIXES, Member, decode_interleaved, image_files, warn_left_out
 from foveal.data.integrity import PUBLISHED, Expected, check_files
 from foveal.data.layouts import root_is_missing
 from foveal.data.own import OwnSet, open_own
@@ -70,7 +70,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
 class FolderSet(Dataset[tuple[Tensor, int]]):
     """Image files, decoded when asked for: ``paths``, and ``labels`` int64 Tensor[N] that index ``classes``.
 
-    A path may be that of a member of a tar archive.
+    A path may be that of a member of a tar archive. An image's channels lie side by side in memory, as they are decoded.
     """
 
     name: str
@@ -83,7 +83,7 @@ class FolderSet(Dataset[tuple[Tensor, int]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return decode(self.paths[index]), int(self.labels[index])
+        return decode_interleaved(self.paths[index])[0], int(self.labels[index])
 
     def subset(self, indices: Sequence[int]) -> "FolderSet":
         """The same set with some of its images."""
