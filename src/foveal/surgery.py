@@ -215,8 +215,8 @@ def convert(model: Any, plan: Plan, *, dry_run: bool = False, input_size: Sequen
     The convolution tells the dimensions: nn.Conv1d, nn.Conv2d and nn.Conv3d can become conv, dilated, log_polar and cross
     of as many, nn.Conv2d and nn.Conv3d anisotropic and deformable, too, and nn.Conv2d all others.
 
-    A converted network is traced by torch.export. A symbolic tracer (torch.fx, torchvision's ``create_feature_extractor``) must
-    take foveal's layers as they are: ``tracer_kwargs={"leaf_modules": [foveal.LogPolarConv2d, ...]}``.
+    A converted network is traced by torch.export and by torch.fx (torchvision's ``create_feature_extractor``), which takes
+    each of foveal's layers as one node.
 
     Of timm's convolutions the padding that depends on the size of the input (``...Same``) is kept by a hook in front of the new
     layer, and standardised weights (``StdConv2d``, ``ScaledStdConv2d``) by a parametrisation of its weight.

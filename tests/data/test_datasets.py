@@ -611,3 +611,21 @@ def test_what_is_not_read_is_counted(tmp_path: Path) -> None:
     (root / "train/readme.md").touch()
     with pytest.warns(UserWarning, match="1 folder, 2 other files left out"):
         assert len(create_dataset("folder", "train", root)) == 6
+
+
+def test_a_set_of_files_goes_to_another_process_as_one_array_of_bytes(tmp_path):
+    for name in ("a\udcff b.png", "ü.png"):  # not UTF-8, and more bytes than characters
+        (tmp_path / "train" / "x").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train" / "y").mkdir(parents=True, exist_ok=True)
+        for folder in "xy":
+            Image.fromarray(np.zeros((2, 3, 3), np.uint8)).save(tmp_path / "train" / folder / name)
+    there = create_dataset("folder", "train", tmp_path)
+    sent = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(there))))
+    assert type(sent.paths) is not tuple
+    assert tuple(sent.paths) == there.paths
+    assert (sent.paths[-1], sent.paths[1:3]) == (there.paths[-1], there.paths[1:3])
+    assert (sent.classes, sent.labels.tolist()) == (there.classes, there.labels.tolist())
+    assert sent.subset([3, 0]).paths == there.subset([3, 0]).paths
+    assert torch.equal(sent[0][0], there[0][0])
+    with pytest.raises(IndexError):
+        sent.paths[4]

@@ -3,14 +3,16 @@
 import io
 import struct
 import tarfile
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import IFDRational
 
+from foveal.data import images
 from foveal.data.images import (
     Member,
     decode,
@@ -129,6 +131,85 @@ def test_broken_exif_data_are_passed_over(tmp_path):
         assert data != whole
         (tmp_path / "image.jpg").write_bytes(data)
         assert decode(tmp_path / "image.jpg").shape == (3, 24, 16)
+
+
+def by_pillow(content: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(content)) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+@pytest.mark.filterwarnings("error")  # torchvision's function warns that it will go
+@pytest.mark.parametrize("without", [False, True], ids=["torchvision", "Pillow"])
+def test_pixels_of_jpegs_are_those_of_pillow(tmp_path, monkeypatch, without):
+    if without:
+        monkeypatch.setattr(images, "_jpeg_decoder", lambda: None)
+    smooth = np.cumsum(np.cumsum(pixels(45, 61, 3).astype(np.int64) - 127, 0), 1)
+    color = Image.fromarray((smooth // 50 % 256).astype(np.uint8))
+    ways = [{}, {"progressive": True}, {"quality": 100, "subsampling": 0}, {"quality": 20, "subsampling": 1}]
+    path = tmp_path / "image.jpg"
+    for mode in ("RGB", "L", "CMYK"):
+        for orientation in (1, 3, 6):
+            for way in ways:
+                exif = Image.Exif()
+                exif[0x0112] = orientation
+                color.convert(mode).save(path, exif=exif, **way)
+                found, told = decode_turned(path)
+                assert np.array_equal(found.permute(1, 2, 0).numpy(), by_pillow(path.read_bytes()))
+                assert found.is_contiguous()
+                assert told == orientation
+
+
+def test_torchvision_decodes_jpegs_where_it_gives_pixels_of_pillow(tmp_path, monkeypatch):
+    decoder = images._jpeg_decoder()
+    assert decoder is not None
+    color = Image.fromarray(pixels(20, 30, 3))
+    color.save(tmp_path / "image.jpg")
+    with Image.open(tmp_path / "image.jpg") as file:
+        assert images._decode_jpeg(file, (tmp_path / "image.jpg").read_bytes()) is not None
+
+    def none(*_: object) -> torch.Tensor:
+        raise RuntimeError("no")
+
+    for other in (lambda content, *_: torch.zeros(3, 40, 56, dtype=torch.uint8), none):
+        monkeypatch.setattr(torch.ops.image, "decode_jpeg", other)
+        assert images._jpeg_decoder.__wrapped__() is None
+    monkeypatch.setattr(torch.ops, "image", types.SimpleNamespace())
+    monkeypatch.setattr(images.importlib.util, "find_spec", lambda _: None)
+    assert images._jpeg_decoder.__wrapped__() is None
+
+
+def test_damaged_jpegs_come_out_as_from_pillow(tmp_path, capfd):
+    """Cut off anywhere or with other bytes: the same pixels, or the same message."""
+    draw, whole = np.random.default_rng(1), io.BytesIO()
+    Image.fromarray(pixels(40, 50, 3)).save(whole, "JPEG", quality=60)
+    told = set()
+    for k in range(60):
+        content = bytearray(whole.getvalue())
+        if k % 2:
+            del content[int(draw.integers(1, len(content))) :]
+        else:
+            content[int(draw.integers(len(content)))] = int(draw.integers(256))
+        (tmp_path / "image.jpg").write_bytes(content)
+        found = []
+        for decoder in (images._jpeg_decoder(), None):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(images, "_jpeg_decoder", lambda decoder=decoder: decoder)
+                try:
+                    found.append(decoded(tmp_path / "image.jpg").tolist())
+                except ValueError as error:
+                    found.append(str(error))
+        assert found[0] == found[1]
+        told.add(type(found[0]))
+    assert told == {str, list}
+
+
+def test_a_jpeg_that_states_too_many_pixels_is_refused(tmp_path):
+    content = io.BytesIO()
+    Image.fromarray(pixels(16, 16, 3)).save(content, "JPEG")
+    bomb = content.getvalue().replace(struct.pack(">BHH", 8, 16, 16), struct.pack(">BHH", 8, 60000, 60000))
+    (tmp_path / "image.jpg").write_bytes(bomb)
+    with pytest.raises(ValueError, match=r"image\.jpg: cannot be read as an image \(Image size \(3600000000 pixels\)"):
+        decode(tmp_path / "image.jpg")
 
 
 def test_unreadable_images(tmp_path):

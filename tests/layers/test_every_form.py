@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensor, FakeTensorMode
 from torch.autograd import forward_ad
 from torch.func import functional_call
@@ -452,3 +452,23 @@ def test_the_cures_of_quantization_cure(form):
     folded = quantization.prepare(folded)
     folded(input)
     assert (quantization.convert(folded)(input) - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_symbolic_tracer_takes_it_as_one_node(form):
+    build, shape = FORMS[form]
+    model, input = nn.Sequential(build(), nn.ReLU()), torch.randn(shape)
+    traced = fx.symbolic_trace(model)
+    assert torch.equal(traced(input), model(input))
+    nodes = [
+        node.target for node in traced.graph.nodes if node.op == "call_module" and str(node.target).startswith("0")
+    ]
+    assert nodes
+    assert all(
+        isinstance(traced.get_submodule(target), layers.base.Mapped | nn.modules.conv._ConvNd) for target in nodes
+    )
+
+
+def test_a_layer_alone_cannot_be_traced():
+    with pytest.raises(TypeError, match="LogPolarConv2d is one node for torch"):
+        fx.symbolic_trace(LogPolarConv2d(4, 4, 5))

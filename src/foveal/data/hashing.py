@@ -6,6 +6,7 @@ from torch import Tensor
 _GOLDEN = -0x61C8864680B583EB  # 2**64 / golden ratio, as a signed number
 _FIRST = -0x40A7B892E31B1A47
 _SECOND = -0x6B2FB644ECCEEE15
+_ALL = (1 << 64) - 1
 
 
 def random_bits(*keys: int | Tensor) -> Tensor:
@@ -24,11 +25,13 @@ def random_bits(*keys: int | Tensor) -> Tensor:
         >>> random_bits(7, torch.arange(3))
         tensor([-1560629665965767182,  7276452696135751452,  5680667148098334032])
     """
-    state = torch.zeros((), dtype=torch.int64, device="cpu")
-    for key in keys:
-        counter = key if isinstance(key, Tensor) else torch.tensor(key, dtype=torch.int64, device="cpu")
-        state = _mix(state + (counter + 1) * _GOLDEN)
-    return state
+    state: int | Tensor = 0
+    for key in keys:  # plain numbers in plain Python: a tensor of one number takes twenty times as long
+        if isinstance(state, int) and isinstance(key, int):
+            state = _mix_number(state + (key + 1) * _GOLDEN)
+        else:
+            state = _mix(_tensor(state) + (_tensor(key) + 1) * _GOLDEN)
+    return _tensor(state)
 
 
 def random_below(bits: Tensor, n: int) -> Tensor:
@@ -39,6 +42,20 @@ def random_below(bits: Tensor, n: int) -> Tensor:
         tensor([9, 3, 3, 1, 0, 9])
     """
     return _shifted(bits, 32) * n >> 32
+
+
+def _tensor(x: int | Tensor) -> Tensor:
+    """int64; of a number from 0 to 2**64 - 1 the same bits, with a sign."""
+    if isinstance(x, Tensor):
+        return x
+    return torch.tensor(x - (x >> 63 << 64), dtype=torch.int64, device="cpu")
+
+
+def _mix_number(x: int) -> int:
+    x &= _ALL
+    x = (x ^ x >> 30) * _FIRST & _ALL
+    x = (x ^ x >> 27) * _SECOND & _ALL
+    return x ^ x >> 31
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -1,16 +1,20 @@
 """Image files, each alone or as a member of a tar archive, decoded to RGB."""
 
+import functools
+import importlib.util
 import io
 import struct
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from foveal.extras import extra
 
 UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, struct.error)
 """What Pillow raises on a broken file, beside its DecompressionBombError."""
@@ -78,13 +82,21 @@ def decode(place: Path | Member) -> Tensor:
 
 def decode_turned(place: Path | Member) -> tuple[Tensor, int]:
     """What `decode` gives, and the EXIF orientation, 1 to 8, that it was turned by (1: not at all)."""
+    pixels, orientation = decode_interleaved(place)
+    return pixels.contiguous(), orientation
+
+
+def decode_interleaved(place: Path | Member) -> tuple[Tensor, int]:
+    """What `decode_turned` gives, with the three channels of a pixel side by side in memory, as they are decoded."""
     try:
         from PIL import Image
     except ImportError as error:
         raise ImportError("image files need Pillow: pip install 'foveal[train]'") from error
     try:
-        # from memory: Pillow maps some TIFF files, and then turns them wrongly
-        with Image.open(io.BytesIO(place.read() if isinstance(place, Member) else place.read_bytes())) as file:
+        content = place.read() if isinstance(place, Member) else place.read_bytes()
+        with Image.open(io.BytesIO(content)) as file:  # Pillow maps some TIFF files, and then turns them wrongly
+            if (decoded := _decode_jpeg(file, content)) is not None:
+                return decoded, orientation_of(file)
             # a PNG has 16 bits at most, and some versions of Pillow open these as 32
             is_wide = file.mode.startswith("I;16") or (file.mode == "I" and file.format == "PNG")
             image, orientation = turned(file)
@@ -97,17 +109,72 @@ def decode_turned(place: Path | Member) -> tuple[Tensor, int]:
                 raise ValueError("gray levels that are real numbers")
             elif "transparency" in image.info:
                 image = image.convert("RGBA")
-            pixels = np.array(image.convert("RGB"))
+            pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{place}: cannot be read as an image ({error}); store it with 8 bits, or remove it"
         ) from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), orientation
+    return torch.from_numpy(pixels).permute(2, 0, 1), orientation
+
+
+def _decode_jpeg(file: Any, content: bytes) -> Tensor | None:
+    """A JPEG, opened by Pillow, in gray or RGB; None of anything else, and of one that Pillow has to say what is wrong with."""
+    if file.format != "JPEG" or file.mode not in ("L", "RGB") or (decoder := _jpeg_decoder()) is None:
+        return None
+    try:
+        stored = decoder(content)
+    except RuntimeError:
+        return None
+    orientation = orientation_of(file)
+    return stored if orientation == 1 else turned_map(stored, orientation)
+
+
+def _image_library() -> Path:
+    """torchvision's library of image files."""
+    spec = importlib.util.find_spec("torchvision")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for path in sorted(Path(folder).glob("image*")):
+            if path.suffix in (".so", ".pyd"):
+                return path
+    raise ImportError("torchvision has no library of image files")
+
+
+@functools.cache
+def _jpeg_decoder() -> Callable[[bytes], Tensor] | None:
+    """torchvision's decoder, in a third of Pillow's time; None where there is none, or its pixels are not Pillow's.
+
+    It is the operator: the function around it warns that it will go. Its library is loaded alone, for all of torchvision
+    takes two seconds to import, a thousand images' time.
+    """
+    from PIL import Image
+
+    try:
+        if not hasattr(torch.ops.image, "decode_jpeg"):
+            torch.ops.load_library(_image_library())
+        operator = torch.ops.image.decode_jpeg
+    except (ImportError, AttributeError, RuntimeError, OSError):
+        return None
+
+    def decoder(content: bytes) -> Tensor:
+        return operator(torch.frombuffer(bytearray(content), dtype=torch.uint8), 3, False)  # 3: RGB
+
+    levels = np.arange(40 * 56 * 3).reshape(40, 56, 3) ** 2 // 97 % 256  # of all frequencies
+    for subsampling in range(3):
+        file = io.BytesIO()
+        Image.fromarray(levels.astype(np.uint8)).save(file, "JPEG", subsampling=subsampling)
+        try:
+            found = decoder(file.getvalue())
+        except RuntimeError:
+            return None
+        with Image.open(file) as opened:
+            if not np.array_equal(found.permute(1, 2, 0).numpy(), np.asarray(opened)):
+                return None
+    return decoder
 
 
 def turned(file: Any) -> tuple[Any, int]:
     """An image of Pillow's as it is to be seen, and its EXIF orientation; its other EXIF data may be broken."""
-    from PIL import Image
+    Image = extra("PIL.Image")
 
     turn = Image.Transpose
     turns = {2: turn.FLIP_LEFT_RIGHT, 3: turn.ROTATE_180, 4: turn.FLIP_TOP_BOTTOM, 5: turn.TRANSPOSE}

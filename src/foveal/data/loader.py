@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from foveal.data.epoch import order_of, parts_of, read_in
 from foveal.data.hashing import random_below, random_bits
 from foveal.data.own import OwnSet
 from foveal.data.presets import Preset
+from foveal.extras import extra
 
 _ORDER, _DOWN, _RIGHT, _FLIP, _CUT_ROW, _CUT_COLUMN, _CROP_ROW, _CROP_COLUMN, _RESIZED, _RANDAUGMENT, _MIX = range(
     11
@@ -204,7 +205,7 @@ def _read(
             image, _ = dataset[index]
         except ValueError as error:
             return error
-        images.append(shaped(image[None], index))
+        images.append(shaped(image[None], index).contiguous())  # channels apart, as networks are trained with
     shapes = sorted({tuple(image.shape[-2:]) for image in images})
     if len(shapes) > 1:
         return ValueError(
@@ -239,22 +240,25 @@ def _cropped(preset: Preset, seed: int, epoch: int, image: Tensor, index: int) -
         top = int(random_below(down, image.shape[-2] - height + 1))
         left = int(random_below(right, image.shape[-1] - width + 1))
         return image[..., top : top + height, left : left + width]
-    from torchvision.transforms import v2
-
-    crop = v2.RandomResizedCrop((height, width), antialias=True)
     with _drawing(random_bits(seed, epoch, _RESIZED, index)):
-        place = crop.make_params([image])
+        place = _resized_crop().make_params([image])
     part = image[..., place["top"] : place["top"] + place["height"], place["left"] : place["left"] + place["width"]]
     return _interpolated(part, (height, width))
+
+
+@cache
+def _resized_crop() -> Any:
+    """torchvision's, for the places that it draws; its size plays no part in them."""
+    return extra("torchvision.transforms.v2").RandomResizedCrop((1, 1), antialias=True)
 
 
 def _augmented(
     shaped: Callable[[Tensor, int], Tensor], magnitude: int, seed: int, epoch: int, image: Tensor, index: int
 ) -> Tensor:
     """Two of RandAugment's operations on one uint8 image, brought to its size before."""
-    from torchvision.transforms import v2
+    v2 = extra("torchvision.transforms.v2")
 
-    image = shaped(image, index)
+    image = shaped(image, index).contiguous()
     with _drawing(random_bits(seed, epoch, _RANDAUGMENT, index)):
         return v2.RandAugment(magnitude=magnitude)(image)
 
@@ -278,7 +282,7 @@ class _Mixing:
         alphas = {"MixUp": epoch.preset.mixup, "CutMix": epoch.preset.cutmix}
         if not any(alphas.values()):
             return None
-        from torchvision.transforms import v2
+        v2 = extra("torchvision.transforms.v2")
 
         classes = len(epoch.dataset.classes)
         return cls([getattr(v2, name)(alpha=a, num_classes=classes) for name, a in alphas.items() if a], epoch)
@@ -312,6 +316,8 @@ def _crop_and_flip(images: Tensor, draws: Tensor, pad: int, flip: bool) -> Tenso
     if not pad and not flip:
         return images
     height, width = images.shape[-2:]
+    if not pad:
+        return torch.where(random_below(draws[_FLIP], 2)[:, None, None, None] == 1, images.flip(3), images)
     rows = torch.arange(height, device=images.device) + random_below(draws[_DOWN], 2 * pad + 1)[:, None]
     columns = torch.arange(width, device=images.device).expand(len(images), width)
     if flip:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from foveal.layers import CrossConv1d, CrossConv2d, CrossConv3d, base
+from foveal.layers import CrossConv1d, CrossConv2d, CrossConv3d
 from foveal.layers.anisotropic import AnisotropicConv
 from foveal.layers.binned import BinnedConv
 from foveal.layers.deformable import DeformConv, ModulatedDeformConv
@@ -31,14 +31,10 @@ class Folding(NamedTuple):
 
 
 class _Tracer(fx.Tracer):
-    """Takes our layers as they are."""
+    """Takes layers whose weight is computed as they are."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return (
-            isinstance(module, base.Mapped)
-            or parametrize.is_parametrized(module)
-            or super().is_leaf_module(module, name)
-        )
+        return parametrize.is_parametrized(module) or super().is_leaf_module(module, name)
 
 
 @overload
