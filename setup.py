@@ -15,7 +15,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 NATIVE = Path("src/foveal/ops/native")
-SOURCES = ["binned.c", "sampled.c"]
+SOURCES = ["binned.c", "sampled.c", "sampled_volumes.c"]
 # name, floats a vector, flags; the first is for every machine
 SETS = [("base", 4, [])]
 if platform.machine().lower() in ("x86_64", "amd64"):

@@ -1,7 +1,7 @@
 """Where the constants of the CPU rules come from: python benchmarks/fit_rules.py measure JSON; python benchmarks/fit_rules.py fit JSON ...
 
 Three rules choose by constants: whether the kernels or the dense convolution run (`ops/binned/cpu.py`: PRODUCT, SUMS, DEPTHWISE), how many
-tables a plan has (`ops/binned/plan.py`: LIMITS), and how the work is cut into strips (`ops/native/binned.c`: STRIP_PIXELS, STRIP_FLOATS,
+tables a plan has (`ops/binned/plan.py`: LIMITS), and how the work is cut into strips (`ops/native/binned.h`: STRIP_PIXELS, STRIP_FLOATS,
 CACHE_SHARE). `measure` times what they choose among, on one thread, the sides of a shape in turn, and writes every time. `fit` finds, from
 one file or several together, the constants with the least lost time on every second shape, and says for the others how far those, and the
 constants in force, are from the best choice of each shape.

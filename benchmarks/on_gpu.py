@@ -125,8 +125,8 @@ def _check_sampled(device: str, dtype: Any, channels: int, side: int) -> dict[st
     found = op._backward_shape(grad, input, weight, taps, offset, winner, wanted, *plain)
     gpu.backward(grad, input, weight, taps, offset, winner, plain, wanted, found)
     wide = [tensor.double() for tensor in (input, weight, offset)]
-    exact, won = reference.sampled_conv2d(wide[0], wide[1], taps.double(), wide[2], None, *plain)
-    both = reference.sampled_conv2d_backward(grad.double(), *wide[:2], taps.double(), wide[2], won, plain, wanted)
+    exact, won = reference.sampled_conv(wide[0], wide[1], taps.double(), wide[2], None, *plain)
+    both = reference.sampled_conv_backward(grad.double(), *wide[:2], taps.double(), wide[2], won, plain, wanted)
     return _relative((output, *found[:3]), (exact, *both[:3]), ("output", "input", "weight", "offset"))
 
 

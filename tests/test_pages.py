@@ -3,7 +3,9 @@
 import os
 import re
 import shlex
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -35,7 +37,10 @@ def test_there_are_pages():
     assert len(pages_with("python")) >= 17
 
 
-@pytest.mark.parametrize("page", pages_with("python"))
+FRAMEWORKS = "docs/frameworks.md"  # a program each, of packages that not everyone has
+
+
+@pytest.mark.parametrize("page", [page for page in pages_with("python") if page != FRAMEWORKS])
 def test_its_python_runs(page, tmp_path, monkeypatch, capsys, torchvision):
     """All blocks of a page, in their order, as one program in an empty folder; what is printed as a comment is printed."""
     pytest.importorskip("matplotlib", reason="needs the train extra")
@@ -49,9 +54,25 @@ def test_its_python_runs(page, tmp_path, monkeypatch, capsys, torchvision):
     names = {"__name__": "page"}
     for block in blocks(page, "python"):
         exec(compile(block, page, "exec"), names)
-    out = capsys.readouterr().out
+    prints_what_it_says(blocks(page, "python"), capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("block", blocks(FRAMEWORKS, "python"), ids=lambda block: block.split()[1].rstrip(","))
+@pytest.mark.filterwarnings("ignore")
+def test_it_trains_inside_other_frameworks(block, tmp_path, monkeypatch, capsys, torchvision):
+    for line in re.findall(r"^import (.*)$", block, flags=re.MULTILINE):
+        for name in line.split(" as ")[0].split(", "):
+            pytest.importorskip(name, reason=f"needs {name}")
+    monkeypatch.chdir(tmp_path)
+    page = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", page)
+    exec(compile(block, FRAMEWORKS, "exec"), page.__dict__)
+    prints_what_it_says([block], capsys.readouterr().out)
+
+
+def prints_what_it_says(programs, out):
     assert "False" not in out
-    for block in blocks(page, "python"):
+    for block in programs:
         for told in re.findall(r"^print\(.*  # (\S.*?)(?:;.*)?$", block, flags=re.MULTILINE):
             if re.match(r"torch\.Size|True$|\d|input ", told):
                 assert told.partition(": ")[0] in out, told

@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from foveal import LAYERS, AnisotropicConv2d, CrossConv2d, LogPolarConv2d, convert, reparameterize
+from foveal import (
+    LAYERS,
+    AnisotropicConv2d,
+    AnisotropicConv3d,
+    CrossConv2d,
+    LogPolarConv2d,
+    ModulatedDeformConv3d,
+    convert,
+    reparameterize,
+)
 from foveal.surgery import Change
 
 LOG_POLAR = {"layer": "log_polar", "kernel_size": 9, "growth_rate": 3.0}
@@ -279,10 +288,36 @@ def test_types_in_every_dimension():
     assert type(model.image) is nn.Conv2d
 
 
-def test_what_there_is_not_in_every_dimension():
-    for name, layer in (("line", "anisotropic"), ("volume", "deformable")):
+def test_anisotropic_and_deformable_in_volumes():
+    torch.manual_seed(0)
+    for entry, kind in (
+        ({"layer": "anisotropic", "scales": [1, 2]}, AnisotropicConv3d),
+        ({"layer": "deformable"}, AnisotropicConv3d),
+        ({"layer": "deformable", "offset_groups": 2}, ModulatedDeformConv3d),
+        ({"layer": "deformable", "modulated": True, "mask_scale": 2, "init": "project"}, ModulatedDeformConv3d),
+    ):
         model = Mixed()
-        words = r"only an nn\.Conv2d can be replaced; got Conv\dd; in 1-D and 3-D there are conv, dilated, log_polar and cross"
+        old, size = model.volume, (1, 2, 6, 5, 7)
+        expected = old(torch.ones(size))
+        convert(model, {"volume": entry})
+        assert type(model.volume) is kind
+        found = model.volume(torch.ones(size))
+        assert found.shape == expected.shape
+        if entry.get("init") == "project":
+            torch.testing.assert_close(found, expected)
+    with pytest.raises(ValueError, match="has no argument 'scales' with masks or offset groups"):
+        convert(Mixed(), {"volume": {"layer": "deformable", "modulated": True, "scales": (1, 2)}})
+    exact = Mixed()
+    exact.volume = AnisotropicConv3d(4, 4, 3, scales=(2,), offset=False)
+    wanted = exact.volume(torch.ones(1, 4, 6, 6, 6))
+    assert type(reparameterize(exact).volume) is nn.Conv3d
+    torch.testing.assert_close(exact.volume(torch.ones(1, 4, 6, 6, 6)), wanted)
+
+
+def test_what_there_is_not_in_every_dimension():
+    for name, layer in (("line", "anisotropic"), ("line", "deformable"), ("volume", "snake")):
+        model = Mixed()
+        words = r"only an nn\.Conv2d can be replaced; got Conv\dd; in 1-D there are conv, dilated, log_polar and cross, in 3-D"
         with pytest.raises(ValueError, match=f"{name}, matched by '{name}': {words}"):
             convert(model, {"image": LOG_POLAR, name: {"layer": layer}})
         assert type(model.image) is nn.Conv2d
@@ -363,8 +398,8 @@ def test_torchvision_extracts_features_around_our_layers(torchvision):
     from torchvision.models.feature_extraction import create_feature_extractor
 
     model = convert(torchvision.models.resnet18(), {"conv1": LOG_POLAR, "layer1.0.conv1": {"layer": "anisotropic"}})
-    image, leaves = torch.randn(1, 3, 32, 32), [LogPolarConv2d, AnisotropicConv2d]
-    features = create_feature_extractor(model.eval(), ["layer1"], tracer_kwargs={"leaf_modules": leaves})(image)
+    image = torch.randn(1, 3, 32, 32)
+    features = create_feature_extractor(model.eval(), ["layer1"])(image)
     expected = model.layer1(model.maxpool(model.relu(model.bn1(model.conv1(image)))))
     assert torch.equal(features["layer1"], expected)
 

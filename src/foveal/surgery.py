@@ -16,16 +16,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from foveal import geometry
 from foveal.layers import (
     AnisotropicConv2d,
+    AnisotropicConv3d,
     CrossConv1d,
     CrossConv2d,
     CrossConv3d,
     DeformableRoIPool,
     DeformConv2d,
+    DeformConv3d,
     LDConv2d,
     LogPolarConv1d,
     LogPolarConv2d,
     LogPolarConv3d,
     ModulatedDeformConv2d,
+    ModulatedDeformConv3d,
     PinwheelConv2d,
     SnakeConv2d,
     deformable,
@@ -38,8 +41,13 @@ from foveal.named import find, is_dotted
 Model = TypeVar("Model", bound=nn.Module)
 LogPolar = {1: LogPolarConv1d, 2: LogPolarConv2d, 3: LogPolarConv3d}
 Cross = {1: CrossConv1d, 2: CrossConv2d, 3: CrossConv3d}
+Anisotropic = {2: AnisotropicConv2d, 3: AnisotropicConv3d}
+Modulated = {2: ModulatedDeformConv2d, 3: ModulatedDeformConv3d}
 Free = (SnakeConv2d, LDConv2d, PinwheelConv2d)
-Ours = (*LogPolar.values(), *Cross.values(), AnisotropicConv2d, DeformConv2d, ModulatedDeformConv2d, *Free)
+Ours = (
+    *(*LogPolar.values(), *Cross.values(), *Anisotropic.values(), *Modulated.values()),
+    *(DeformConv2d, DeformConv3d, *Free),
+)
 # bins of other shapes, by the name of their layer in a plan
 Shapes: dict[str, Callable[..., Tensor]] = {
     "rings": geometry.ring_bins,
@@ -82,12 +90,23 @@ def _dilated(conv: nn.Module, *, dilation: Any = 2, **spec: Any) -> nn.Module:
     return _conv(conv, dilation=dilation, **spec)
 
 
-def _deformable(conv: Any, **spec: Any) -> AnisotropicConv2d | ModulatedDeformConv2d:
+def _in_space(kinds: Mapping[int, Any], conv: nn.Module) -> Any:
+    """The layer of as many dimensions; of images where there is none, which then says what it can stand for."""
+    return kinds.get(_dims(conv), kinds[2])
+
+
+def _anisotropic(conv: nn.Module, **spec: Any) -> nn.Module:
+    """The anisotropic convolution of as many dimensions."""
+    return _in_space(Anisotropic, conv).from_conv(conv, **spec)
+
+
+def _deformable(conv: nn.Module, **spec: Any) -> nn.Module:
     """The deformable convolution: one scale, offsets without bound; or, by an argument of its own, DCNv2's."""
     if not spec.keys().isdisjoint(("modulated", "offset_groups", "mask_scale")):
-        _check_names("deformable", spec, (ModulatedDeformConv2d,), " with masks or offset groups")
-        return ModulatedDeformConv2d.from_conv(conv, **{"modulated": False, **spec})
-    return AnisotropicConv2d.from_conv(conv, **{"scales": (1,), "offset_bound": None, **spec})
+        kind = _in_space(Modulated, conv)
+        _check_names("deformable", spec, (kind,), " with masks or offset groups")
+        return kind.from_conv(conv, **{"modulated": False, **spec})
+    return _anisotropic(conv, **{"scales": (1,), "offset_bound": None, **spec})
 
 
 def _log_polar(conv: nn.Module, **spec: Any) -> nn.Module:
@@ -115,10 +134,10 @@ def _shape(name: str, conv: Any, *, kernel_size: Any = 9, **spec: Any) -> LogPol
 _MAKERS: dict[str, tuple[Callable[..., nn.Module], tuple[Callable[..., Any], ...]]] = {
     "conv": (_conv, Conventional),
     "dilated": (_dilated, Conventional),
-    "deformable": (_deformable, (AnisotropicConv2d, ModulatedDeformConv2d)),
+    "deformable": (_deformable, (*Anisotropic.values(), *Modulated.values())),
     "log_polar": (_log_polar, tuple(LogPolar.values())),
     "cross": (_cross, (*Cross.values(), *LogPolar.values())),
-    "anisotropic": (AnisotropicConv2d.from_conv, (AnisotropicConv2d,)),
+    "anisotropic": (_anisotropic, tuple(Anisotropic.values())),
     **{name: (partial(_shape, name), (LogPolarConv2d, made)) for name, made in Shapes.items()},
     "snake": (SnakeConv2d.from_conv, (SnakeConv2d,)),
     "ldconv": (LDConv2d.from_conv, (LDConv2d,)),
@@ -194,10 +213,10 @@ def convert(model: Any, plan: Plan, *, dry_run: bool = False, input_size: Sequen
     convolutions, and a pattern passes over what its layer cannot stand for.
 
     The convolution tells the dimensions: nn.Conv1d, nn.Conv2d and nn.Conv3d can become conv, dilated, log_polar and cross
-    of as many, and nn.Conv2d all others, too.
+    of as many, nn.Conv2d and nn.Conv3d anisotropic and deformable, too, and nn.Conv2d all others.
 
-    A converted network is traced by torch.export. A symbolic tracer (torch.fx, torchvision's ``create_feature_extractor``) must
-    take foveal's layers as they are: ``tracer_kwargs={"leaf_modules": [foveal.LogPolarConv2d, ...]}``.
+    A converted network is traced by torch.export and by torch.fx (torchvision's ``create_feature_extractor``), which takes
+    each of foveal's layers as one node.
 
     Of timm's convolutions the padding that depends on the size of the input (``...Same``) is kept by a hook in front of the new
     layer, and standardised weights (``StdConv2d``, ``ScaledStdConv2d``) by a parametrisation of its weight.

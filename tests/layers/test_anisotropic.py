@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from foveal import AnisotropicConv2d, LogPolarConv2d
-from foveal.ops import anisotropic_conv2d
+from foveal import AnisotropicConv2d, AnisotropicConv3d, LogPolarConv2d
+from foveal.analysis import cost
+from foveal.ops import anisotropic_conv2d, anisotropic_conv3d
 
 
 def shake(layer, size=1.0):
@@ -360,3 +361,119 @@ def test_wrong_input_is_named():
     for bad in (torch.zeros(1, 4, 8, 8), torch.zeros(8, 8), torch.zeros(1, 1, 3, 8, 8)):
         with pytest.raises(ValueError, match="input must be"):
             layer(bad)
+
+
+# What a third dimension changes; all else is the same code.
+
+
+def test_volumes_start_as_the_maximum_of_dilated_convolutions():
+    layer = AnisotropicConv3d(4, 6, 3, scales=(1, 2))
+    input = torch.randn(2, 4, 5, 7, 6)
+    branches = [F.conv3d(input, layer.weight, layer.bias, padding=s, dilation=s) for s in (1, 2)]
+    torch.testing.assert_close(layer(input), torch.stack(branches).amax(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer(input)[0], layer(input[0]))
+
+
+@pytest.mark.parametrize("fuse", ["max", "sum", "concat"])
+@pytest.mark.parametrize("share", [True, False])
+def test_in_volumes_it_is_the_functional_form_of_its_offsets(fuse, share):
+    arguments = {"scales": (1, 2, 3.5), "offset_bound": "half", "fuse": fuse, "stride": 2, "share_weights": share}
+    layer = shake(AnisotropicConv3d(4, 6, 3, **arguments), 0.3)
+    input = torch.randn(2, 4, 5, 7, 6)
+    offsets = layer.offsets(input)
+    assert [tuple(o.shape) for o in offsets] == [(2, 81, 3, 4, 3)] * 3
+    assert [float(o.detach().abs().max()) < bound for o, bound in zip(offsets, (0.5, 1, 1.75), strict=True)] == [
+        True
+    ] * 3
+    expected = anisotropic_conv3d(input, layer.weight, offsets, layer.bias, scales=(1, 2, 3.5), stride=2, fuse=fuse)
+    torch.testing.assert_close(layer(input), expected if fuse != "concat" else layer.projection(expected))
+    assert layer.double().weight.ndim == 5 + (not share)
+
+
+VOLUMES = [
+    {},
+    {"stride": 2, "padding": 0},
+    {"kernel_size": (1, 3, 5), "padding": (0, 1, 2), "dilation": (1, 1, 2), "stride": (1, 2, 1)},
+    {"kernel_size": 2, "padding": "same"},
+    {"padding_mode": "reflect"},
+    {"padding_mode": "circular", "groups": 2},
+    {"padding_mode": "replicate", "padding": "same"},
+]
+
+
+@pytest.mark.parametrize("arguments", VOLUMES, ids=str)
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+def test_output_size_offsets_and_points_fit_conv3d(arguments):
+    arguments = {"kernel_size": 3, "padding": 1, **arguments}
+    if arguments["kernel_size"] == (1, 3, 5):
+        arguments["padding"] = (0, 1, 4)
+    conv = nn.Conv3d(4, 6, **arguments)
+    layer = AnisotropicConv3d(4, 6, **arguments, scales=(1, 2), offset_bound="half")
+    input = torch.randn(2, 4, 7, 8, 9)
+    output = layer(input)
+    assert output.shape == conv(input).shape
+    assert layer.sampling_points(input).shape == (2, 2, *output.shape[2:], math.prod(layer.kernel_size), 3)
+    assert layer.winning_scale(input).shape == output.shape
+    # scale 1 alone, offsets zero as they start: the convolution itself, whatever its padding
+    alone = AnisotropicConv3d.from_conv(conv, init="project", scales=(1,), offset_bound="half")
+    torch.testing.assert_close(alone(input), conv(input), rtol=1e-4, atol=1e-5)
+    fixed = AnisotropicConv3d.from_conv(conv, init="project", scales=(1,), offset=False)
+    torch.testing.assert_close(fixed.to_conv()(input), conv(input), rtol=1e-4, atol=1e-5)
+
+
+def test_points_in_volumes_are_where_it_reads():
+    """In the volume whose voxels are their plane, row or column, a point reads its own coordinate."""
+    layer = shake(AnisotropicConv3d(3, 1, 3, scales=(2,), offset_bound="half", stride=2, padding=1), 0.05)
+    grid = torch.stack(torch.meshgrid(*[torch.arange(12.0)] * 3, indexing="ij"))[None]
+    points = layer.sampling_points(grid / 10)
+    inner = (0, 0, slice(2, 4), slice(2, 4), slice(2, 4))
+    for axis in range(3):
+        with torch.no_grad():
+            layer.weight.zero_()
+            layer.weight[0, axis] = torch.arange(27.0).reshape(3, 3, 3)
+            layer.bias.zero_()
+        expected = (points[inner][..., axis] / 10 * torch.arange(27.0)).sum(-1)
+        torch.testing.assert_close(layer(grid / 10)[inner], expected, rtol=1e-4, atol=1e-3)
+
+
+def test_a_scale_is_learned_in_volumes():
+    layer = shake(AnisotropicConv3d(2, 3, 3, scales="learned"), 0.1)
+    input = torch.randn(1, 2, 5, 6, 4)
+    assert layer.scale(input).shape == (1, 1, 5, 6, 4)
+    (total,) = layer.offsets(input)
+    layer(input).sum().backward()
+    assert layer.scale_conv.weight.grad.abs().sum() > 0
+    assert total.shape == (1, 81, 5, 6, 4)
+
+
+def test_costs_of_volumes():
+    layer = AnisotropicConv3d(4, 6, 3, scales=(1, 2))  # the second scale has offsets
+    found = cost(layer, (4, 5, 6, 7), latency=False)
+    assert found.params == 27 * 4 * 6 + 6 + 81 * (27 * 4 + 1)
+    assert found.conv_macs == 210 * (2 * 27 * 4 * 6 + 27 * 4 * 81)
+
+
+def test_volumes_in_onnx(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    layer = shake(AnisotropicConv3d(4, 6, 3, offset_bound="half"), 0.2).eval()
+    input = torch.randn(1, 4, 5, 6, 7)
+    program = torch.onnx.export(nn.Sequential(layer), (input,), dynamo=True, opset_version=20, verbose=False)
+    program.save(tmp_path / "layer.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "layer.onnx")
+    (found,) = session.run(None, {session.get_inputs()[0].name: input.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), layer(input).detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_volumes_keep_their_formats_and_survive_copies():
+    layer = shake(AnisotropicConv3d(4, 6, 3, share_weights=False))
+    input = torch.randn(2, 4, 5, 7, 6)
+    expected = layer(input)
+    again = pickle.loads(pickle.dumps(copy.deepcopy(layer))).to(memory_format=torch.channels_last_3d)
+    found = again(input.contiguous(memory_format=torch.channels_last_3d))
+    assert found.is_contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(found, expected)
+    assert set(layer.state_dict()) == {"weight", "bias", "offset_conv.weight", "offset_conv.bias"}
+    with pytest.raises(ValueError, match=r"input must be \[N, 4, D, H, W\] or \[4, D, H, W\]"):
+        layer(torch.zeros(1, 3, 5, 5, 5))
+    with pytest.raises(ValueError, match=r"only an nn\.Conv3d can be replaced"):
+        AnisotropicConv3d.from_conv(nn.Conv2d(4, 4, 3))

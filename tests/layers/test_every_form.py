@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensor, FakeTensorMode
 from torch.autograd import forward_ad
 from torch.func import functional_call
@@ -30,13 +30,16 @@ class AtPoints(nn.Module):
 class AtOffsets(nn.Module):
     """A deformable convolution as a function of its input."""
 
-    def __init__(self):
+    def __init__(self, dims=2):
         super().__init__()
-        self.layer = layers.DeformConv2d(4, 4, 3, padding=1)
-        self.predict = nn.Conv2d(4, 27, 3, padding=1)
+        kind, conv = (layers.DeformConv2d, nn.Conv2d) if dims == 2 else (layers.DeformConv3d, nn.Conv3d)
+        window = (3, 3) if dims == 2 else (1, 3, 3)
+        self.sizes = [9 * dims, 9]
+        self.layer = kind(4, 4, window, padding=tuple(side // 2 for side in window))
+        self.predict = conv(4, sum(self.sizes), 3, padding=1)
 
     def forward(self, input):
-        offset, mask = self.predict(input).split([18, 9], 1)
+        offset, mask = self.predict(input).split(self.sizes, 1)
         return self.layer(input, offset, mask)
 
 
@@ -75,6 +78,9 @@ FORMS = {
     "anisotropic_reflect": (lambda: AnisotropicConv2d(4, 4, scales=(1, 3), padding_mode="reflect"), IMAGE),
     "learned": (lambda: AnisotropicConv2d(4, 4, scales="learned"), IMAGE),
     "deform": (AtOffsets, IMAGE),
+    "anisotropic_3d": (lambda: layers.AnisotropicConv3d(4, 4, (1, 3, 3), fuse="sum", share_weights=False), VOLUME),
+    "deform_3d": (lambda: AtOffsets(3), VOLUME),
+    "modulated_3d": (lambda: layers.ModulatedDeformConv3d(4, 4, (1, 3, 2), padding=1, offset_groups=2), VOLUME),
     "modulated": (lambda: layers.ModulatedDeformConv2d(4, 4, offset_groups=2), IMAGE),
     "deform_4": (lambda: layers.DeformConv4(4, offset_groups=2), IMAGE),
     "snake": (lambda: layers.SnakeConv2d(4, 4, 5, axis="y"), IMAGE),
@@ -100,7 +106,7 @@ def build(form, dtype=torch.float32):
 
 def test_there_is_a_form_of_every_layer():
     made = {type(build(form)[0]) for form in FORMS}
-    made |= {type(build(form)[0].layer) for form in ("points", "roi", "deform")}
+    made |= {type(build(form)[0].layer) for form in ("points", "roi", "deform", "deform_3d")}
     made.add(layers.DeformableLKA)  # two of "deform" and a product, but thousands of parameters
     assert made >= {kind for kind in vars(layers).values() if isinstance(kind, type) and issubclass(kind, nn.Module)}
 
@@ -340,6 +346,7 @@ SIZES = {
     layers.CrossConv2d: ((4, 8, 3, (2, 1), 1, 1, 2), {"share": 0.25, "field": (5, 7), "growth_rate": 2.5}),
     layers.CrossConv3d: ((4, 8, 3, 2, 1, 1, 2), {"share": 0.25, "field": 5}),
     AnisotropicConv2d: ((4, 6, 3, 2, (1, 1), 1, 2), {"scales": (1.5, 2.5), "offset_bound": (0.5, 1.5)}),
+    layers.AnisotropicConv3d: ((4, 6, 3, 2, 1, 1, 2), {"scales": (1.5, 2.5), "offset_bound": (0.5, 1.5)}),
     LogPolarPool2d: (((5, 7), 2, (2, 3), 1), {"radial_bins": 3, "angular_bins": 4, "growth_rate": 2.5}),
     layers.PointLogPolarConv: ((4, 6, 0.5, 3), {"angular_bins": (6, 3), "growth_rate": 2.5, "spacing": 0.25}),
     layers.DeformableRoIPool: ((4, (2, 3), 0.5), {"sampling_ratio": 2, "offset_scale": 0.25}),
@@ -445,3 +452,23 @@ def test_the_cures_of_quantization_cure(form):
     folded = quantization.prepare(folded)
     folded(input)
     assert (quantization.convert(folded)(input) - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_symbolic_tracer_takes_it_as_one_node(form):
+    build, shape = FORMS[form]
+    model, input = nn.Sequential(build(), nn.ReLU()), torch.randn(shape)
+    traced = fx.symbolic_trace(model)
+    assert torch.equal(traced(input), model(input))
+    nodes = [
+        node.target for node in traced.graph.nodes if node.op == "call_module" and str(node.target).startswith("0")
+    ]
+    assert nodes
+    assert all(
+        isinstance(traced.get_submodule(target), layers.base.Mapped | nn.modules.conv._ConvNd) for target in nodes
+    )
+
+
+def test_a_layer_alone_cannot_be_traced():
+    with pytest.raises(TypeError, match="LogPolarConv2d is one node for torch"):
+        fx.symbolic_trace(LogPolarConv2d(4, 4, 5))

@@ -47,7 +47,7 @@ def sampled():
     return (
         lambda x, w, b, o: sampled_conv2d(x, w, taps, o, b),
         tensors,
-        lambda x, w, b, o: sampled_op._forward(x, w, taps, o.float(), b, [0, 1], [1, 1], 1, "max", [11, 12])[0],
+        lambda x, w, b, o: sampled_op._OPS[2].forward(x, w, taps, o.float(), b, [0, 1], [1, 1], 1, "max", [11, 12])[0],
     )
 
 
@@ -62,7 +62,7 @@ def with_a_list():
     return (
         lambda x, w, o, q: sampled_conv2d(x, w, taps, [o, None, q]),
         tensors,
-        lambda x, w, o, q: sampled_op._forward(
+        lambda x, w, o, q: sampled_op._OPS[2].forward(
             x, w, taps, torch.cat([o, q], 1).float(), None, [0, 2], [1, 1], 1, "max", [11, 12]
         )[0],
     )
@@ -94,8 +94,8 @@ def test_second_calls_meet_no_dispatcher(case):
         pytest.skip("the CPU kernels are not compiled")
     call(*tensors)
     refused = mock.Mock(side_effect=AssertionError)
-    ops = {2: binned_op._OPS[2]._replace(forward=refused)}
-    with mock.patch.object(binned_op, "_OPS", ops), mock.patch.object(sampled_op, "_forward", refused):
+    ops = [{2: op._OPS[2]._replace(forward=refused)} for op in (binned_op, sampled_op)]
+    with mock.patch.object(binned_op, "_OPS", ops[0]), mock.patch.object(sampled_op, "_OPS", ops[1]):
         call(*tensors)
         call(*(t.requires_grad_() for t in tensors)).sum().backward()
     assert all(t.grad is not None for t in tensors)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from foveal.analysis.card import CELLS, INK
+from foveal.extras import extra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,8 +56,8 @@ def draw_boxes(
         raise ValueError(f"boxes must be [n, 4] and labels [n]; got {tuple(boxes.shape)} and {tuple(labels.shape)}")
     if scores is not None and scores.shape != labels.shape:
         raise ValueError(f"scores must be [n] as labels; got {tuple(scores.shape)} and {tuple(labels.shape)}")
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
+    Figure = extra("matplotlib.figure").Figure
+    Rectangle = extra("matplotlib.patches").Rectangle
 
     height, width = image.shape[1:]
     inches = 5.0

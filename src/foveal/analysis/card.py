@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor, nn
 
+from foveal.extras import extra
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -62,7 +64,7 @@ def save(figure: Figure, path: str | Path) -> None:
 
 
 def _written(figure: Figure, format: str) -> bytes:
-    from matplotlib import rc_context
+    rc_context = extra("matplotlib").rc_context
 
     figure = pickle.loads(pickle.dumps(figure))  # each layout starts from the last one, so writing must not leave one
     _fold_titles(figure)
@@ -102,8 +104,8 @@ def _folded(line: str, letters: int) -> list[str]:
 
 def blank(width: float, height: float) -> Figure:
     """A white card of some inches, outside of pyplot's state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    FigureCanvasAgg = extra("matplotlib.backends.backend_agg").FigureCanvasAgg
+    Figure = extra("matplotlib.figure").Figure
 
     figure = Figure((width, height), dpi=150, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
@@ -200,7 +202,7 @@ def borders(
     clip: bool = False,
 ) -> None:
     """Lines between taps of different bins; the field's edge is drawn stronger."""
-    from matplotlib.collections import LineCollection
+    LineCollection = extra("matplotlib.collections").LineCollection
 
     padded = np.pad(grid, 1, constant_values=-1)
     segments, widths = [], []

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from foveal.analysis import card
+from foveal.extras import extra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -288,8 +289,8 @@ def _dots(
     panel: Any, backdrop: np.ndarray, positions: Sequence[tuple[Tensor, Tensor]], styles: Sequence[tuple[str, str]]
 ) -> None:
     """Taps of each scale around each centre, over a pale image."""
-    from matplotlib.collections import LineCollection
-    from matplotlib.patheffects import withStroke
+    LineCollection = extra("matplotlib.collections").LineCollection
+    withStroke = extra("matplotlib.patheffects").withStroke
 
     panel.imshow(card.pale(backdrop), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     for places, middle in positions:
@@ -377,8 +378,8 @@ def draw_receptive_field(
         fields = [fields]
     if not fields or (labels is not None and len(labels) != len(fields)):
         raise ValueError(f"fields must be at least one, with a label for each; got {len(fields)} and labels {labels!r}")
-    from matplotlib.colors import PowerNorm
-    from matplotlib.patches import Rectangle
+    PowerNorm = extra("matplotlib.colors").PowerNorm
+    Rectangle = extra("matplotlib.patches").Rectangle
 
     columns = min(columns, len(fields))
     lines = math.ceil(len(fields) / columns)
@@ -446,7 +447,7 @@ def _legend(
     *,
     squares: bool = False,
 ) -> None:
-    from matplotlib.lines import Line2D
+    Line2D = extra("matplotlib.lines").Line2D
 
     names = [f"{scales} scale"] if isinstance(scales, str) else [f"scale {scale:g}" for scale in scales]
     if shares is not None:

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from foveal.analysis import card
+from foveal.extras import extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,7 +96,7 @@ def draw_activation_maps(
 
 def _frame(axes: Axes, box: Tensor, color: str, style: str = "-") -> None:
     """A box around its pixels, dark below so that it is seen on bright maps, too."""
-    from matplotlib.patches import Rectangle
+    Rectangle = extra("matplotlib.patches").Rectangle
 
     left, top, right, bottom = (float(edge) for edge in box)
     place = (left - 0.5, top - 0.5), right - left + 1, bottom - top + 1

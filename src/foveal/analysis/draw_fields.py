@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from foveal.analysis import card
+from foveal.extras import extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,7 +107,7 @@ def draw_pooled(
     mapped = card.backdrops(pooled[None])[0]
     top, left = position[0] * cell[0], position[1] * cell[1]
 
-    from matplotlib.patches import Rectangle
+    Rectangle = extra("matplotlib.patches").Rectangle
 
     wide = mapped.shape[1] / mapped.shape[0]
     figure = card.blank(8.2, 3.4)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveal.analysis import card, draw
+from foveal.extras import extra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -115,7 +116,7 @@ def draw_winning_shares(layer: Any, input: Tensor, *, image: Tensor | None = Non
     Raises:
         ValueError: the layer has no winning scale.
     """
-    from matplotlib.ticker import PercentFormatter
+    PercentFormatter = extra("matplotlib.ticker").PercentFormatter
 
     shares = winning_shares(layer, input[:_MOST_IMAGES]).cpu()
     pictures = card.backdrops(input if image is None else image)[: len(shares)]
@@ -169,8 +170,8 @@ def draw_shares_by_size(found: Mapping[str, SharesBySize], scales: Sequence[floa
         panel.grid(color="#d1d9e0", lw=0.5)
     panels[0].set_ylabel("share of channels that it wins", fontsize=8, color=card.INK)
     panels[0].set_ylim(bottom=0)
-    from matplotlib.lines import Line2D
-    from matplotlib.ticker import PercentFormatter
+    Line2D = extra("matplotlib.lines").Line2D
+    PercentFormatter = extra("matplotlib.ticker").PercentFormatter
 
     panels[0].yaxis.set_major_formatter(PercentFormatter(1, 0))
 

@@ -186,7 +186,7 @@ def bfloat16(watch: Watch) -> Iterator[Row]:
     taps, rest = scaled_taps(3, (1,)), ([0], [1, 1], 1, "max", list(shape[2:]))
     with torch.no_grad():
         exact, rounded = (
-            reference.sampled_conv2d(
+            reference.sampled_conv(
                 x.to(dtype), half.flatten(2).to(dtype), taps, offset.to(dtype), None, *rest, mask.to(dtype), [0]
             )[0]
             for dtype in (torch.float64, torch.float32)

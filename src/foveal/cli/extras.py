@@ -1,32 +1,10 @@
-"""What foveal needs: the packages that come with it, those of each extra, and the cure for one that is missing."""
+"""What the command line says of a package that is missing, before it begins or when an import fails."""
 
 from __future__ import annotations
 
-NEEDED = ("foveal", "torch", "numpy", "safetensors", "pydantic", "yaml", "typer", "filelock", "rich")
-EXTRAS = {
-    "train": ("torchvision", "timm", "PIL", "matplotlib", "jinja2", "mlxtend"),
-    "coco": ("faster_coco_eval",),
-    "export": ("onnx", "onnxscript", "onnxruntime"),
-    "openvino": ("openvino",),
-    "ray": ("ray",),
-    "watch": ("tensorboard", "wandb", "mlflow"),
-}
-"""Modules by the extra that brings them."""
-DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "pillow", "faster_coco_eval": "faster-coco-eval", "mlflow": "mlflow-skinny"}
-"""What a module's package is called where that is something else."""
+from foveal.extras import DISTRIBUTIONS, EXTRAS, NEEDED, cure
 
-
-def cure(module: str) -> str:
-    """How to get a module.
-
-    Example:
-        >>> cure("jinja2"), cure("torch"), cure("scipy")
-        ("pip install 'foveal[train]'", 'pip install foveal', 'pip install scipy')
-    """
-    for extra, modules in EXTRAS.items():
-        if module in modules:
-            return f"pip install 'foveal[{extra}]'"
-    return "pip install foveal" if module in NEEDED else f"pip install {module}"
+__all__ = ["DISTRIBUTIONS", "EXTRAS", "NEEDED", "cure", "explained", "need"]
 
 
 def explained(error: ImportError) -> str:

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foveal.extras import extra
+
 UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, struct.error)
 """What Pillow raises on a broken file, beside its DecompressionBombError."""
 _ORIENTATION = 0x0112  # the tag in EXIF data
@@ -172,7 +174,7 @@ def _jpeg_decoder() -> Callable[[bytes], Tensor] | None:
 
 def turned(file: Any) -> tuple[Any, int]:
     """An image of Pillow's as it is to be seen, and its EXIF orientation; its other EXIF data may be broken."""
-    from PIL import Image
+    Image = extra("PIL.Image")
 
     turn = Image.Transpose
     turns = {2: turn.FLIP_LEFT_RIGHT, 3: turn.ROTATE_180, 4: turn.FLIP_TOP_BOTTOM, 5: turn.TRANSPOSE}

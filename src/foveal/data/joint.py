@@ -15,6 +15,7 @@ from foveal.data.epoch import order_of, parts_of, read_in
 from foveal.data.hashing import random_bits
 from foveal.data.masks import IGNORE, MaskSet
 from foveal.data.own import OwnSet
+from foveal.extras import extra
 
 _TRANSFORM = 1  # what a draw is for; 0 is the order
 
@@ -166,7 +167,7 @@ def _scaled(image: Tensor, mask: Tensor, to: Any) -> tuple[Tensor, Tensor]:
     """Both at another size: the shorter side, or (height, width)."""
     if to is None:
         return image, mask
-    from torchvision.transforms.v2 import functional as v2
+    v2 = extra("torchvision.transforms.v2.functional")
 
     image = scaled(image, to)
     size = list(image.shape[-2:])
@@ -182,7 +183,7 @@ def scaled(image: Tensor, to: int | tuple[int, int] | None) -> Tensor:
     """
     if to is None:
         return image
-    from torchvision.transforms.v2 import functional as v2
+    v2 = extra("torchvision.transforms.v2.functional")
 
     height, width = image.shape[-2:]
     if isinstance(to, int):
@@ -195,8 +196,8 @@ def _cut(image: Tensor, mask: Tensor, preset: JointPreset, chance: bool) -> tupl
     """``preset.size`` of both, at a random place or the centre; what lies outside is black, and of no class."""
     if preset.size is None:
         return image, mask
-    from torchvision import tv_tensors
-    from torchvision.transforms import v2
+    tv_tensors = extra("torchvision.tv_tensors")
+    v2 = extra("torchvision.transforms.v2")
 
     height, width = preset.size
     down, right = max(0, height - image.shape[-2]), max(0, width - image.shape[-1])
@@ -204,7 +205,7 @@ def _cut(image: Tensor, mask: Tensor, preset: JointPreset, chance: bool) -> tupl
         around = [right // 2, down // 2, right - right // 2, down - down // 2]
         image = v2.functional.pad(image, around, fill=0)
         mask = v2.functional.pad(mask[None], around, fill=IGNORE)[0]
-    kind: type[v2.Transform] = v2.RandomCrop if chance and preset.crop == "random" else v2.CenterCrop
+    kind = v2.RandomCrop if chance and preset.crop == "random" else v2.CenterCrop
     image, mask = kind([height, width])(tv_tensors.Image(image), tv_tensors.Mask(mask))
     return image.as_subclass(Tensor), mask.as_subclass(Tensor)
 
@@ -224,8 +225,8 @@ def _moved(image: Tensor, mask: Tensor, affine: float, aspect: float) -> tuple[T
 
 def _transformed(image: Tensor, mask: Tensor, preset: JointPreset, seed: int) -> tuple[Tensor, Tensor]:
     """The random part of training, with torchvision's transforms, which draw from the global generator."""
-    from torchvision import tv_tensors
-    from torchvision.transforms import v2
+    tv_tensors = extra("torchvision.tv_tensors")
+    v2 = extra("torchvision.transforms.v2")
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -236,7 +237,7 @@ def _transformed(image: Tensor, mask: Tensor, preset: JointPreset, seed: int) ->
             size = tuple(max(1, round(side * factor)) for side in image.shape[-2:])
             image, mask = _scaled(image, mask, size)
         image, mask = _cut(image, mask, preset, True)
-        steps: list[v2.Transform] = []
+        steps: list[Any] = []
         if preset.colour:
             jitter = v2.ColorJitter(0.06 * preset.colour, None, 0.02 * preset.colour, preset.colour / 6)
             steps.append(v2.RandomApply([jitter], 0.5))

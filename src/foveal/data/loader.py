@@ -15,6 +15,7 @@ from foveal.data.epoch import order_of, parts_of, read_in
 from foveal.data.hashing import random_below, random_bits
 from foveal.data.own import OwnSet
 from foveal.data.presets import Preset
+from foveal.extras import extra
 
 _ORDER, _DOWN, _RIGHT, _FLIP, _CUT_ROW, _CUT_COLUMN, _CROP_ROW, _CROP_COLUMN, _RESIZED, _RANDAUGMENT, _MIX = range(
     11
@@ -248,8 +249,7 @@ def _cropped(preset: Preset, seed: int, epoch: int, image: Tensor, index: int) -
 @cache
 def _resized_crop() -> Any:
     """torchvision's, for the places that it draws; its size plays no part in them."""
-    from torchvision.transforms import v2
-
+    v2 = extra("torchvision.transforms.v2")
     return v2.RandomResizedCrop((1, 1), antialias=True)
 
 
@@ -257,7 +257,7 @@ def _augmented(
     shaped: Callable[[Tensor, int], Tensor], magnitude: int, seed: int, epoch: int, image: Tensor, index: int
 ) -> Tensor:
     """Two of RandAugment's operations on one uint8 image, brought to its size before."""
-    from torchvision.transforms import v2
+    v2 = extra("torchvision.transforms.v2")
 
     image = shaped(image, index).contiguous()
     with _drawing(random_bits(seed, epoch, _RANDAUGMENT, index)):
@@ -283,7 +283,7 @@ class _Mixing:
         alphas = {"MixUp": epoch.preset.mixup, "CutMix": epoch.preset.cutmix}
         if not any(alphas.values()):
             return None
-        from torchvision.transforms import v2
+        v2 = extra("torchvision.transforms.v2")
 
         classes = len(epoch.dataset.classes)
         return cls([getattr(v2, name)(alpha=a, num_classes=classes) for name, a in alphas.items() if a], epoch)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from foveal.deploy.fold import fold
 from foveal.deploy.forms import reform
 from foveal.deploy.runtime import RUNTIMES, needed
+from foveal.extras import extra
 from foveal.layers import shaped
 from foveal.ops import onnx_deform
 from foveal.ops.sampled.export import DEFORM
@@ -263,7 +264,7 @@ def _program(model: nn.Module, example: Tensor, dynamic: Sequence[str]) -> Any:
 
 
 def _write_onnx(model: nn.Module, example: Tensor, path: Path, dynamic: Any, opset: int, half: bool, said: str) -> None:
-    import onnx
+    onnx = extra("onnx")
 
     names: dict[str, Any] = {"input_names": ["input"], "output_names": ["output"]}
     program = _program(model, example, dynamic)
@@ -291,7 +292,7 @@ def _write_aoti(model: nn.Module, example: Tensor, path: Path, dynamic: Any, ops
 def _write_openvino(
     model: nn.Module, example: Tensor, path: Path, dynamic: Any, opset: int, half: bool, said: str
 ) -> None:
-    import openvino
+    openvino = extra("openvino")
 
     onnx_file = path.with_suffix(".onnx")
     _write_onnx(model, example, onnx_file, dynamic, opset, False, said)

@@ -11,21 +11,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from foveal.layers import (
-    AnisotropicConv2d,
-    CrossConv1d,
-    CrossConv2d,
-    CrossConv3d,
-    DeformConv2d,
-    ModulatedDeformConv2d,
-    base,
-)
+from foveal.layers import CrossConv1d, CrossConv2d, CrossConv3d
+from foveal.layers.anisotropic import AnisotropicConv
 from foveal.layers.binned import BinnedConv
+from foveal.layers.deformable import DeformConv, ModulatedDeformConv
 
 Model = TypeVar("Model", bound=nn.Module)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _CROSS = (CrossConv1d, CrossConv2d, CrossConv3d)
-_LEAVES = (BinnedConv, *_CROSS, AnisotropicConv2d, DeformConv2d, ModulatedDeformConv2d)
+_LEAVES = (BinnedConv, *_CROSS, AnisotropicConv, DeformConv, ModulatedDeformConv)
 
 
 class Folding(NamedTuple):
@@ -37,14 +31,10 @@ class Folding(NamedTuple):
 
 
 class _Tracer(fx.Tracer):
-    """Takes our layers as they are."""
+    """Takes layers whose weight is computed as they are."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return (
-            isinstance(module, base.Mapped)
-            or parametrize.is_parametrized(module)
-            or super().is_leaf_module(module, name)
-        )
+        return parametrize.is_parametrized(module) or super().is_leaf_module(module, name)
 
 
 @overload
@@ -159,7 +149,7 @@ def _why_not(layer: nn.Module, norm: nn.Module) -> str:
     if layer._forward_hooks or norm._forward_hooks or norm._forward_pre_hooks:
         return "a hook listens between them"
     if (
-        isinstance(layer, AnisotropicConv2d)
+        isinstance(layer, AnisotropicConv)
         and layer.fuse == "max"
         and layer.scales != "learned"
         and len(layer.scales) > 1
@@ -192,10 +182,10 @@ def _scale(layer: Any, scale: Tensor, shift: Tensor) -> None:
                 _scale(part, scale[start:end], shift[start:end])
                 start = end
         return
-    if isinstance(layer, AnisotropicConv2d) and layer.projection is not None:
+    if isinstance(layer, AnisotropicConv) and layer.projection is not None:
         layer = layer.projection
     weight = layer.weight
-    axis = 1 if isinstance(layer, AnisotropicConv2d) and not layer.share_weights else 0
+    axis = 1 if isinstance(layer, AnisotropicConv) and not layer.share_weights else 0
     weight.copy_(weight.double() * scale.reshape(-1, *(1,) * (weight.ndim - axis - 1)))
     bias = shift if layer.bias is None else layer.bias.double() * scale + shift
     if layer.bias is None:

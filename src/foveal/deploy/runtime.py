@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foveal.extras import extra
+
 FILES = (".onnx", ".xml", ".pt2")
 """How exported files end."""
 _PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
@@ -46,7 +48,7 @@ class Opened(ABC):
 
 class _Onnx(Opened):
     def __init__(self, path: Path, threads: int) -> None:
-        import onnxruntime
+        onnxruntime = extra("onnxruntime")
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -82,7 +84,7 @@ class _Aoti(Opened):
 
 class _OpenVino(Opened):
     def __init__(self, path: Path, threads: int) -> None:
-        import openvino
+        openvino = extra("openvino")
 
         model = openvino.Core().read_model(path)
         self.said = model.get_rt_info("foveal").astype(str) if model.has_rt_info("foveal") else ""

@@ -30,11 +30,6 @@ def plain(value: Any) -> Any:
     return float(value) if isinstance(value, numbers.Real) else value
 
 
-def pair(value: int | Sequence[int]) -> tuple[int, int]:
-    first, second = (value, value) if isinstance(value, int) else value
-    return first, second
-
-
 def odd_sides(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
     """The sides of a window, as many as are given, or ``dims`` equal ones."""
     sides = tuple(value) if isinstance(value, Sequence) else (value,) * dims

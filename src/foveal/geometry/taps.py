@@ -6,19 +6,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from foveal.geometry.checks import check_choice, check_count, check_number, pair, plain
+from foveal.geometry.checks import check_choice, check_count, check_number, plain
 
 
 def scaled_taps(kernel_size: int | Sequence[int], scales: Sequence[float], dilation: int | Sequence[int] = 1) -> Tensor:
     """The points ``l * pn`` of Eq. (4) of the anisotropic paper, for each scale l in turn.
 
     Args:
-        kernel_size: side of the square of taps, or (height, width); 3 gives Q = {-1, 0, 1}^2.
+        kernel_size: side of the square of taps, or (height, width); 3 gives Q = {-1, 0, 1}^2. Three numbers, (depth, height,
+            width), give the taps of a kernel of volumes.
         scales: positive factors, whole or real.
-        dilation: a further factor on every scale, one number or (vertical, horizontal).
+        dilation: a further factor on every scale, one number or (vertical, horizontal), in volumes three.
 
     Returns:
-        float32 Tensor[S, kh * kw, 2] on the CPU: (dy, dx) in pixels around the sampling centre, row by row.
+        float32 Tensor[S, kh * kw, 2] on the CPU: (dy, dx) in pixels around the sampling centre, row by row; in volumes
+        Tensor[S, kd * kh * kw, 3] of (dz, dy, dx).
 
     Raises:
         ValueError: a scale is not a positive number.
@@ -31,11 +33,13 @@ def scaled_taps(kernel_size: int | Sequence[int], scales: Sequence[float], dilat
     kernel_size, scales, dilation = plain((kernel_size, scales, dilation))
     for scale in scales:
         check_number("scales", scale, above=0.0)
-    height, width = pair(kernel_size)
-    vertical, horizontal = pair(dilation)
-    down = (torch.arange(height, dtype=torch.float64, device="cpu") - (height - 1) / 2) * vertical
-    right = (torch.arange(width, dtype=torch.float64, device="cpu") - (width - 1) / 2) * horizontal
-    points = torch.stack(torch.meshgrid(down, right, indexing="ij"), dim=-1).reshape(1, -1, 2)
+    dims = next((len(given) for given in (kernel_size, dilation) if not isinstance(given, int)), 2)
+    sides, spaces = (given if isinstance(given, tuple) else (given,) * dims for given in (kernel_size, dilation))
+    lines = [
+        (torch.arange(side, dtype=torch.float64, device="cpu") - (side - 1) / 2) * space
+        for side, space in zip(sides, spaces, strict=True)
+    ]
+    points = torch.stack(torch.meshgrid(*lines, indexing="ij"), dim=-1).reshape(1, -1, dims)
     factors = torch.tensor([float(scale) for scale in scales], dtype=torch.float64, device="cpu")
     return (factors.reshape(-1, 1, 1) * points).float()
 

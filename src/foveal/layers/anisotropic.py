@@ -1,15 +1,15 @@
-"""The anisotropic convolution layer: several scales, learned bounded offsets, the maximum; with its offset predictor."""
+"""Anisotropic convolution of images and volumes: several scales, learned bounded offsets, the maximum; with its offset predictor."""
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from foveal.geometry import plain, scaled_taps
 from foveal.layers import base, shaped
-from foveal.ops import arguments, sampled_conv2d
+from foveal.ops import arguments, sampled_conv2d, sampled_conv3d
 from foveal.ops.sampled.export import on_grids
 from foveal.ops.sampled.op import winning_set
 from foveal.ops.sampled.operands import FUSES, MOST_SETS
@@ -19,46 +19,11 @@ PHASES = ("both", "scale", "offset")
 _STRICT = 1 - 2.0**-20  # tanh saturates at exactly 1 in float32; offsets stay below their bound
 
 
-class AnisotropicConv2d(base.ShapedConv):
-    """A convolution that reads each position at several scales with learned offsets and keeps the maximum.
+class AnisotropicConv(base.ShapedConv):
+    """What anisotropic convolutions of two and three dimensions have in common."""
 
-    Source: Anisotropic Convolution (TIP 2020), Eq. (3) to (5). One scale without offset is a (dilated) convolution, one
-    scale with ``offset_bound=None`` the deformable convolution. The offsets are predicted from the input by
-    ``offset_conv``, a 3x3 convolution that starts at zero, one set for each scale whose bound is not 0.
-
-    Args:
-        in_channels, out_channels, kernel_size, stride, dilation, groups, bias, padding_mode: as in nn.Conv2d; dilation
-            multiplies the scales.
-        padding: of scale 1, as in nn.Conv2d; by default dilation * (kernel_size - 1) / 2. Larger scales spread around
-            the same centres, so every scale gives the same output size.
-        scales: candidate set L, positive factors, whole or real, different from each other; or "learned" for Eq. (2):
-            one scale ``1 + softplus(scale_conv(input))`` for each position, trained as ``phase`` says.
-        offset: whether offsets are learned.
-        offset_bound: what ``|dy|`` and ``|dx|`` stay below, in pixels: "floor" for floor(l / 2), Eq. (3), l being scale *
-            dilation (the smaller one of a pair); "half" for l / 2; a number; or None for no bound; or one of these for
-            each scale. "auto" is "floor" for given scales and "half" for a learned one, which starts at l = 1.69, where
-            Eq. (3) leaves no offset.
-        fuse: "max" (Eq. 5), "sum", or "concat" followed by a 1x1 ``projection``, which then carries the bias.
-        share_weights: one weight for all scales (Eq. 5), or one for each.
-
-    Shape:
-        input [N, C, H, W] or [C, H, W] -> output [N, O, H', W'] of nn.Conv2d's size. ``weight`` is [O, C / groups, kh, kw],
-        or [S, O, C / groups, kh, kw] without share_weights; ``taps`` [S, kh * kw, 2].
-
-    Raises:
-        ValueError: an argument breaks its rule; the message names argument, rule and value.
-
-    Example:
-        >>> layer = AnisotropicConv2d(16, 32, 3, scales=(1, 2))
-        >>> layer(torch.zeros(2, 16, 8, 8)).shape
-        torch.Size([2, 32, 8, 8])
-        >>> [None if o is None else tuple(o.shape) for o in layer.offsets(torch.zeros(2, 16, 8, 8))]
-        [None, (2, 18, 8, 8)]
-    """
-
+    dims: ClassVar[int] = 2
     taps: Tensor
-    stride: tuple[int, int]
-    dilation: tuple[int, int]
 
     def __init__(
         self,
@@ -99,20 +64,21 @@ class AnisotropicConv2d(base.ShapedConv):
         )
         own_bias = bias and fuse != "concat"
         self.register_parameter("bias", nn.Parameter(torch.empty(out_channels, **made)) if own_bias else None)
+        conv: Any = shaped.CONVS[self.dims]
         self.projection = (
-            nn.Conv2d(len(factors) * out_channels, out_channels, 1, bias=bias, **made) if fuse == "concat" else None
+            conv(len(factors) * out_channels, out_channels, 1, bias=bias, **made) if fuse == "concat" else None
         )
         moving = sum(bound != 0 for bound in self.bounds)
-        points = self.kernel_size[0] * self.kernel_size[1]
-        self.offset_conv = self._predictor(2 * points * moving, made) if moving else None
+        points = math.prod(self.kernel_size)
+        self.offset_conv = self._predictor(self.dims * points * moving, made) if moving else None
         self.scale_conv = self._predictor(1, made) if self.scales == "learned" else None
 
         # zeros are what lies outside anyway; other modes pad for the largest scale
-        self.extra_before = self.extra_after = (0, 0)
+        self.extra_before = self.extra_after = (0,) * self.dims
         if padding_mode != "zeros":
-            down, right = (math.ceil((max(*factors, 1.0) - 1) * w / 2) for w in self.window)
-            self.extra_before = (self.before[0] + down, self.before[1] + right)
-            self.extra_after = (self.after[0] + down, self.after[1] + right)
+            more = [math.ceil((max(*factors, 1.0) - 1) * w / 2) for w in self.window]
+            self.extra_before = tuple(b + m for b, m in zip(self.before, more, strict=True))
+            self.extra_after = tuple(a + m for a, m in zip(self.after, more, strict=True))
         centre = [w / 2 - b + e for w, b, e in zip(self.window, self.before, self.extra_before, strict=True)]
         with shaped.plainly():
             shift = torch.tensor(centre, dtype=torch.float32, device="cpu")
@@ -121,26 +87,27 @@ class AnisotropicConv2d(base.ShapedConv):
         self.reset_parameters()
 
     def _predictor(self, channels: int, made: dict[str, Any]) -> nn.Module:
-        """A 3x3 convolution with the layer's stride, dilation and output size."""
+        """A convolution of three taps in each direction, with the layer's stride, dilation and output size."""
         pads = []
         for before, after, space, window in zip(self.before, self.after, self.dilation, self.window, strict=True):
             total = before + after + 2 * space - window
             first = math.floor(before + space - window / 2)
             pads.append((first, total - first))
-        (top, bottom), (left, right) = pads
-        mode: Any = self.padding_mode
-        if top == bottom >= 0 and left == right >= 0:
-            return nn.Conv2d(
-                self.in_channels, channels, 3, self.stride, (top, left), self.dilation, padding_mode=mode, **made
-            )
-        conv = nn.Conv2d(self.in_channels, channels, 3, self.stride, 0, self.dilation, **made)
-        return nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), conv)
+        conv: Any = shaped.CONVS[self.dims]
+        given = (self.in_channels, channels, 3, self.stride)
+        if all(first == last >= 0 for first, last in pads):
+            padding = tuple(first for first, _ in pads)
+            return conv(*given, padding, self.dilation, padding_mode=self.padding_mode, **made)
+        pad: Any = nn.ZeroPad2d if self.dims == 2 else nn.ZeroPad3d
+        ends = tuple(end for two in reversed(pads) for end in two)  # the last direction first
+        return nn.Sequential(pad(ends), conv(*given, 0, self.dilation, **made))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """A weight for each scale has five dimensions, and is converted as the kernels of images that it holds."""
+        """A weight for each scale has a dimension more, and is converted as the kernels that it holds."""
+        several = self.dims + 3
 
         def convert(tensor: Tensor) -> Tensor:
-            return fn(tensor.flatten(0, 1)).unflatten(0, tensor.shape[:2]) if tensor.ndim == 5 else fn(tensor)
+            return fn(tensor.flatten(0, 1)).unflatten(0, tensor.shape[:2]) if tensor.ndim == several else fn(tensor)
 
         return super()._apply(convert, recurse)
 
@@ -155,7 +122,7 @@ class AnisotropicConv2d(base.ShapedConv):
 
     def reset_parameters(self) -> None:
         """Start anew: nn.Conv2d's weights, offsets and learned scale from zero."""
-        shaped.start((self.weight.flatten(0, -4),), self.bias)
+        shaped.start((self.weight.flatten(0, -self.dims - 2),), self.bias)
         if self.projection is not None:
             self.projection.reset_parameters()
         for predictor in (self.offset_conv, self.scale_conv):
@@ -164,14 +131,13 @@ class AnisotropicConv2d(base.ShapedConv):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve at every scale and fuse."""
-        if input.ndim not in (3, 4) or input.shape[-3] != self.in_channels:
-            raise ValueError(
-                f"input must be [N, {self.in_channels}, H, W] or [{self.in_channels}, H, W]; got shape {tuple(input.shape)}"
-            )
+        if input.ndim - self.dims not in (1, 2) or input.shape[-self.dims - 1] != self.in_channels:
+            shape = f"{self.in_channels}, {'H, W' if self.dims == 2 else 'D, H, W'}"
+            raise ValueError(f"input must be [N, {shape}] or [{shape}]; got shape {tuple(input.shape)}")
         arguments.check_floating(input)
         offsets = self.offsets(input)
         size = self._output_size(input)
-        if arguments.exporting() and not isinstance(self.scales, str) and input.ndim == 4:
+        if arguments.exporting() and not isinstance(self.scales, str) and input.ndim == self.dims + 2:
             exported = on_grids(
                 *(input, self.weight, offsets, self.bias),
                 scales=self.scales, stride=self.stride, before=self.before, dilation=self.dilation, output_size=size,
@@ -179,9 +145,10 @@ class AnisotropicConv2d(base.ShapedConv):
             )  # fmt: skip
             if exported is not None:
                 return exported if self.projection is None else self.projection(exported)
-        out = sampled_conv2d(
+        convolve = sampled_conv2d if self.dims == 2 else sampled_conv3d
+        out = convolve(
             self._padded(input),
-            self.weight.flatten(-2),
+            self.weight.flatten(-self.dims),
             self.taps,
             offsets,
             self.bias,
@@ -193,7 +160,8 @@ class AnisotropicConv2d(base.ShapedConv):
         return out if self.projection is None else self.projection(out)
 
     def offsets(self, input: Tensor) -> list[Tensor | None]:
-        """The offsets of each scale: Tensor[N, 2 * T, H', W'] in pixels, dy then dx of each tap, or None where it has none.
+        """The offsets of each scale: Tensor[N, 2 * T, H', W'] in pixels, dy then dx of each tap, or None where it has none; in
+        volumes Tensor[N, 3 * T, D', H', W'], dz, dy and dx.
 
         With a learned scale they hold the scale too: ``(l - 1) * pn + offset``.
         """
@@ -204,7 +172,7 @@ class AnisotropicConv2d(base.ShapedConv):
         if self.phase == "offset":
             scale = scale.detach()
         points = scaled_taps(self.kernel_size, (1,), self.dilation).flatten().to(scale.device, scale.dtype)
-        total = (scale - 1) * points.reshape(-1, 1, 1)
+        total = (scale - 1) * points.reshape(-1, *(1,) * self.dims)
         (delta,), (bound,) = raw, self.bounds
         if delta is not None:
             if self.phase == "scale":
@@ -216,17 +184,17 @@ class AnisotropicConv2d(base.ShapedConv):
         return [total]
 
     def scale(self, input: Tensor) -> Tensor:
-        """The learned scale l0 >= 1 of Eq. (2) at each position, float Tensor[N, 1, H', W']."""
+        """The learned scale l0 >= 1 of Eq. (2) at each position, float Tensor[N, 1, (D',) H', W']."""
         if self.scale_conv is None:
             raise ValueError(f"only scales='learned' predicts a scale; this layer has scales={self.scales!r}")
         return 1 + nn.functional.softplus(_wide(self.scale_conv(input)))
 
     @torch.no_grad()
     def winning_scale(self, input: Tensor) -> Tensor:
-        """Index into ``scales`` of the response that the maximum keeps, uint8 Tensor[N, O, H', W']."""
+        """Index into ``scales`` of the response that the maximum keeps, uint8 Tensor[N, O, (D',) H', W']."""
         return winning_set(
             self._padded(input),
-            self.weight.flatten(-2),
+            self.weight.flatten(-self.dims),
             self.taps,
             self.offsets(input),
             stride=self.stride,
@@ -236,18 +204,19 @@ class AnisotropicConv2d(base.ShapedConv):
 
     @torch.no_grad()
     def sampling_points(self, input: Tensor) -> Tensor:
-        """Where each position reads, float Tensor[N, S, H', W', T, 2]: (row, column) in pixels of the input."""
-        size = self._output_size(input)
-        rows, cols = (
+        """Where each position reads, float Tensor[N, S, H', W', T, 2]: (row, column) in pixels of the input; in volumes
+        Tensor[N, S, D', H', W', T, 3], (plane, row, column)."""
+        size, dims = self._output_size(input), self.dims
+        lines = [
             torch.arange(n, device=input.device) * s - e
             for n, s, e in zip(size, self.stride, self.extra_before, strict=True)
-        )
-        centres = torch.stack(torch.meshgrid(rows, cols, indexing="ij"), -1)[:, :, None]
+        ]
+        centres = torch.stack(torch.meshgrid(*lines, indexing="ij"), -1).unsqueeze(-2)
         sets = []
         for taps, offset in zip(self.taps, self.offsets(input), strict=True):
-            points = (centres + taps).expand(len(input), -1, -1, -1, -1)
+            points = (centres + taps).expand(len(input), *(-1,) * (dims + 2))
             if offset is not None:
-                points = points + offset.unflatten(1, (len(taps), 2)).permute(0, 3, 4, 1, 2)
+                points = points + offset.unflatten(1, (len(taps), dims)).movedim((1, 2), (-2, -1))
             sets.append(points)
         return torch.stack(sets, 1)
 
@@ -256,7 +225,7 @@ class AnisotropicConv2d(base.ShapedConv):
         if self.offset_conv is None:
             return [None] * len(self.bounds)
         moving = sum(bound != 0 for bound in self.bounds)
-        chunks = iter(_wide(self.offset_conv(input)).chunk(moving, dim=-3))
+        chunks = iter(_wide(self.offset_conv(input)).chunk(moving, dim=-self.dims - 1))
         return [None if bound == 0 else next(chunks) for bound in self.bounds]
 
     def _padded(self, input: Tensor) -> Tensor:
@@ -268,16 +237,16 @@ class AnisotropicConv2d(base.ShapedConv):
         return [
             arguments.output_side(size, before + after, window, step)
             for size, before, after, window, step in zip(
-                input.shape[-2:], self.before, self.after, self.window, self.stride, strict=True
+                input.shape[-self.dims :], self.before, self.after, self.window, self.stride, strict=True
             )
         ]
 
     @classmethod
-    def from_conv(cls, conv: nn.Conv2d, *, init: str = "fresh", **spec: Any) -> Self:
+    def from_conv(cls, conv: Any, *, init: str = "fresh", **spec: Any) -> Self:
         """Stand in for a convolution: all its arguments, device and dtype; dilation multiplies the scales.
 
         Args:
-            conv: a plain nn.Conv2d.
+            conv: a plain nn.Conv2d, or nn.Conv3d, of as many dimensions as the layer.
             init: "fresh" draws new weights and copies the bias; "project" also copies the kernel, for every scale
                 (exact at scale 1; the kernel_size must stay).
             spec: arguments of the constructor, in front of those taken.
@@ -286,6 +255,7 @@ class AnisotropicConv2d(base.ShapedConv):
             ValueError: the convolution is not plain, or its padding or kernel cannot be kept.
 
         Example:
+            >>> from foveal import AnisotropicConv2d
             >>> conv = nn.Conv2d(4, 8, 3, padding=1)
             >>> layer = AnisotropicConv2d.from_conv(conv, init="project", scales=(1,), offset=False)
             >>> input = torch.randn(1, 4, 6, 6)
@@ -293,7 +263,7 @@ class AnisotropicConv2d(base.ShapedConv):
             True
         """
         shaped.check_choice("init", init, shaped.INITS)
-        shaped.check_plain(conv)
+        shaped.check_plain(conv, cls.dims)
         new = cls(**shaped.arguments_of(conv, {"dilation": conv.dilation, **spec}))
         if init == "project" and new.kernel_size != conv.kernel_size:
             raise ValueError(
@@ -308,15 +278,15 @@ class AnisotropicConv2d(base.ShapedConv):
         shaped.take_over(new, conv, [(new.weight, conv.weight), (bias, conv.bias)])
         return new
 
-    def to_conv(self) -> nn.Conv2d:
-        """The nn.Conv2d that computes the same: one whole scale, no offset.
+    def to_conv(self) -> Any:
+        """The nn.Conv2d or nn.Conv3d that computes the same: one whole scale, no offset.
 
         Raises:
             ValueError: the layer is none: it has several scales, offsets, or a scale that is not whole.
         """
         why = self.not_a_conv()
         if why:
-            raise ValueError(f"this anisotropic convolution is not exactly an nn.Conv2d: {why}")
+            raise ValueError(f"this anisotropic convolution is not exactly an nn.Conv{self.dims}d: {why}")
         factor = int(self.scales[0])
         padding: Any = "same"
         if self.padding != "same":
@@ -344,6 +314,74 @@ class AnisotropicConv2d(base.ShapedConv):
         if self.offset_conv is not None:
             text += f", offset_bound={self.offset_bound!r}"
         return f"{text}, fuse={self.fuse!r}" + ("" if self.share_weights else ", share_weights=False")
+
+
+class AnisotropicConv2d(AnisotropicConv):
+    """A convolution that reads each position at several scales with learned offsets and keeps the maximum.
+
+    Source: Anisotropic Convolution (TIP 2020), Eq. (3) to (5). One scale without offset is a (dilated) convolution, one
+    scale with ``offset_bound=None`` the deformable convolution. The offsets are predicted from the input by
+    ``offset_conv``, a 3x3 convolution that starts at zero, one set for each scale whose bound is not 0.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, dilation, groups, bias, padding_mode: as in nn.Conv2d; dilation
+            multiplies the scales.
+        padding: of scale 1, as in nn.Conv2d; by default dilation * (kernel_size - 1) / 2. Larger scales spread around
+            the same centres, so every scale gives the same output size.
+        scales: candidate set L, positive factors, whole or real, different from each other; or "learned" for Eq. (2):
+            one scale ``1 + softplus(scale_conv(input))`` for each position, trained as ``phase`` says.
+        offset: whether offsets are learned.
+        offset_bound: what ``|dy|`` and ``|dx|`` stay below, in pixels: "floor" for floor(l / 2), Eq. (3), l being scale *
+            dilation (the smaller one of a pair); "half" for l / 2; a number; or None for no bound; or one of these for
+            each scale. "auto" is "floor" for given scales and "half" for a learned one, which starts at l = 1.69, where
+            Eq. (3) leaves no offset.
+        fuse: "max" (Eq. 5), "sum", or "concat" followed by a 1x1 ``projection``, which then carries the bias.
+        share_weights: one weight for all scales (Eq. 5), or one for each.
+
+    Shape:
+        input [N, C, H, W] or [C, H, W] -> output [N, O, H', W'] of nn.Conv2d's size. ``weight`` is [O, C / groups, kh, kw],
+        or [S, O, C / groups, kh, kw] without share_weights; ``taps`` [S, kh * kw, 2].
+
+    Raises:
+        ValueError: an argument breaks its rule; the message names argument, rule and value.
+
+    Example:
+        >>> layer = AnisotropicConv2d(16, 32, 3, scales=(1, 2))
+        >>> layer(torch.zeros(2, 16, 8, 8)).shape
+        torch.Size([2, 32, 8, 8])
+        >>> [None if o is None else tuple(o.shape) for o in layer.offsets(torch.zeros(2, 16, 8, 8))]
+        [None, (2, 18, 8, 8)]
+    """
+
+
+class AnisotropicConv3d(AnisotropicConv):
+    """:class:`AnisotropicConv2d` of volumes: offsets are (dz, dy, dx), read by trilinear interpolation.
+
+    Source: Anisotropic Convolution (TIP 2020), Eq. (3) to (5), with a third coordinate. One scale with ``offset_bound=None`` is
+    the deformable convolution of volumes. ``offset_conv`` is 3x3x3 and predicts 3 numbers a tap: 81 channels a scale for a
+    3x3x3 kernel, three times as many weights as the kernel itself where there are 32 channels in and out.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, dilation, groups, bias, padding_mode: as in nn.Conv3d; dilation
+            multiplies the scales.
+        padding, scales, offset, offset_bound, fuse, share_weights: as in :class:`AnisotropicConv2d`.
+
+    Shape:
+        input [N, C, D, H, W] or [C, D, H, W] -> output [N, O, D', H', W'] of nn.Conv3d's size. ``weight`` is
+        [O, C / groups, kd, kh, kw], or [S, O, C / groups, kd, kh, kw] without share_weights; ``taps`` [S, kd * kh * kw, 3].
+
+    Raises:
+        ValueError: an argument breaks its rule; the message names argument, rule and value.
+
+    Example:
+        >>> layer = AnisotropicConv3d(8, 16, 3, scales=(1, 2))
+        >>> layer(torch.zeros(1, 8, 6, 6, 6)).shape
+        torch.Size([1, 16, 6, 6, 6])
+        >>> [None if o is None else tuple(o.shape) for o in layer.offsets(torch.zeros(1, 8, 6, 6, 6))]
+        [None, (1, 81, 6, 6, 6)]
+    """
+
+    dims = 3
 
 
 def _check_scales(scales: Sequence[float] | str) -> tuple[float, ...] | str:

@@ -1,12 +1,13 @@
 """The layers' base classes: maps that no cast can harm, a window with nn.Conv2d's arguments, a log-polar map's parameters by name."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from foveal.geometry import LogPolarMap
 from foveal.layers import shaped
@@ -16,6 +17,11 @@ from foveal.ops import arguments
 class Mapped(nn.Module):
     """A layer with maps: derived from its arguments, beside its weights and on their device, never harmed by what happens
     to those."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "forward" in cls.__dict__:
+            cls.forward = _one_node(cls.forward)
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,6 +60,22 @@ class Mapped(nn.Module):
             f"{type(self).__name__} cannot be scripted: trace the model (torch.jit.trace) or export it (torch.export.export), or "
             "let foveal.reparameterize(model) turn what is exactly a convolution into one before"
         )
+
+
+def _one_node(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A forward that torch.fx takes as one node of its graph, as it takes those of torch.nn: inside, shapes decide."""
+
+    @functools.wraps(forward)
+    def traceable(self: nn.Module, *inputs: Any, **named: Any) -> Any:
+        for given in inputs:
+            if isinstance(given, fx.Proxy):
+                tracer: Any = given.tracer
+                if tracer.root is self:
+                    raise TypeError(f"{type(self).__name__} is one node for torch.fx; trace a network that holds it")
+                return tracer.create_proxy("call_module", tracer.path_of_module(self), inputs, named)
+        return forward(self, *inputs, **named)
+
+    return traceable
 
 
 def _follow(layer: Mapped, _: Any) -> None:

@@ -191,21 +191,12 @@ class CrossConv2d(CrossConv):
         Modules that somebody listens to are called.
         """
         square, round_ = self.conv, self.log_polar
-        if type(square) is not nn.Conv2d or type(round_) is not LogPolarConv2d or self.out_channels > 32:
+        if type(square) is not nn.Conv2d or type(round_) is not LogPolarConv2d:
             return None
-        if (
-            square.dilation != round_.dilation
-            or square.padding_mode != "zeros"
-            or self.groups > 1
-            or round_.reduce == "max"
-        ):
+        if self.out_channels > 32 or self.groups > 1 or round_.reduce == "max" or not _on_one_grid(square, round_):
             return None
-        apart = [wide - side for wide, side in zip(round_.kernel_size, square.kernel_size, strict=True)]
-        if min(apart) < 0 or any(a % 2 for a in apart) or (square.padding == "same") != (round_.padding == "same"):
-            return None
-        if any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in (square, round_)):
-            return None
-        if not direct.at_once(input, square.weight, square.bias, round_.weight, round_.bias, round_.bins):
+        tensors = (square.weight, square.bias, round_.weight, round_.bias, round_.bins)
+        if _is_watched(square) or _is_watched(round_) or not direct.at_once(input, *tensors):
             return None
         return *_joint_map(round_.bins.numpy().tobytes(), round_.kernel_size, square.kernel_size), square, round_
 
@@ -238,6 +229,18 @@ def _joint_map(bins: bytes, field: Sequence[int], square: Sequence[int]) -> tupl
     columns = torch.from_numpy(pairs[outside:].copy())
     picked = torch.where(columns < 0, torch.tensor([taps.max() + 1, wide.max() + 1]), columns)
     return torch.from_numpy(joint.reshape(field) - outside), picked[:, 0].contiguous(), picked[:, 1].contiguous()
+
+
+def _on_one_grid(square: nn.Conv2d, round_: LogPolarConv2d) -> bool:
+    """Whether the taps of the square window are taps of the log-polar one, around the same centre."""
+    apart = [wide - side for wide, side in zip(round_.kernel_size, square.kernel_size, strict=True)]
+    padded_alike = square.padding_mode == "zeros" and (square.padding == "same") == (round_.padding == "same")
+    return padded_alike and square.dilation == round_.dilation and all(a >= 0 and a % 2 == 0 for a in apart)
+
+
+def _is_watched(part: nn.Module) -> bool:
+    """Whether somebody waits for a module's call."""
+    return bool(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks)
 
 
 def _ungrouped(kernel: Tensor, groups: int) -> Tensor:

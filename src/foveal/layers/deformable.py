@@ -2,39 +2,23 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from foveal.geometry import scaled_taps
 from foveal.layers import base, shaped
-from foveal.ops import arguments, deform_conv2d, sampled_conv2d
+from foveal.ops import arguments, deform_conv2d, deform_conv3d, sampled_conv2d, sampled_conv3d
 from foveal.ops.sampled.export import on_grids
 
 _BORDERS = {"zeros": "zeros", "replicate": "border"}  # nn.Conv2d's padding modes as points know them
 
 
-class DeformConv2d(base.ShapedConv):
-    """A deformable convolution whose offsets, and masks, come from outside: in place of torchvision.ops.DeformConv2d.
+class DeformConv(base.ShapedConv):
+    """What deformable convolutions with offsets from outside have in common in two and three dimensions."""
 
-    Source: Deformable Convolutional Networks (ICCV 2017), and v2 (CVPR 2019), Eq. (1). The constructor, the parameters and the call are
-    torchvision's; a plan swaps its modules by ``{"type:DeformConv2d": {"layer": "deform"}}``, weights kept.
-
-    Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in nn.Conv2d, padding in numbers.
-
-    Shape:
-        input [N, C, H, W], offset [N, G * 2 * kh * kw, H', W'], mask [N, G * kh * kw, H', W'] -> output [N, O, H', W'].
-
-    Raises:
-        ValueError: an argument breaks its rule; the message names argument, rule and value.
-
-    Example:
-        >>> layer = DeformConv2d(4, 8, 3, padding=1)
-        >>> layer(torch.zeros(1, 4, 6, 6), torch.zeros(1, 18, 6, 6)).shape
-        torch.Size([1, 8, 6, 6])
-    """
+    dims: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -62,7 +46,34 @@ class DeformConv2d(base.ShapedConv):
 
     def forward(self, input: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
         """Convolve at the points that the offsets give."""
-        return deform_conv2d(input, offset, self.weight, self.bias, self.stride, self.before, self.dilation, mask)
+        convolve = deform_conv2d if self.dims == 2 else deform_conv3d
+        return convolve(input, offset, self.weight, self.bias, self.stride, self.before, self.dilation, mask)
+
+    def not_a_conv(self) -> str:
+        """Why no nn.Conv2d computes the same."""
+        return "it has offsets"
+
+
+class DeformConv2d(DeformConv):
+    """A deformable convolution whose offsets, and masks, come from outside: in place of torchvision.ops.DeformConv2d.
+
+    Source: Deformable Convolutional Networks (ICCV 2017), and v2 (CVPR 2019), Eq. (1). The constructor, the parameters and the call are
+    torchvision's; a plan swaps its modules by ``{"type:DeformConv2d": {"layer": "deform"}}``, weights kept.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in nn.Conv2d, padding in numbers.
+
+    Shape:
+        input [N, C, H, W], offset [N, G * 2 * kh * kw, H', W'], mask [N, G * kh * kw, H', W'] -> output [N, O, H', W'].
+
+    Raises:
+        ValueError: an argument breaks its rule; the message names argument, rule and value.
+
+    Example:
+        >>> layer = DeformConv2d(4, 8, 3, padding=1)
+        >>> layer(torch.zeros(1, 4, 6, 6), torch.zeros(1, 18, 6, 6)).shape
+        torch.Size([1, 8, 6, 6])
+    """
 
     @classmethod
     def from_module(cls, module: nn.Module) -> Self:
@@ -82,9 +93,27 @@ class DeformConv2d(base.ShapedConv):
         new.weight, new.bias = old.weight, old.bias  # the same ones, whoever shares them
         return new.train(old.training)
 
-    def not_a_conv(self) -> str:
-        """Why no nn.Conv2d computes the same."""
-        return "it has offsets"
+
+class DeformConv3d(DeformConv):
+    """:class:`DeformConv2d` of volumes, which torchvision has not.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in nn.Conv3d, padding in numbers.
+
+    Shape:
+        input [N, C, D, H, W], offset [N, G * 3 * kd * kh * kw, D', H', W'] of (dz, dy, dx), mask [N, G * kd * kh * kw, D', H', W'] ->
+        output [N, O, D', H', W'].
+
+    Raises:
+        ValueError: an argument breaks its rule; the message names argument, rule and value.
+
+    Example:
+        >>> layer = DeformConv3d(4, 8, 3, padding=1)
+        >>> layer(torch.zeros(1, 4, 6, 6, 6), torch.zeros(1, 81, 6, 6, 6)).shape
+        torch.Size([1, 8, 6, 6, 6])
+    """
+
+    dims = 3
 
 
 def is_torchvisions(module: nn.Module) -> bool:
@@ -99,34 +128,10 @@ def _torchvisions(module: nn.Module) -> type | None:
     return None
 
 
-class ModulatedDeformConv2d(base.ShapedConv):
-    """A deformable convolution with its own predictor of offsets and masks: DCNv2, the state dict mmcv's.
+class ModulatedDeformConv(base.ShapedConv):
+    """What deformable convolutions with a predictor of their own have in common in two and three dimensions."""
 
-    Source: Deformable ConvNets v2 (CVPR 2019), Eq. (1): what is read at a point is multiplied by a mask between 0 and 1.
-    ``conv_offset``, with the window of the layer, predicts the offsets of all groups and then the masks before their sigmoid; it
-    starts at zero, so that the masks start at a half. A state dict of mmcv's ModulatedDeformConv2dPack, or without
-    ``modulated`` of DeformConv2dPack, loads.
-
-    Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in nn.Conv2d; padding keeps the
-            size at stride 1 by default.
-        padding_mode: "zeros", or "replicate": points beyond the map read its border.
-        offset_groups: parts of the channels with offsets and masks of their own (mmcv's ``deform_groups``).
-        modulated: whether there are masks; without, it is DCNv1.
-        mask_scale: a factor on the sigmoid; with 2, as in BiRefNet, the masks start at 1.
-
-    Shape:
-        input [N, C, H, W] or [C, H, W] -> output [N, O, H', W'] of nn.Conv2d's size.
-
-    Raises:
-        ValueError: an argument breaks its rule; the message names argument, rule and value.
-
-    Example:
-        >>> layer = ModulatedDeformConv2d(4, 8, 3, offset_groups=2)
-        >>> layer(torch.zeros(1, 4, 6, 6)).shape, tuple(layer.conv_offset.weight.shape)
-        (torch.Size([1, 8, 6, 6]), (54, 4, 3, 3))
-    """
-
+    dims: ClassVar[int] = 2
     taps: Tensor
 
     def __init__(
@@ -155,15 +160,16 @@ class ModulatedDeformConv2d(base.ShapedConv):
         self.modulated = modulated
         self.mask_scale = shaped.check_number("mask_scale", mask_scale, "above 0", lambda value: value > 0)
         _make_weights(self, bias, device, dtype)
-        points = self.kernel_size[0] * self.kernel_size[1]
-        self.conv_offset = nn.Conv2d(
+        points = math.prod(self.kernel_size)
+        conv: Any = shaped.CONVS[self.dims]
+        self.conv_offset = conv(
             self.in_channels,
-            (3 if modulated else 2) * self.offset_groups * points,
-            self.kernel_size,  # type: ignore[arg-type]
-            self.stride,  # type: ignore[arg-type]
-            self.padding,  # type: ignore[arg-type]
-            self.dilation,  # type: ignore[arg-type]
-            padding_mode=padding_mode,  # type: ignore[arg-type]
+            (self.dims + bool(modulated)) * self.offset_groups * points,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            padding_mode=padding_mode,
             device=device,
             dtype=dtype,
         )
@@ -174,20 +180,21 @@ class ModulatedDeformConv2d(base.ShapedConv):
         """Start anew: nn.Conv2d's weights, offsets of zero."""
         shaped.start((self.weight,), self.bias)
         nn.init.zeros_(self.conv_offset.weight)
-        nn.init.zeros_(self.conv_offset.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.conv_offset.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         """Predict offsets and masks, and convolve."""
         offset, mask = self.offsets(input)
-        if arguments.exporting() and input.ndim == 4:
+        if arguments.exporting() and input.ndim == self.dims + 2:
             exported = on_grids(
                 *(input, self.weight, offset, self.bias),
-                scales=(1,), stride=self.stride, before=self.before, dilation=self.dilation, output_size=offset.shape[-2:],
+                scales=(1,), stride=self.stride, before=self.before, dilation=self.dilation, output_size=offset.shape[-self.dims :],
                 groups=self.groups, mask=mask, offset_groups=self.offset_groups, zeros=self.padding_mode == "zeros",
             )  # fmt: skip
             if exported is not None:
                 return exported
-        return sampled_conv2d(
+        convolve = sampled_conv2d if self.dims == 2 else sampled_conv3d
+        return convolve(
             input,
             self.weight.flatten(2),
             self.taps,
@@ -198,24 +205,25 @@ class ModulatedDeformConv2d(base.ShapedConv):
             stride=self.stride,
             groups=self.groups,
             padding_mode=_BORDERS[self.padding_mode],
-            output_size=offset.shape[-2:],
+            output_size=offset.shape[-self.dims :],
         )
 
     def offsets(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Offsets Tensor[N, G * 2 * T, H', W'] in pixels, dy then dx of each tap, and masks [N, G * T, H', W'] or None."""
+        """Offsets Tensor[N, G * 2 * T, H', W'] in pixels, dy then dx of each tap, and masks [N, G * T, H', W'] or None; in volumes
+        offsets [N, G * 3 * T, D', H', W'], dz, dy and dx."""
         found = self.conv_offset(input)
         found = found.to(torch.promote_types(found.dtype, torch.float32))
         if not self.modulated:
             return found, None
-        down, right, mask = found.chunk(3, dim=-3)
-        return torch.cat((down, right), -3), torch.sigmoid(mask) * self.mask_scale
+        *moves, mask = found.chunk(self.dims + 1, dim=-self.dims - 1)
+        return torch.cat(moves, -self.dims - 1), torch.sigmoid(mask) * self.mask_scale
 
     @classmethod
-    def from_conv(cls, conv: nn.Conv2d, *, init: str = "fresh", **spec: Any) -> Self:
+    def from_conv(cls, conv: Any, *, init: str = "fresh", **spec: Any) -> Self:
         """Stand in for a convolution: all its arguments, device and dtype.
 
         Args:
-            conv: a plain nn.Conv2d.
+            conv: a plain nn.Conv2d, or nn.Conv3d, of as many dimensions as the layer.
             init: "fresh" draws new weights and copies the bias; "project" also copies the kernel, so that the layer starts as the
                 convolution (the kernel_size must stay).
             spec: arguments of the constructor, in front of those taken.
@@ -224,7 +232,7 @@ class ModulatedDeformConv2d(base.ShapedConv):
             ValueError: the convolution is not plain, or its padding or kernel cannot be kept.
         """
         shaped.check_choice("init", init, shaped.INITS)
-        shaped.check_plain(conv)
+        shaped.check_plain(conv, cls.dims)
         new = cls(**shaped.arguments_of(conv, {"dilation": conv.dilation, **spec}))
         if init == "project" and new.kernel_size != conv.kernel_size:
             raise ValueError(
@@ -248,6 +256,58 @@ class ModulatedDeformConv2d(base.ShapedConv):
         text = super().extra_repr()
         text += f", offset_groups={self.offset_groups}" if self.offset_groups > 1 else ""
         return text + ("" if self.modulated else ", modulated=False")
+
+
+class ModulatedDeformConv2d(ModulatedDeformConv):
+    """A deformable convolution with its own predictor of offsets and masks: DCNv2, the state dict mmcv's.
+
+    Source: Deformable ConvNets v2 (CVPR 2019), Eq. (1): what is read at a point is multiplied by a mask between 0 and 1.
+    ``conv_offset``, with the window of the layer, predicts the offsets of all groups and then the masks before their sigmoid; it
+    starts at zero, so that the masks start at a half. A state dict of mmcv's ModulatedDeformConv2dPack, or without
+    ``modulated`` of DeformConv2dPack, loads.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in nn.Conv2d; padding keeps the
+            size at stride 1 by default.
+        padding_mode: "zeros", or "replicate": points beyond the map read its border.
+        offset_groups: parts of the channels with offsets and masks of their own (mmcv's ``deform_groups``).
+        modulated: whether there are masks; without, it is DCNv1.
+        mask_scale: a factor on the sigmoid; with 2, as in BiRefNet, the masks start at 1.
+
+    Shape:
+        input [N, C, H, W] or [C, H, W] -> output [N, O, H', W'] of nn.Conv2d's size.
+
+    Raises:
+        ValueError: an argument breaks its rule; the message names argument, rule and value.
+
+    Example:
+        >>> layer = ModulatedDeformConv2d(4, 8, 3, offset_groups=2)
+        >>> layer(torch.zeros(1, 4, 6, 6)).shape, tuple(layer.conv_offset.weight.shape)
+        (torch.Size([1, 8, 6, 6]), (54, 4, 3, 3))
+    """
+
+
+class ModulatedDeformConv3d(ModulatedDeformConv):
+    """:class:`ModulatedDeformConv2d` of volumes: offsets are (dz, dy, dx), read by trilinear interpolation.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in nn.Conv3d; padding keeps the
+            size at stride 1 by default.
+        padding_mode, offset_groups, modulated, mask_scale: as in :class:`ModulatedDeformConv2d`.
+
+    Shape:
+        input [N, C, D, H, W] or [C, D, H, W] -> output [N, O, D', H', W'] of nn.Conv3d's size.
+
+    Raises:
+        ValueError: an argument breaks its rule; the message names argument, rule and value.
+
+    Example:
+        >>> layer = ModulatedDeformConv3d(4, 8, 3)
+        >>> layer(torch.zeros(1, 4, 5, 5, 5)).shape, tuple(layer.conv_offset.weight.shape)
+        (torch.Size([1, 8, 5, 5, 5]), (108, 4, 3, 3, 3))
+    """
+
+    dims = 3
 
 
 class DeformConv4(base.Mapped):

@@ -102,7 +102,8 @@ def check_plain(conv: nn.Module, dims: int = 2) -> Any:
     base = CONVS[dims]
     if not isinstance(conv, base):
         others = any(isinstance(conv, other) for other in CONVS.values())
-        more = "; in 1-D and 3-D there are conv, dilated, log_polar and cross" if others and dims == 2 else ""
+        more = "; in 1-D there are conv, dilated, log_polar and cross, in 3-D anisotropic and deformable, too"
+        more = more if others and dims == 2 else ""
         raise ValueError(f"only an nn.{base.__name__} can be replaced; got {type(conv).__name__}{more}")
     if isinstance(conv, nn.modules.lazy.LazyModuleMixin):
         raise ValueError("a lazy convolution has no channels yet; run the model once before converting it")

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foveal.extras import extra
 from foveal.models.pretrained import load_backbone
 
 
@@ -67,7 +68,7 @@ class CENet(nn.Module):
     """CE-Net; the encoder has the names of torchvision's ResNet-34, the middle is ``dac`` and ``rmp``."""
 
     def __init__(self, num_classes: int, in_channels: int, width: int) -> None:
-        from torchvision.models.resnet import BasicBlock
+        BasicBlock = extra("torchvision.models.resnet").BasicBlock
 
         super().__init__()
         self.layer1: nn.Sequential
@@ -158,7 +159,7 @@ def cenet(num_classes: int = 1, in_channels: int = 3, width: int = 64, backbone_
             raise ValueError(
                 f"backbone_weights are for width 64 and in_channels 3; got width {width} and in_channels {in_channels}"
             )
-        from torchvision.models import resnet34
+        resnet34 = extra("torchvision.models").resnet34
 
         encoder = resnet34(weights=None)
         load_backbone(encoder, "ResNet34_Weights", backbone_weights)

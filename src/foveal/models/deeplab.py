@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foveal.extras import extra
 from foveal.models.initialisation import he_init
 from foveal.models.pretrained import load_backbone
 
@@ -87,7 +88,7 @@ def _mobilenet_v2(
     width: float,
     plus: bool,
 ) -> DeepLab:
-    from torchvision.models import mobilenet_v2
+    mobilenet_v2 = extra("torchvision.models").mobilenet_v2
 
     _check(output_stride)
     network = mobilenet_v2(weights=None, width_mult=width)
@@ -165,7 +166,7 @@ def deeplabv3_mobilenetv2(
 def _resnet(
     name: str, num_classes: int, in_channels: int, output_stride: int, weights: str | None, norm_momentum: float
 ) -> DeepLab:
-    import torchvision
+    torchvision = extra("torchvision")
 
     _check(output_stride)
     dilated = [False, output_stride == 8, True]

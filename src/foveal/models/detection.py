@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foveal.extras import extra
 from foveal.models.detection_parts import BoxHead, BoxPool, BoxPredictor, ProposalHead, Trunk, Vote, small_start
 from foveal.models.pretrained import load_backbone
 
@@ -194,7 +195,7 @@ def rfcn(depth: int, num_classes: int = 80, **options: Any) -> Detector:
     Args:
         depth, num_classes, options: as in ``faster_rcnn``.
     """
-    from torchvision.ops import PSRoIPool
+    PSRoIPool = extra("torchvision.ops").PSRoIPool
 
     given = Options(**options)
     resnet = _resnet(depth, given)
@@ -261,8 +262,8 @@ class Options:
 
 
 def _resnet(depth: int, given: Options) -> Any:
-    import torchvision
-    from torchvision.ops import FrozenBatchNorm2d
+    torchvision = extra("torchvision")
+    FrozenBatchNorm2d = extra("torchvision.ops").FrozenBatchNorm2d
 
     if depth not in DEPTHS:
         raise ValueError(f"depth must be one of {', '.join(map(str, DEPTHS))}; got {depth!r}")
@@ -300,14 +301,14 @@ def _channels(stage: Any) -> int:
 
 
 def _anchors(sizes: Sequence[Sequence[int]]) -> Any:
-    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    AnchorGenerator = extra("torchvision.models.detection.anchor_utils").AnchorGenerator
 
     each = tuple(map(tuple, sizes))
     return AnchorGenerator(each, ((0.5, 1.0, 2.0),) * len(each))
 
 
 def _rpn(in_channels: int, given: Options, pyramid: bool = False) -> Any:
-    from torchvision.models.detection.rpn import RegionProposalNetwork
+    RegionProposalNetwork = extra("torchvision.models.detection.rpn").RegionProposalNetwork
 
     anchors = _anchors([(32,), (64,), (128,), (256,), (512,)] if pyramid else [given.anchor_sizes])
     width = in_channels if pyramid else 512
@@ -321,7 +322,8 @@ def _rpn(in_channels: int, given: Options, pyramid: bool = False) -> Any:
 
 def _two_layers(channels: int, num_classes: int, pool: str, given: Options) -> tuple[nn.Module, nn.Module, nn.Module]:
     """RoI pooling and the two fully connected layers."""
-    from torchvision.ops import RoIAlign, RoIPool
+    RoIAlign = extra("torchvision.ops").RoIAlign
+    RoIPool = extra("torchvision.ops").RoIPool
 
     if pool not in POOLS:
         raise ValueError(f"pool must be one of {', '.join(map(repr, POOLS))}; got {pool!r}")
@@ -334,8 +336,9 @@ def _two_layers(channels: int, num_classes: int, pool: str, given: Options) -> t
 
 
 def _pyramid(resnet: Any, num_classes: int, given: Options) -> Detector:
-    from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
-    from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+    FeaturePyramidNetwork = extra("torchvision.ops").FeaturePyramidNetwork
+    MultiScaleRoIAlign = extra("torchvision.ops").MultiScaleRoIAlign
+    LastLevelMaxPool = extra("torchvision.ops.feature_pyramid_network").LastLevelMaxPool
 
     channels, width = _MAPS, given.head_width
     stages = [_channels(getattr(resnet, f"layer{index}")) for index in (1, 2, 3, 4)]
@@ -354,8 +357,8 @@ def _assemble(
     num_classes: int,
     given: Options,
 ) -> Detector:
-    from torchvision.models.detection.roi_heads import RoIHeads
-    from torchvision.models.detection.transform import GeneralizedRCNNTransform
+    RoIHeads = extra("torchvision.models.detection.roi_heads").RoIHeads
+    GeneralizedRCNNTransform = extra("torchvision.models.detection.transform").GeneralizedRCNNTransform
 
     heads = RoIHeads(
         pool,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from foveal.extras import extra
 from foveal.models import cenet, cifar, deeplab, detection, digits, drn, pretrained, simple_vgg, unet, wnet, wrn
 from foveal.models.initialisation import he_init
 from foveal.named import find, is_dotted
@@ -133,7 +134,7 @@ def about_weights(name: str, weights: str | Path | Any) -> pretrained.About:
         mine, one_more = create_model(name, 10), create_model(name, 11)
         return pretrained.About(pretrained.classes_of(_file(name, weights), pretrained.head_of(mine, one_more)))
     if entry == "timm":
-        import timm
+        timm = extra("timm")
 
         cfg: Any = timm.get_pretrained_cfg(name)
         names = None

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from foveal.extras import extra
+
 
 class About(NamedTuple):
     """What pretrained weights were trained for; what is not known is None."""
@@ -141,7 +143,7 @@ def load_backbone(network: nn.Module, names: str, weights: str | None) -> None:
     """
     if weights is None:
         return
-    import torchvision
+    torchvision = extra("torchvision")
 
     known = getattr(torchvision.models, names)
     path = Path(weights)

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from foveal.extras import extra
 from foveal.reports.charts import charts
 from foveal.reports.classes import class_tables
 from foveal.reports.columns import (
@@ -32,7 +33,7 @@ from foveal.training.saved import recipe_of
 
 
 def page_of(out: Path, rows: list[dict[str, Any]]) -> str:
-    import jinja2
+    jinja2 = extra("jinja2")
 
     template = Path(__file__).with_name("page.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveal.data import IGNORE
+from foveal.extras import extra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,7 +86,7 @@ def draw_cases(cases: list[tuple[str, Tensor, Tensor, Tensor]], *, binary: bool)
         >>> [axes.get_title() for axes in figure.axes]
         ['one', 'truth', 'prediction', 'difference']
     """
-    from matplotlib.figure import Figure
+    Figure = extra("matplotlib.figure").Figure
 
     height = sum(2.5 * image.shape[1] / image.shape[2] + 0.3 for _, image, _, _ in cases)
     figure = Figure(figsize=(10.4, height + 0.35), layout="constrained", facecolor="white")
@@ -127,7 +128,7 @@ def write_probabilities(maps: Tensor, mask: Tensor, classes: Sequence[str], stem
 
 def save_mask(mask: Tensor, binary: bool, path: Path) -> None:
     """Write a mask as a palette image whose values are the classes, or, of two, as a picture of 0 and 255."""
-    from PIL import Image
+    Image = extra("PIL.Image")
 
     picture = Image.fromarray((mask * (255 if binary else 1)).to(torch.uint8).numpy())
     if not binary:
@@ -137,6 +138,6 @@ def save_mask(mask: Tensor, binary: bool, path: Path) -> None:
 
 def save_picture(pixels: np.ndarray, path: Path) -> None:
     """Write uint8 [H, W] or [H, W, 3]."""
-    from PIL import Image
+    Image = extra("PIL.Image")
 
     Image.fromarray(pixels).save(path)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from foveal.extras import extra
 from foveal.tasks.task import name_of
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def wrong_images(
 
 def draw_wrong(dataset: Any, wrong: Sequence[Wrong]) -> Figure:
     """Wrong images with what they are, what they were taken for, and where they lie."""
-    from matplotlib.figure import Figure
+    Figure = extra("matplotlib.figure").Figure
 
     columns = min(len(wrong), 4)
     rows = math.ceil(len(wrong) / columns)

@@ -176,7 +176,9 @@ def assert_as_good_as_plain(case, found, most=2.0):
         assert mine.dtype == case[0].dtype
         assert mine.shape == true.shape
         error, *others = (float((t.double() - true).norm()) for t in (mine, *theirs))
-        assert error <= 2 * max(others) + floor(terms), (name, error, others)
+        # both round the last time to bfloat16, where a few numbers may be luckier
+        rounding = torch.finfo(torch.bfloat16).eps / 2 * float(true.norm()) if mine.dtype == torch.bfloat16 else 0.0
+        assert error <= 2 * max(others) + floor(terms) + rounding, (name, error, others)
 
 
 @EVERY_SET

@@ -205,7 +205,7 @@ import itertools, random, sys
 import torch
 from foveal.ops.binned import cpu as binned_cpu
 from foveal.geometry import log_polar_bins, scaled_taps
-from foveal.ops import binned_conv2d, binned_conv3d, sampled_conv2d
+from foveal.ops import binned_conv2d, binned_conv3d, sampled_conv2d, sampled_conv3d
 from foveal.ops.binned import reference as binned
 from foveal.ops.native import library
 from foveal.ops.sampled import reference as sampled
@@ -306,7 +306,7 @@ for isa in library.instruction_sets():
         wide = [t.detach().double().requires_grad_() for t in (input, weight, offset, bias)]
         forced = winner if winner.numel() else None
         if batch:
-            true, _ = sampled.sampled_conv2d(wide[0], wide[1], taps, *wide[2:], *plain, winner=forced)
+            true, _ = sampled.sampled_conv(wide[0], wide[1], taps, *wide[2:], *plain, winner=forced)
             for mine, other in zip((output, *found), (true, *torch.autograd.grad(true, wide, grad.double()))):
                 close(mine.detach(), other.detach(), dtype)
         count += 1
@@ -319,6 +319,37 @@ for isa in library.instruction_sets():
             input, weight, taps, bad, bias, stride=stride, groups=groups, fuse=fuse, output_size=tuple(out)
         )
         torch.autograd.grad(output.float().sum(), (input, weight, bad, bias))
+        if pick((True, False)):
+            sides, out = [pick((1, 2, 3, 5, 9)) for _ in range(3)], [pick((1, 2, 4)) for _ in range(3)]
+            input = torch.randn(batch, groups * per, *sides).to(dtype)
+            if pick((True, False)):
+                input = input.contiguous(memory_format=torch.channels_last_3d)
+            input.requires_grad_()
+            taps, points = torch.randn(sets, taps.shape[1], 3) * 2, taps.shape[1]
+            parts = pick([n for n in (1, 2, 3, groups * per) if groups * per % n == 0])
+            kernel = pick((weight, weight, None))
+            bias = torch.randn((groups * outs if kernel is not None else groups * per) * (sets if fuse == "concat" else 1))
+            bias = bias.to(dtype).requires_grad_()
+            offset = torch.randn(batch, sets * parts * 3 * points, *out) * pick((0.5, 5.0))
+            mask = torch.randn(batch, sets * parts * points, *out)
+            if pick((True, False)):
+                offset, mask = (t.transpose(2, 4).contiguous().transpose(2, 4) for t in (offset, mask))
+            more = {"offset_groups": parts, "stride": (1, stride, 2), "groups": 1 if kernel is None else groups, "fuse": fuse}
+            more |= {"padding_mode": pick(("zeros", "border")), "output_size": tuple(out)}
+            for moves in (offset, bad.detach().flatten()[: offset.numel()]):
+                if moves.numel() < offset.numel():
+                    continue
+                moves = moves.reshape(offset.shape).requires_grad_()
+                mask = mask.detach().requires_grad_()
+                given = [t for t in (input, kernel, moves, bias, mask) if t is not None]
+                output = sampled_conv3d(input, kernel, taps, moves, bias, mask=mask, **more)
+                found = torch.autograd.grad(output, given, torch.randn(output.shape).to(dtype))
+                if moves is not offset or fuse == "max":
+                    continue
+                true = sampled_conv3d(input.double(), kernel if kernel is None else kernel.double(), taps, moves.double(),
+                                      bias.double(), mask=mask.double(), **more)
+                close(output.detach(), true.detach(), dtype)
+            count += 1
 print("clean", count)
 """
 

@@ -193,13 +193,13 @@ def floor(squares):
 def assert_as_good_as_plain(case, found, winner, double=torch.Tensor.double):
     """Errors under the sets that won, so that near-ties do not count; and those sets are winners up to the output's error."""
     forced = {"winner": winner} if winner.numel() else {}
-    truth, _ = run(reference.sampled_conv2d, *case, change=double, **forced)
+    truth, _ = run(reference.sampled_conv, *case, change=double, **forced)
     # the layouts take ways of their own, with errors that differ three-fold: the larger counts
     plain = [run(plain_pytorch, *case, **forced, memory_format=memory_format)[0] for memory_format in FORMATS]
     input, weight, taps, offset, bias, settings, grad = case
     # as above, of the same coordinates
     squares = run(
-        reference.sampled_conv2d,
+        reference.sampled_conv,
         *(t if t is None else t.double().square() for t in (input, weight)),
         taps,
         offset if offset is None else offset.double(),
@@ -218,7 +218,7 @@ def assert_as_good_as_plain(case, found, winner, double=torch.Tensor.double):
         assert error <= 2 * max(others) + floor(terms), (name, error, others)
     if forced:
         with torch.no_grad():
-            best = reference.sampled_conv2d(
+            best = reference.sampled_conv(
                 *(t if t is None else t.double() for t in (input, weight)),
                 taps,
                 *(t if t is None else t.double() for t in (offset, bias)),

@@ -90,15 +90,15 @@ def test_equals_the_definition(kernels, case, dtype, memory_format, deterministi
     finally:
         torch.use_deterministic_algorithms(True)
     given = wide(input, weight, taps, offset, bias)
-    freely, best = reference.sampled_conv2d(*given, *plain)
+    freely, best = reference.sampled_conv(*given, *plain)
     forced = winner if winner.numel() else None
-    exact = reference.sampled_conv2d(*given, *plain, winner=forced)[0]
+    exact = reference.sampled_conv(*given, *plain, winner=forced)[0]
 
     def rounded(*given):  # what is read at a point, in the dtype of the map
         return reference.definition_of_blend(*given).to(dtype).float()
 
     free = [t if t is None else t.clone().requires_grad_() for t in (input, weight, offset)]
-    same = reference.sampled_conv2d(*free[:2], taps, free[2], bias, *plain, winner=forced, blend=rounded)[0]
+    same = reference.sampled_conv(*free[:2], taps, free[2], bias, *plain, winner=forced, blend=rounded)[0]
     assert error(output, exact) <= allowed(same.detach(), exact)
     if winner.numel():  # another set may win where two are as good as equal
         other = winner != best
@@ -106,7 +106,7 @@ def test_equals_the_definition(kernels, case, dtype, memory_format, deterministi
         slack = 0.05 if dtype == torch.bfloat16 else 0.01
         torch.testing.assert_close(exact[other], freely[other], rtol=slack, atol=slack)
     wanted = [True, True, offset is not None, False]
-    exact = reference.sampled_conv2d_backward(*wide(grad, input, weight, taps, offset), winner, plain, wanted)
+    exact = reference.sampled_conv_backward(*wide(grad, input, weight, taps, offset), winner, plain, wanted)
     others = iter(torch.autograd.grad(same, [t for t in free if t is not None], grad))
     for found, want, asked in zip(gradients, exact, wanted, strict=True):
         if asked:
@@ -142,11 +142,11 @@ def test_the_general_form_equals_the_definition(kernels, case, dtype):
     output, winner, *gradients = run(kernels, input, weight, taps, offset, None, plain, grad)
     double = plain._replace(mask=mask if mask is None else mask.double())
     forced = winner if winner.numel() else None
-    exact = reference.sampled_conv2d(*wide(input, weight, taps, offset), None, *double, winner=forced)[0]
+    exact = reference.sampled_conv(*wide(input, weight, taps, offset), None, *double, winner=forced)[0]
     tolerance = 1e-4 if dtype == torch.float32 else 1e-2
     torch.testing.assert_close(output.double(), exact, rtol=tolerance, atol=tolerance * float(exact.abs().max()))
     wanted = [True, True, True, mask is not None]
-    others = reference.sampled_conv2d_backward(*wide(grad, input, weight, taps, offset), winner, double, wanted)
+    others = reference.sampled_conv_backward(*wide(grad, input, weight, taps, offset), winner, double, wanted)
     for mine, other, asked in zip(gradients, others, wanted, strict=True):
         if asked:
             assert mine.shape == other.shape
@@ -161,7 +161,7 @@ def test_forms_that_the_kernels_do_not_know_go_to_the_reference(kernels):
     assert kernels.takes(input, weight, taps, plain._replace(offset_groups=3))
     assert not kernels.takes(input, weight, taps, plain._replace(offset_groups=6))
     assert not kernels.takes(input, None, taps, plain)
-    expected = reference.sampled_conv2d(input, None, taps, None, None, *plain)[0]
+    expected = reference.sampled_conv(input, None, taps, None, None, *plain)[0]
     torch.testing.assert_close(op._forward_on_gpu(input, None, taps, None, None, *plain)[0], expected)
 
 
@@ -228,7 +228,7 @@ def test_whole_numbers_hold_gradients_of_any_size(kernels, size):
     offset = -torch.stack([rows, rows.T, rows, rows.T])[None].contiguous()
     taps, grad = torch.zeros(1, 2, 2), torch.full((1, 2, 4, 4), size)
     found = run(kernels, input, weight, taps, offset, None, plain, grad)[2]
-    exact = reference.sampled_conv2d_backward(
+    exact = reference.sampled_conv_backward(
         *wide(grad, input, weight, taps, offset), torch.empty(0), plain, [True, True, True, False]
     )
     torch.testing.assert_close(found.double(), exact[0], rtol=1e-5, atol=1e-6 * size)
@@ -240,7 +240,7 @@ def test_more_sets_than_the_kernels_know_go_to_the_reference(kernels):
     assert kernels.takes(input, weight, taps[:62], plain)
     assert not kernels.takes(input, weight, taps, plain)
     assert not kernels.takes(input.double(), weight, taps[:62], plain)
-    expected = reference.sampled_conv2d(input, weight, taps, None, None, *plain)
+    expected = reference.sampled_conv(input, weight, taps, None, None, *plain)
     for found, want in zip(op._forward_on_gpu(input, weight, taps, None, None, *plain), expected, strict=True):
         torch.testing.assert_close(found, want)
 
@@ -251,7 +251,7 @@ def test_of_many_sets_the_right_ones_move(kernels):
     input, taps, weight = torch.randn(1, 2, 2, 2), torch.randn(41, 1, 2) * 0.5, torch.randn(41, 2, 2, 1)
     offset = torch.randn(1, 2 * len(deformed), 2, 2)
     found = run(kernels, input, weight, taps, offset, None, plain)[0]
-    exact = reference.sampled_conv2d(*wide(input, weight, taps, offset), None, *plain)[0]
+    exact = reference.sampled_conv(*wide(input, weight, taps, offset), None, *plain)[0]
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
 
 
@@ -267,10 +267,10 @@ def test_the_op_starts_the_kernels(kernels):
         grad = torch.randn_like(output)
         found = op._backward_on_gpu(grad, input, weight, taps, offset, winner, [True, False, True, False], *plain)
         assert (forward.call_count, backward.call_count) == (1, 1)
-    expected = reference.sampled_conv2d(input, weight, taps, offset, None, *plain)
+    expected = reference.sampled_conv(input, weight, taps, offset, None, *plain)
     torch.testing.assert_close(output, expected[0])
     assert output.is_contiguous(memory_format=torch.channels_last)
-    want = reference.sampled_conv2d_backward(
+    want = reference.sampled_conv_backward(
         grad, input, weight, taps, offset, winner, plain, [True, False, True, False]
     )  # fmt: skip
     torch.testing.assert_close(found[0], want[0], rtol=1e-4, atol=1e-5)
@@ -307,7 +307,7 @@ from foveal.ops.sampled import op, reference
 x, w, taps = torch.randn(1, 2, 5, 5), torch.randn(3, 2, 4), torch.randn(2, 4, 2)
 plain = reference.Plain([], [1, 1], 1, "max", [5, 5])
 y, winner = op._forward_on_gpu(x, w, taps, None, None, *plain)
-assert torch.equal(winner, reference.sampled_conv2d(x, w, taps, None, None, *plain)[1])
+assert torch.equal(winner, reference.sampled_conv(x, w, taps, None, None, *plain)[1])
 found = op._backward_on_gpu(y, x, w, taps, None, winner, [True, True, False, False], *plain)
 assert found[0].shape == x.shape
 print("done")

@@ -215,7 +215,7 @@ def test_exported_form_is_the_same():
             for border in (False, True):
                 rest = ([0, 1, 2, 3], [2, 2], groups, fuse, [4, 3], mask, [1, 2], 2, border)
                 found = reference.exportable(input, weight, taps, offset, None, *rest)
-                torch.testing.assert_close(found, reference.sampled_conv2d(input, weight, taps, offset, None, *rest)[0])
+                torch.testing.assert_close(found, reference.sampled_conv(input, weight, taps, offset, None, *rest)[0])
 
 
 @pytest.mark.parametrize(

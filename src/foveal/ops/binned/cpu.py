@@ -17,7 +17,7 @@ DEPTHWISE = 1.25  # taps a column from which a depthwise kernel pays
 
 
 class _Job(ctypes.Structure):
-    """binned_t of binned.c."""
+    """binned_t of binned.h."""
 
     _fields_ = [
         ("input", library.Map),

@@ -18,6 +18,8 @@ ARGUMENTS = {
     "binned_weight_gradient": [_pointer] * 4,
     "sampled_forward": [_pointer] * 9,
     "sampled_backward": [_pointer] * 12,
+    "sampled_volumes_forward": [_pointer] * 9,
+    "sampled_volumes_backward": [_pointer] * 12,
 }
 _chosen: list[str] = []  # set by tests to run another instruction set than the best
 

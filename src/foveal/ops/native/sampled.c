@@ -1,15 +1,21 @@
-/* Sampled convolution: every tap reads its four pixels, a strip of output pixels at a time, and a matrix product follows.
+/* Sampled convolution: every tap reads its four pixels, a strip of output pixels at a time, and a matrix product follows. The
+ * same file, included with DIMS 3, is that of volumes, whose taps read eight voxels.
  *
  * Without a weight what is read is summed over the taps instead. */
 #include "sampled.h"
 
 INLINE void blend(const corners_t *c, int64_t i, const float *image, int64_t step, const int vectors, float *out) {
-    const float *p0 = pixel(image, step, c->at[0][i]), *p1 = pixel(image, step, c->at[1][i]);
-    const float *p2 = pixel(image, step, c->at[2][i]), *p3 = pixel(image, step, c->at[3][i]);
-    vec s0 = splat(c->share[0][i]), s1 = splat(c->share[1][i]), s2 = splat(c->share[2][i]), s3 = splat(c->share[3][i]);
+    const float *from[CORNERS];
+    vec share[CORNERS];
 #pragma GCC unroll 8
-    for (int v = 0; v < vectors * LANES; v += LANES)
-        store(out + v, s0 * load(p0 + v) + s1 * load(p1 + v) + s2 * load(p2 + v) + s3 * load(p3 + v));
+    for (int n = 0; n < CORNERS; n++) from[n] = pixel(image, step, c->at[n][i]), share[n] = splat(c->share[n][i]);
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors * LANES; v += LANES) {
+        vec sum = share[0] * load(from[0] + v);
+#pragma GCC unroll 8
+        for (int n = 1; n < CORNERS; n++) sum += share[n] * load(from[n] + v);
+        store(out + v, sum);
+    }
 }
 
 /* Blend a block of channels, `count` of them, of every tap, from position `from` of the strip on: [m, taps * count]. */
@@ -30,10 +36,17 @@ static void read_strip(const work_t *w, const corners_t *all, int64_t from, cons
             BLEND(16 / LANES)
         } else {
             for (int64_t i = from; i < from + m; i++) {
-                const float *p0 = pixel(image, step, c->at[0][i]), *p1 = pixel(image, step, c->at[1][i]);
-                const float *p2 = pixel(image, step, c->at[2][i]), *p3 = pixel(image, step, c->at[3][i]);
-                float s0 = c->share[0][i], s1 = c->share[1][i], s2 = c->share[2][i], s3 = c->share[3][i];
-                for (int64_t k = 0; k < count; k++) out[(i - from) * w->line + k] = s0 * p0[k] + s1 * p1[k] + s2 * p2[k] + s3 * p3[k];
+                float *to = out + (i - from) * w->line;
+#pragma GCC unroll 2
+                for (int n = 0; n < CORNERS; n += 4) {
+                    const float *p0 = pixel(image, step, c->at[n][i]), *p1 = pixel(image, step, c->at[n + 1][i]);
+                    const float *p2 = pixel(image, step, c->at[n + 2][i]), *p3 = pixel(image, step, c->at[n + 3][i]);
+                    float s0 = c->share[n][i], s1 = c->share[n + 1][i], s2 = c->share[n + 2][i], s3 = c->share[n + 3][i];
+                    if (n)
+                        for (int64_t k = 0; k < count; k++) to[k] += s0 * p0[k] + s1 * p1[k] + s2 * p2[k] + s3 * p3[k];
+                    else
+                        for (int64_t k = 0; k < count; k++) to[k] = s0 * p0[k] + s1 * p1[k] + s2 * p2[k] + s3 * p3[k];
+                }
             }
         }
 #undef BLEND
@@ -48,7 +61,7 @@ INLINE void reach_corners(const int32_t *at, int64_t m, int64_t step, const int 
 }
 INLINE const float *reached(const float *image, int64_t reach) { return (const float *)((uintptr_t)image + (uintptr_t)reach * 4); }
 
-/* Add up what a pixel's taps read of `vectors` vectors of channels, from position i on: a sum a corner, or one would wait for
+/* Add up what a pixel's taps read of `vectors` vectors of channels, from position i on: four sums, or one corner would wait for
  * the other. */
 INLINE void add_taps(const corners_t *all, const int64_t *reach, int64_t taps, int64_t at, int64_t i, const float *image,
                      const int vectors, float *out, const float *base) {
@@ -58,12 +71,12 @@ INLINE void add_taps(const corners_t *all, const int64_t *reach, int64_t taps, i
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) sum[n][v] = n ? (vec){0} : load(base + v * LANES);
     for (int64_t t = 0; t < taps; t++) {
-#pragma GCC unroll 4
-        for (int n = 0; n < 4; n++) {
-            const float *from = reached(image, reach[(4 * t + n) * CHUNK + i]);
+#pragma GCC unroll 8
+        for (int n = 0; n < CORNERS; n++) {
+            const float *from = reached(image, reach[(CORNERS * t + n) * CHUNK + i]);
             vec share = splat(all[t].share[n][at]);
 #pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++) sum[n][v] += share * load(from + v * LANES);
+            for (int v = 0; v < vectors; v++) sum[n % 4][v] += share * load(from + v * LANES);
         }
     }
 #pragma GCC unroll 4
@@ -76,13 +89,13 @@ static void sum_strip(const work_t *w, const corners_t *all, int64_t from, const
                       float *out, int64_t out_row, const float *base, int64_t *reach) {
     const sampled_t *job = w->job;
     const int64_t taps = job->taps, step = job->input.w, zeros = (int64_t)((uintptr_t)ZEROS - (uintptr_t)image) / 4;
-    const int narrow = job->height * job->width * step <= INT32_MAX;
+    const int narrow = job->depth * job->height * job->width * step <= INT32_MAX;
     for (int64_t t = 0; t < taps; t++)
-        for (int n = 0; n < 4; n++)
+        for (int n = 0; n < CORNERS; n++)
             if (narrow)
-                reach_corners(all[t].at[n] + from, m, step, 1, zeros, reach + (4 * t + n) * CHUNK);
+                reach_corners(all[t].at[n] + from, m, step, 1, zeros, reach + (CORNERS * t + n) * CHUNK);
             else
-                reach_corners(all[t].at[n] + from, m, step, 0, zeros, reach + (4 * t + n) * CHUNK);
+                reach_corners(all[t].at[n] + from, m, step, 0, zeros, reach + (CORNERS * t + n) * CHUNK);
     for (int64_t i = 0; i < m; i++) {
         float *to = out + i * out_row;
         int64_t k = 0;
@@ -93,8 +106,8 @@ static void sum_strip(const work_t *w, const corners_t *all, int64_t from, const
         float sum[LANES];
         memcpy(sum, base + k, (size_t)(count - k) * 4);
         for (int64_t t = 0; t < taps; t++)
-            for (int n = 0; n < 4; n++) {
-                const float *one = reached(image, reach[(4 * t + n) * CHUNK + i]) + k;
+            for (int n = 0; n < CORNERS; n++) {
+                const float *one = reached(image, reach[(CORNERS * t + n) * CHUNK + i]) + k;
                 const float share = all[t].share[n][from + i];
                 for (int64_t j = 0; j < count - k; j++) sum[j] += share * one[j];
             }
@@ -141,7 +154,7 @@ static void forward_strips(int64_t begin, int64_t end, void *context) {
                        job->out_channels % LANES == 0 && (job->sets == 1 || job->fuse == CONCAT);
     corners_t *corners = (corners_t *)floats((int64_t)(sizeof(corners_t) / 4) * job->taps);
     /* without a weight there are no columns, but the way to the corners */
-    float *columns = floats(job->weight ? CHUNK * w->line : 2 * 4 * job->taps * CHUNK), *out = direct ? 0 : floats(job->sets * STRIP * all);
+    float *columns = floats(job->weight ? CHUNK * w->line : 2 * CORNERS * job->taps * CHUNK), *out = direct ? 0 : floats(job->sets * STRIP * all);
     uint8_t *which = job->winner.data ? malloc((size_t)(STRIP * all)) : 0;
     if (!corners || !columns || (!direct && !out) || (job->winner.data && !which)) w->failed = 1;
     for (int64_t task = begin; task < end && !w->failed; task++) {
@@ -198,6 +211,29 @@ INLINE vec touch(const float *q, const float *p, float *to, float share, int64_t
     return sum;
 }
 
+/* From the products of a gradient with the four pixels of a point: their value there, and its slopes downward and to the right. */
+INLINE vec face(const vec *dot, vec down, vec right, vec *downward, vec *rightward) {
+    vec left_slope = dot[2] - dot[0], right_slope = dot[3] - dot[1], top_slope = dot[1] - dot[0], low_slope = dot[3] - dot[2];
+    *downward = left_slope + right * (right_slope - left_slope);
+    *rightward = top_slope + down * (low_slope - top_slope);
+    return dot[0] + right * top_slope + down * *downward;
+}
+
+/* The same along every axis, the first first. */
+INLINE vec value_and_slopes(const vec *dot, const corners_t *c, int64_t at, vec *slope) {
+    vec last = splat(c->part[DIMS - 1][at]), second = splat(c->part[DIMS - 2][at]);
+#if DIMS == 2
+    return face(dot, second, last, &slope[0], &slope[1]);
+#else
+    vec first = splat(c->part[0][at]), down[2], right[2];
+    vec front = face(dot, second, last, &down[0], &right[0]), back = face(dot + 4, second, last, &down[1], &right[1]);
+    slope[0] = back - front;
+    slope[1] = down[0] + first * (down[1] - down[0]);
+    slope[2] = right[0] + first * (right[1] - right[0]);
+    return front + first * slope[0];
+#endif
+}
+
 /* Turn the gradients of what was read, `back` (a row a pixel, `apart` floats from tap to tap), into those of the pixels, of the
  * offsets where `moved` is given, and, where there are masks, of these where `masked` is given. */
 INLINE void scatter(const work_t *w, const corners_t *all, int64_t from, int64_t m, const float *back, int64_t row, int64_t apart,
@@ -208,39 +244,34 @@ INLINE void scatter(const work_t *w, const corners_t *all, int64_t from, int64_t
         const corners_t *c = all + t;
         for (int64_t i0 = 0; i0 < m; i0 += LANES) {
             const int64_t some = least(LANES, m - i0);
-            vec downward[LANES], rightward[LANES], value[LANES];
+            vec slopes[DIMS][LANES], value[LANES];
             for (int64_t i = 0; i < some; i++) {
                 const int64_t at = from + i0 + i;
                 const float *q = back + (i0 + i) * row + t * apart;
-                vec dot[4];
-#pragma GCC unroll 4
-                for (int corner = 0; corner < 4; corner++) {
+                vec dot[CORNERS], slope[DIMS];
+#pragma GCC unroll 8
+                for (int corner = 0; corner < CORNERS; corner++) {
                     const int32_t pixel = c->at[corner][at];
                     dot[corner] = (vec){0};
                     if (pixel >= 0)
                         dot[corner] = touch(q, image + pixel * step, image_gradient ? image_gradient + pixel * to_step : 0,
                                             c->share[corner][at], count, moved || (has_mask && masked));
                 }
-                vec left_slope = dot[2] - dot[0], right_slope = dot[3] - dot[1];
-                vec top_slope = dot[1] - dot[0], low_slope = dot[3] - dot[2];
-                downward[i] = left_slope + splat(c->right[at]) * (right_slope - left_slope);
-                rightward[i] = top_slope + splat(c->down[at]) * (low_slope - top_slope);
-                if (has_mask) value[i] = dot[0] + splat(c->right[at]) * top_slope + splat(c->down[at]) * downward[i];
+                const vec sum = value_and_slopes(dot, c, at, slope);
+                for (int axis = 0; axis < DIMS; axis++) slopes[axis][i] = slope[axis];
+                if (has_mask) value[i] = sum;
             }
             if (has_mask && masked) {
                 for (int64_t i = some; i < LANES; i++) value[i] = (vec){0};
                 store_some(masked + t * w->positions + from + i0, 0, FLOAT32, some, total_of_rows(value));
             }
             if (!moved) continue;
-            for (int64_t i = some; i < LANES; i++) downward[i] = rightward[i] = (vec){0};
-            vec down = total_of_rows(downward), right = total_of_rows(rightward);
-            if (has_mask) {
-                const vec factor = load(c->mask + from + i0);
-                down *= factor, right *= factor;
+            for (int axis = 0; axis < DIMS; axis++) {
+                for (int64_t i = some; i < LANES; i++) slopes[axis][i] = (vec){0};
+                vec total = total_of_rows(slopes[axis]);
+                if (has_mask) total *= load(c->mask + from + i0);
+                store_some(moved + (DIMS * t + axis) * w->positions + from + i0, 0, FLOAT32, some, total);
             }
-            float *to = moved + 2 * t * w->positions + from + i0;
-            store_some(to, 0, FLOAT32, some, down);
-            store_some(to, w->positions, FLOAT32, some, right);
         }
     }
 }
@@ -300,7 +331,7 @@ static void backward_blocks(int64_t begin, int64_t end, void *context) {
                 const int32_t *moves = job->moves + s * job->offset_groups + part, *masks = job->masks + s * job->offset_groups + part;
                 float *moved = 0, *masked = 0;
                 if (w->offset_partial && *moves >= 0)
-                    moved = w->offset_partial + ((gb * job->batch + n) * w->moving + placed(job, job->moves, part, s)) * 2 * job->taps * w->positions;
+                    moved = w->offset_partial + ((gb * job->batch + n) * w->moving + placed(job, job->moves, part, s)) * DIMS * job->taps * w->positions;
                 if (w->mask_partial && *masks >= 0)
                     masked = w->mask_partial + ((gb * job->batch + n) * w->masking + placed(job, job->masks, part, s)) * job->taps * w->positions;
                 for (int64_t p = 0; p < w->positions; p += CHUNK) {
@@ -379,10 +410,10 @@ static void add_parts(const work_t *w, int64_t task, const int32_t *places, int6
     }
 }
 
-static void offset_total(int64_t begin, int64_t end, void *context) { /* [N, D*2*T] */
+static void offset_total(int64_t begin, int64_t end, void *context) { /* [N, D*DIMS*T] */
     const work_t *w = context;
     for (int64_t task = begin; task < end; task++)
-        add_parts(w, task, w->job->moves, w->moving, 2 * w->job->taps, w->offset_partial, &w->job->offset_gradient);
+        add_parts(w, task, w->job->moves, w->moving, DIMS * w->job->taps, w->offset_partial, &w->job->offset_gradient);
 }
 
 static void mask_total(int64_t begin, int64_t end, void *context) { /* [N, M*T] */
@@ -435,7 +466,7 @@ int FOVEAL(sampled_backward)(const sampled_t *shared, void *input, const void *w
     if (packs) w.packed_turned = borrow(packs * w.depth * job.out_channels);
     w.zeros = calloc((size_t)w.depth, 4);
     if (gradient) w.partial = floats(job.slots * gbs * weights * w.depth * w.row);
-    if (offset_gradient) w.offset_partial = floats(gbs * job.batch * w.moving * 2 * job.taps * w.positions);
+    if (offset_gradient) w.offset_partial = floats(gbs * job.batch * w.moving * DIMS * job.taps * w.positions);
     if (mask_gradient) w.mask_partial = floats(gbs * job.batch * w.masking * job.taps * w.positions);
     int failed = (packs && !w.packed_turned) || !w.zeros || (gradient && !w.partial) || (offset_gradient && !w.offset_partial) ||
                  (mask_gradient && !w.mask_partial);
@@ -443,7 +474,7 @@ int FOVEAL(sampled_backward)(const sampled_t *shared, void *input, const void *w
         parallel(packs, pack_weight, &w);
         parallel(job.slots * gbs, backward_blocks, &w);
         if (w.partial) parallel(packs, weight_total, &w);
-        if (w.offset_partial) parallel(job.batch * all_placed(&job, job.moves) * 2 * job.taps, offset_total, &w);
+        if (w.offset_partial) parallel(job.batch * all_placed(&job, job.moves) * DIMS * job.taps, offset_total, &w);
         if (w.mask_partial) parallel(job.batch * all_placed(&job, job.masks) * job.taps, mask_total, &w);
     }
     give_back(w.packed_turned);

@@ -78,6 +78,9 @@ def on_grids(
     choice = _CHOICE.get()
     if choice == "GridSample" or not torch.compiler.is_exporting():
         return None
+    if input.ndim != 4:
+        _REFUSED.append("got a volume")
+        return None
     sides = weight.shape[-2:]
     window = [d * (k - 1) for d, k in zip(dilation, sides, strict=True)]
     if not zeros or any(s != int(s) or any((s - 1) * w % 2 for w in window) for s in scales):

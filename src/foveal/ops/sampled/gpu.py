@@ -330,11 +330,12 @@ def _weight_gradient(
 
 
 def takes(input: Tensor, weight: Tensor | None, taps: Tensor, plain: Plain) -> bool:
-    """Whether the kernels know the dtype, the device, the weight and so many sets; they should be faster than the reference on all.
+    """Whether the kernels know the dtype, the device, the weight and so many sets, of images; they should be faster than the reference
+    on all.
 
     Offset groups must hold whole groups of channels or share them evenly, in blocks of 16 channels.
     """
-    if weight is None or not tiles.takes(input) or len(taps) > _MOST_SETS:
+    if input.ndim != 4 or weight is None or not tiles.takes(input) or len(taps) > _MOST_SETS:
         return False
     ins, each = weight.shape[-2], input.shape[1] // plain.offset_groups
     return plain.offset_groups == 1 or (each % 16 == 0 and (each % ins == 0 or (ins % 16 == 0 and ins % each == 0)))

@@ -1,7 +1,8 @@
 """The whole contract of sampled convolution: schema, shapes, gradients, FLOP formula, kernel per device."""
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,10 +70,83 @@ def sampled_conv2d(
                   [6., 7., 8.],
                   [7., 8., 0.]]]])
     """
+    return _convolve(
+        *(2, input, weight, taps, offset, bias, mask),
+        *(offset_groups, stride, groups, fuse, padding_mode, output_size),
+    )
+
+
+def sampled_conv3d(
+    input: Tensor,
+    weight: Tensor | None,
+    taps: Tensor,
+    offset: Several = None,
+    bias: Tensor | None = None,
+    *,
+    mask: Several = None,
+    offset_groups: int = 1,
+    stride: int | Sequence[int] = 1,
+    groups: int = 1,
+    fuse: str = "max",
+    padding_mode: str = "zeros",
+    output_size: int | Sequence[int] | None = None,
+) -> Tensor:
+    """Convolve volumes with kernels whose taps are points in space, one kernel for each set of points, and fuse the sets.
+
+    The contract of :func:`sampled_conv2d` with a depth, in front of height and width: points are (dz, dy, dx), and read by
+    trilinear interpolation.
+
+    Args:
+        input: Tensor[N, C, D, H, W] or [C, D, H, W], float64, float32, float16 or bfloat16.
+        weight: Tensor[O, C / groups, T], shared by the sets, or [S, O, C / groups, T], in the input's dtype; or None: what is
+            read is summed channel by channel, and O is C.
+        taps: floating Tensor[S, T, 3], (dz, dy, dx) in voxels; where it requires a gradient it gets one.
+        offset: Tensor[N, S * G * 3 * T, D', H', W'] in voxels, channels 3t, 3t + 1 and 3t + 2 being dz, dy and dx of tap t; or a
+            list, as for :func:`sampled_conv2d`.
+        bias: Tensor[O], or [S * O] with ``fuse="concat"``; added once, after fusing.
+        mask: Tensor[N, S * G * T, D', H', W'], or a list, likewise.
+        offset_groups, groups, fuse, padding_mode: as in :func:`sampled_conv2d`.
+        stride: step between sampling centres, one number or three.
+        output_size: D', H' and W'; ``ceil(size / stride)`` by default.
+
+    Returns:
+        Tensor[N, O, D', H', W'] ([N, S * O, D', H', W'] with "concat") in the input's dtype and memory format.
+
+    Raises:
+        ValueError: an argument breaks its rule; the message names argument, rule and value.
+
+    Example:
+        >>> input = torch.arange(8.0).reshape(1, 1, 2, 2, 2)
+        >>> half_a_voxel_deeper = torch.tensor([[[0.5, 0.0, 0.0]]])
+        >>> sampled_conv3d(input, torch.ones(1, 1, 1), half_a_voxel_deeper)[0, 0].tolist()
+        [[[2.0, 3.0], [4.0, 5.0]], [[2.0, 2.5], [3.0, 3.5]]]
+    """
+    return _convolve(
+        *(3, input, weight, taps, offset, bias, mask),
+        *(offset_groups, stride, groups, fuse, padding_mode, output_size),
+    )
+
+
+def _convolve(
+    dims: int,
+    input: Tensor,
+    weight: Tensor | None,
+    taps: Tensor,
+    offset: Several,
+    bias: Tensor | None,
+    mask: Several,
+    offset_groups: int,
+    stride: Any,
+    groups: int,
+    fuse: str,
+    padding_mode: str,
+    output_size: Any,
+) -> Tensor:
     offsets, masks = () if offset is None else listed(offset), () if mask is None else listed(mask)
     straight = direct.at_once(input, weight, taps, bias, *offsets, *masks) and not taps.requires_grad
     if straight:
         key = (
+            dims,
             *(input.shape, input.stride(), input.dtype, taps.shape, taps.dtype),
             None if weight is None else (weight.shape, weight.dtype),
             None if bias is None else (bias.shape, bias.dtype),
@@ -90,26 +164,22 @@ def sampled_conv2d(
             straight, ready = False, None
         if ready is not None:
             return ready(input, weight, taps, offsets, masks, bias)
-    if input.ndim == 3:
+    if input.ndim == dims + 1:
         offset, mask = (
             t[None] if isinstance(t, Tensor) else t if t is None else [o if o is None else o[None] for o in t]
             for t in (offset, mask)
         )
-        more: dict[str, Any] = {
-            "offset_groups": offset_groups,
-            "padding_mode": padding_mode,
-            "output_size": output_size,
-        }
-        more |= {"mask": mask, "stride": stride, "groups": groups, "fuse": fuse}
-        return sampled_conv2d(input[None], weight, taps, offset, bias, **more)[0]
+        more = (offset_groups, stride, groups, fuse, padding_mode, output_size)
+        return _convolve(dims, input[None], weight, taps, offset, bias, mask, *more)[0]
     tensors, plain = operands(
-        *(input, weight, taps, offset, bias, mask, offset_groups, stride, groups, fuse, padding_mode, output_size)
+        *(dims, input, weight, taps, offset, bias, mask),
+        *(offset_groups, stride, groups, fuse, padding_mode, output_size),
     )
     if straight and cpu.takes(input):
         direct.remember(_READY, key, _at_once(input, weight, taps, tensors[3], plain))
     if arguments.exporting():
         return reference.exportable(*tensors, *plain)
-    return (reference.sampled_conv2d if arguments.transforming() else _forward)(*tensors, *plain)[0]
+    return (reference.sampled_conv if arguments.transforming() else _OPS[dims].forward)(*tensors, *plain)[0]
 
 
 # Calls that passed all checks, by all that the checks look at: the next one like them goes straight to its kernel.
@@ -128,7 +198,7 @@ def _at_once(
     likes = _forward_shape(input, weight, taps, offset, None, *plain)
     kernel = cpu.forward(input, weight, taps, offset, likes[0], likes[1], plain)
     shape, steps, dtype = likes[0].shape, likes[0].stride(), likes[0].dtype
-    contested = likes[1].ndim == 4
+    contested = likes[1].ndim > 1
     plain = plain._replace(mask=None)  # that of this call
     with torch.inference_mode(False):  # whichever call comes first
         nobody = torch.empty(
@@ -209,9 +279,12 @@ def winning_set(
     groups: int = 1,
     output_size: int | Sequence[int] | None = None,
 ) -> Tensor:
-    """Index of the set whose response is the maximum, uint8 Tensor[N, O, H', W']; arguments as in sampled_conv2d."""
-    tensors, plain = operands(input, weight, taps, offset, None, None, 1, stride, groups, "max", "zeros", output_size)
-    output, winner = _forward(*tensors, *plain)
+    """Index of the set whose response is the maximum, uint8 Tensor[N, O, (D',) H', W']; arguments as in sampled_conv2d and
+    sampled_conv3d, which the taps tell."""
+    dims = taps.shape[2]
+    more = (1, stride, groups, "max", "zeros", output_size)
+    tensors, plain = operands(dims, input, weight, taps, offset, None, None, *more)
+    output, winner = _OPS[dims].forward(*tensors, *plain)
     return winner if len(taps) > 1 else torch.zeros_like(output, dtype=torch.uint8)
 
 
@@ -226,20 +299,11 @@ def _definition(
     input: Tensor, weight: Tensor | None, taps: Tensor, offset: Tensor | None, bias: Tensor | None, *plain: Any
 ) -> tuple[Tensor, Tensor]:
     with torch.autocast(input.device.type, enabled=False):
-        out, winner = reference.sampled_conv2d(input, weight, taps, offset, bias, *plain, blend=reference.gather)
+        out, winner = reference.sampled_conv(input, weight, taps, offset, bias, *plain, blend=reference.gather)
     keep = arguments.layout(input)
-    return out.contiguous(memory_format=keep), winner.contiguous(memory_format=keep) if winner.ndim == 4 else winner
+    return out.contiguous(memory_format=keep), winner.contiguous(memory_format=keep) if winner.ndim > 1 else winner
 
 
-_forward = torch.library.custom_op(
-    "foveal::sampled_conv2d",
-    _definition,
-    mutates_args=(),
-    schema=f"(Tensor input, Tensor? weight, Tensor taps, Tensor? offset, Tensor? bias, {_PLAIN}) -> (Tensor, Tensor)",
-)
-
-
-@_forward.register_kernel("cpu")
 def _forward_on_cpu(
     input: Tensor, weight: Tensor | None, taps: Tensor, offset: Tensor | None, bias: Tensor | None, *plain: Any
 ) -> tuple[Tensor, Tensor]:
@@ -252,7 +316,6 @@ def _forward_on_cpu(
     return output, winner
 
 
-@_forward.register_kernel("cuda")
 def _forward_on_gpu(
     input: Tensor, weight: Tensor | None, taps: Tensor, offset: Tensor | None, bias: Tensor | None, *plain: Any
 ) -> tuple[Tensor, Tensor]:
@@ -275,23 +338,13 @@ def _defined_gradients(
     *plain: Any,
 ) -> tuple[Tensor, ...]:
     with torch.autocast(input.device.type, enabled=False):
-        found = reference.sampled_conv2d_backward(grad, input, weight, taps, offset, winner, Plain(*plain), wanted)
+        found = reference.sampled_conv_backward(grad, input, weight, taps, offset, winner, Plain(*plain), wanted)
     grad_input, *others = (input.new_empty(0) if g is None else g for g in found)
     if wanted[0]:
         grad_input = grad_input.contiguous(memory_format=arguments.layout(input))
     return grad_input, *(g.contiguous() for g in others)
 
 
-_backward = torch.library.custom_op(
-    "foveal::sampled_conv2d_backward",
-    _defined_gradients,
-    mutates_args=(),
-    schema="(Tensor grad, Tensor input, Tensor? weight, Tensor taps, Tensor? offset, Tensor winner, bool[] wanted, "
-    f"{_PLAIN}) -> (Tensor, Tensor, Tensor, Tensor)",
-)
-
-
-@_backward.register_kernel("cpu")
 def _backward_on_cpu(
     grad: Tensor,
     input: Tensor,
@@ -309,7 +362,6 @@ def _backward_on_cpu(
     return found
 
 
-@_backward.register_kernel("cuda")
 def _backward_on_gpu(
     grad: Tensor,
     input: Tensor,
@@ -328,7 +380,6 @@ def _backward_on_gpu(
     return found
 
 
-@_forward.register_fake
 def _forward_shape(
     input: Tensor, weight: Tensor | None, taps: Tensor, offset: Tensor | None, bias: Tensor | None, *plain: Any
 ) -> tuple[Tensor, Tensor]:
@@ -340,7 +391,6 @@ def _forward_shape(
     return out, torch.empty_like(out, dtype=torch.uint8) if contested else out.new_empty(0, dtype=torch.uint8)
 
 
-@_backward.register_fake
 def _backward_shape(
     grad: Tensor,
     input: Tensor,
@@ -376,7 +426,7 @@ def _gradients(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None,
 
 
 def _of_bias(grad: Tensor, wanted: bool) -> Tensor | None:
-    return grad.sum((0, 2, 3)) if wanted else None
+    return grad.sum((0, *range(2, grad.ndim))) if wanted else None
 
 
 def _gradients_of(ctx: Any, grad: Tensor, wanted: list[bool]) -> list[Tensor | None]:
@@ -387,7 +437,7 @@ def _gradients_of(ctx: Any, grad: Tensor, wanted: list[bool]) -> list[Tensor | N
         return arguments.gradients(_function(taps, winner, plain), grad, (input, weight, offset, mask), wanted)
     if not any(wanted):
         return [None] * 4
-    found = _backward(grad, input, weight, taps, offset, winner, wanted, *plain)
+    found = _OPS[input.ndim - 2].backward(grad, input, weight, taps, offset, winner, wanted, *plain)
     return [g if w else None for g, w in zip(found, wanted, strict=True)]
 
 
@@ -413,16 +463,11 @@ def _function(taps: Tensor, winner: Tensor, plain: Plain) -> Callable[..., Tenso
 
     def definition(input: Tensor, weight: Tensor | None, offset: Tensor | None, mask: Tensor | None) -> Tensor:
         call = plain._replace(mask=mask)
-        return reference.sampled_conv2d(input, weight, taps, offset, None, *call, winner=forced)[0]
+        return reference.sampled_conv(input, weight, taps, offset, None, *call, winner=forced)[0]
 
     return definition
 
 
-_forward.register_autograd(_gradients, setup_context=_save)
-_backward.register_autograd(_second_gradients, setup_context=_save_backward)
-
-
-@register_flop_formula(torch.ops.foveal.sampled_conv2d)
 def _forward_flops(
     input_shape: Sequence[int],
     weight_shape: Sequence[int] | None,
@@ -436,7 +481,6 @@ def _forward_flops(
     return _flops(input_shape, weight_shape, taps_shape, out_shape[0][2:])
 
 
-@register_flop_formula(torch.ops.foveal.sampled_conv2d_backward)
 def _backward_flops(
     grad_shape: Sequence[int],
     input_shape: Sequence[int],
@@ -463,4 +507,42 @@ def _flops(
 ) -> int:
     out_channels, in_channels = (input_shape[1], 1) if weight_shape is None else weight_shape[-3:-1]
     sets, points = taps_shape[:2]
-    return 2 * input_shape[0] * size[0] * size[1] * out_channels * in_channels * points * sets
+    return 2 * input_shape[0] * math.prod(size) * out_channels * in_channels * points * sets
+
+
+class _Ops(NamedTuple):
+    """The two registered ops of a number of dimensions."""
+
+    forward: Any
+    backward: Any
+
+
+def _register(name: str) -> _Ops:
+    """An op and its gradients, with a kernel a device, shapes, derivatives and FLOP formulas: all that PyTorch is told."""
+    given = "Tensor input, Tensor? weight, Tensor taps, Tensor? offset"
+    forward = torch.library.custom_op(
+        f"foveal::{name}",
+        _definition,
+        mutates_args=(),
+        schema=f"({given}, Tensor? bias, {_PLAIN}) -> (Tensor, Tensor)",
+    )
+    forward.register_kernel("cpu")(_forward_on_cpu)
+    forward.register_kernel("cuda")(_forward_on_gpu)
+    forward.register_fake(_forward_shape)
+    forward.register_autograd(_gradients, setup_context=_save)
+    backward = torch.library.custom_op(
+        f"foveal::{name}_backward",
+        _defined_gradients,
+        mutates_args=(),
+        schema=f"(Tensor grad, {given}, Tensor winner, bool[] wanted, {_PLAIN}) -> (Tensor, Tensor, Tensor, Tensor)",
+    )
+    backward.register_kernel("cpu")(_backward_on_cpu)
+    backward.register_kernel("cuda")(_backward_on_gpu)
+    backward.register_fake(_backward_shape)
+    backward.register_autograd(_second_gradients, setup_context=_save_backward)
+    register_flop_formula(getattr(torch.ops.foveal, name))(_forward_flops)
+    register_flop_formula(getattr(torch.ops.foveal, f"{name}_backward"))(_backward_flops)
+    return _Ops(forward, backward)
+
+
+_OPS = {2: _register("sampled_conv2d"), 3: _register("sampled_conv3d")}

@@ -17,6 +17,7 @@ Tensors = tuple[Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None]  # 
 
 
 def operands(
+    dims: int,
     input: Tensor,
     weight: Tensor | None,
     taps: Tensor,
@@ -31,24 +32,24 @@ def operands(
     output_size: int | Sequence[int] | None,
 ) -> tuple[Tensors, Plain]:
     """Check the arguments of a call with a batch, and normalise them."""
-    _check_kernel(weight, taps, groups)
+    _check_kernel(dims, weight, taps, groups)
     input, weight, bias = arguments.autocast(input, weight, bias)  # type: ignore[assignment]
-    channels = input.shape[1] if weight is None and input.ndim == 4 else 0
+    channels = input.shape[1] if weight is None and input.ndim == dims + 2 else 0
     outs = channels if weight is None else weight.shape[-3]
-    arguments.check_input(input, channels if weight is None else weight.shape[-2] * groups, weight)
+    arguments.check_input(input, channels if weight is None else weight.shape[-2] * groups, weight, dims)
     for name, value, choices in (("fuse", fuse, FUSES), ("padding_mode", padding_mode, PADDING_MODES)):
         if value not in choices:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
     arguments.check_bias(bias, outs * (len(taps) if fuse == "concat" else 1), input)
     if (arguments.whole(offset_groups) or 0) < 1 or input.shape[1] % offset_groups:
         raise ValueError(f"offset_groups must divide the {input.shape[1]} channels of input; got {offset_groups!r}")
-    stride = arguments.pair("stride", stride, at_least=1)
+    stride = arguments.numbers("stride", stride, dims, at_least=1)
     if output_size is None:
         output_size = [(size + step - 1) // step for size, step in zip(input.shape[2:], stride, strict=True)]
-    size = arguments.pair("output_size", output_size, at_least=1)
+    size = arguments.numbers("output_size", output_size, dims, at_least=1)
     points = taps.shape[1]
-    what = "dy and dx of each tap"
-    offset, deformed = _together("offset", offset, 2 * points, what, input, taps, offset_groups, size)
+    what = f"{'dy and dx' if dims == 2 else 'dz, dy and dx'} of each tap"
+    offset, deformed = _together("offset", offset, dims * points, what, input, taps, offset_groups, size)
     mask, masked = _together("mask", mask, points, "a factor for each tap", input, taps, offset_groups, size)
     if taps.requires_grad and torch.is_grad_enabled():
         taps, offset, deformed = _learnt(input, taps, offset, deformed, offset_groups, size)
@@ -58,15 +59,17 @@ def operands(
     return (input, weight, taps, offset, bias), plain
 
 
-def _check_kernel(weight: Tensor | None, taps: Tensor, groups: int) -> None:
+def _check_kernel(dims: int, weight: Tensor | None, taps: Tensor, groups: int) -> None:
     """The rules of weight and taps, which no input is needed for."""
     if weight is not None:
-        dims = ("O", "C / groups", "T") if weight.ndim != 4 else ("S", "O", "C / groups", "T")
-        arguments.check_weight(weight, dims, groups)
+        names = ("O", "C / groups", "T") if weight.ndim != 4 else ("S", "O", "C / groups", "T")
+        arguments.check_weight(weight, names, groups)
     elif groups != 1:
         raise ValueError(f"groups must be 1 without a weight, which sums channel by channel; got {groups!r}")
-    if taps.ndim != 3 or taps.shape[2] != 2 or not taps.is_floating_point():
-        raise ValueError(f"taps must be a floating tensor [S, T, 2]; got {taps.dtype} of shape {tuple(taps.shape)}")
+    if taps.ndim != 3 or taps.shape[2] != dims or not taps.is_floating_point():
+        raise ValueError(
+            f"taps must be a floating tensor [S, T, {dims}]; got {taps.dtype} of shape {tuple(taps.shape)}"
+        )
     if weight is None and (not 1 <= taps.shape[0] <= MOST_SETS or taps.shape[1] < 1):
         raise ValueError(f"taps must have 1 to {MOST_SETS} sets of at least one point; got {tuple(taps.shape)}")
     if weight is not None and (
@@ -92,7 +95,7 @@ def _together(
     input: Tensor,
     taps: Tensor,
     groups: int,
-    size: tuple[int, int],
+    size: tuple[int, ...],
 ) -> tuple[Tensor | None, list[int]]:
     """One tensor with the offsets, or masks, of the sets and groups that have any, and the numbers of these pairs."""
     if several is None:
@@ -125,24 +128,24 @@ def merged(input: Tensor, given: Sequence[Tensor]) -> Tensor | None:
     wide = torch.float64 if input.dtype == torch.float64 else torch.float32
     each = [tensor.to(wide) for tensor in given]
     batch = input.shape[0]
-    each = [tensor if tensor.shape[0] == batch else tensor.expand(batch, -1, -1, -1) for tensor in each]
+    each = [tensor if tensor.shape[0] == batch else tensor.expand(batch, *tensor.shape[1:]) for tensor in each]
     return torch.cat(each, 1) if len(each) > 1 else each[0]
 
 
 def _learnt(
-    input: Tensor, taps: Tensor, offset: Tensor | None, deformed: list[int], groups: int, size: tuple[int, int]
+    input: Tensor, taps: Tensor, offset: Tensor | None, deformed: list[int], groups: int, size: tuple[int, ...]
 ) -> tuple[Tensor, Tensor, list[int]]:
     """Points that learn, as offsets that all positions share from points that stay: the gradient finds its way back."""
-    sets, points = taps.shape[:2]
+    sets, points, dims = taps.shape
     pairs = list(range(sets * groups))
     wide = torch.float64 if input.dtype == torch.float64 else torch.float32
-    shared = taps.to(wide)[:, None].expand(-1, groups, -1, -1).reshape(1, -1, 1, 1)
+    shared = taps.to(wide)[:, None].expand(-1, groups, -1, -1).reshape(1, -1, *(1,) * dims)
     if offset is None:
         offset = shared.expand(input.shape[0], -1, *size)
     elif deformed == pairs:
         offset = offset + shared
     else:
-        moves, length = dict(zip(deformed, offset.split(2 * points, 1), strict=True)), 2 * points
+        moves, length = dict(zip(deformed, offset.split(dims * points, 1), strict=True)), dims * points
         parts = shared.expand(input.shape[0], -1, *size).split(length, 1)
         offset = torch.cat([part + moves[k] if k in moves else part for k, part in enumerate(parts)], 1)
     return torch.zeros_like(taps, requires_grad=False), offset, pairs

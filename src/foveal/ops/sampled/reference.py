@@ -1,7 +1,9 @@
-"""The definition of sampled convolution in plain PyTorch, for any device and dtype, and its form for export."""
+"""The definition of sampled convolution of images and volumes in plain PyTorch, for any device and dtype, and its form for export."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -29,7 +31,7 @@ class Plain(NamedTuple):
     border: bool = False
 
 
-def sampled_conv2d(
+def sampled_conv(
     input: Tensor,
     weight: Tensor | None,
     taps: Tensor,
@@ -52,27 +54,27 @@ def sampled_conv2d(
             columns = columns * mask.reshape(-1, 1)
         columns = columns.reshape(input.shape[0], *call.output_size, taps.shape[1], input.shape[1])
         if kernel is None:
-            branches.append(columns.sum(3))
+            branches.append(columns.sum(-2))
         else:
             columns = columns.unflatten(-1, (call.groups, -1))
-            branches.append(torch.einsum("nhwtgc,goct->nhwgo", columns, kernel).flatten(3))
+            branches.append(torch.einsum("...tgc,goct->...go", columns, kernel).flatten(-2))
     out = torch.cat(branches, -1) if call.fuse == "concat" else branches[0]
     if call.fuse == "sum":
         out = sum(branches[1:], out)
     if call.fuse == "max" and len(branches) > 1:
         stacked = torch.stack(branches)
         # the first of equal ones: ties go to the smallest scale, and a NaN wins
-        winner = stacked.max(0).indices if winner is None else winner.permute(0, 2, 3, 1).long()
+        winner = stacked.max(0).indices if winner is None else winner.movedim(1, -1).long()
         out = stacked.gather(0, winner[None])[0]
-        winner = winner.permute(0, 3, 1, 2).to(torch.uint8)
+        winner = winner.movedim(-1, 1).to(torch.uint8)
     else:
         winner = torch.empty(0, dtype=torch.uint8, device=input.device)
     if bias is not None:
         out = out + bias
-    return out.permute(0, 3, 1, 2).to(input.dtype), winner
+    return out.movedim(-1, 1).to(input.dtype), winner
 
 
-def sampled_conv2d_backward(
+def sampled_conv_backward(
     grad: Tensor,
     input: Tensor,
     weight: Tensor | None,
@@ -85,7 +87,7 @@ def sampled_conv2d_backward(
     """Gradients of input, weight, offset and mask, added up in a fixed order: the same bits in every run."""
     need_input, need_weight, need_offset, need_mask = wanted
     split, points = call.offset_groups, taps.shape[1]
-    grad = grad.permute(0, 2, 3, 1)
+    grad = grad.movedim(1, -1)
     grad_rows: Tensor | None = None
     grad_kernels, grad_offsets, grad_masks = [], [], []
     for k, (rows, (index, share, *slopes), mask, kernel) in enumerate(_sets(input, weight, taps, offset, call)):
@@ -94,12 +96,13 @@ def sampled_conv2d_backward(
             outs = grad.shape[-1] // len(taps)
             mine = grad[..., k * outs : (k + 1) * outs]
         elif winner.numel():
-            mine = grad * (winner.permute(0, 2, 3, 1) == k)
+            mine = grad * (winner.movedim(1, -1) == k)
         mine = mine.to(rows.dtype)
         weighed = share if mask is None else share * mask.reshape(-1, 1)
         if need_weight and weight is not None:
-            columns = gather(rows, index, weighed).reshape(*mine.shape[:3], points, call.groups, weight.shape[-2])
-            sums = torch.einsum("nhwtgc,nhwgo->goct", columns, mine.unflatten(-1, (call.groups, -1)))
+            columns = gather(rows, index, weighed).reshape(*mine.shape[:-1], points, call.groups, weight.shape[-2])
+            shares = mine.unflatten(-1, (call.groups, -1)).flatten(0, -3)
+            sums = torch.einsum("ptgc,pgo->goct", columns.flatten(0, -4), shares)
             grad_kernels.append(sums.flatten(0, 1))
         moving, masking = (
             [g for g in range(split) if need and k * split + g in some]
@@ -108,25 +111,25 @@ def sampled_conv2d_backward(
         if not need_input and not moving and not masking:
             continue
         if kernel is None:
-            back = mine[:, :, :, None].expand(-1, -1, -1, points, -1)
+            back = mine.unsqueeze(-2).expand(*mine.shape[:-1], points, -1)
         else:
-            back = torch.einsum("nhwgo,goct->nhwtgc", mine.unflatten(-1, (call.groups, -1)), kernel)
+            back = torch.einsum("...go,goct->...tgc", mine.unflatten(-1, (call.groups, -1)), kernel)
         back = back.reshape(len(index), rows.shape[1])
         if need_input:
             mine_rows = scatter(back, index, weighed, len(rows))
             grad_rows = mine_rows if grad_rows is None else grad_rows + mine_rows
-        each = (*mine.shape[:3], points, split)
+        each = (*mine.shape[:-1], points, split)
         if moving:
             found = torch.stack([(back * gather(rows, index, slope)).sum(-1) for slope in slopes], -1)
-            found = (found if mask is None else found * mask.reshape(-1, 1)).reshape(*each, 2)
-            grad_offsets += [found[..., g, :].flatten(3).permute(0, 3, 1, 2) for g in moving]
+            found = (found if mask is None else found * mask.reshape(-1, 1)).reshape(*each, len(slopes))
+            grad_offsets += [found[..., g, :].flatten(-2).movedim(-1, 1) for g in moving]
         if masking:
             found = (back * gather(rows, index, share)).sum(-1).reshape(each)
-            grad_masks += [found[..., g].permute(0, 3, 1, 2) for g in masking]
+            grad_masks += [found[..., g].movedim(-1, 1) for g in masking]
     grad_input = grad_weight = None
     if grad_rows is not None:
         shape = (input.shape[0], *input.shape[2:], input.shape[1])
-        grad_input = grad_rows[:-split].reshape(shape).permute(0, 3, 1, 2).to(input.dtype)
+        grad_input = grad_rows[:-split].reshape(shape).movedim(-1, 1).to(input.dtype)
     if need_weight and weight is not None:
         stacked = torch.stack(grad_kernels)
         grad_weight = (stacked if weight.ndim == 4 else stacked.sum(0)).to(weight.dtype)
@@ -138,14 +141,14 @@ def _sets(
     input: Tensor, weight: Tensor | None, taps: Tensor, offset: Tensor | None, call: Plain
 ) -> Iterator[tuple[Tensor, tuple[Tensor, ...], Tensor | None, Tensor | None]]:
     """For each set: the pixels as rows of an offset group's channels, the corners that its points read, its masks
-    [N, H', W', T, G] or None, its kernel [groups, O, C, T] or None."""
+    [N, (D',) H', W', T, G] or None, its kernel [groups, O, C, T] or None."""
     wide = torch.float64 if input.dtype == torch.float64 else torch.float32
     # behind the pixels one of zeros: what lies outside the map
-    rows = F.pad(input.permute(0, 2, 3, 1).reshape(-1, input.shape[1]).to(wide), (0, 0, 0, 1))
+    rows = F.pad(input.movedim(1, -1).reshape(-1, input.shape[1]).to(wide), (0, 0, 0, 1))
     rows = rows.reshape(rows.shape[0] * call.offset_groups, -1)
     kernels = [None] * len(taps) if weight is None else weight.expand(len(taps), *weight.shape[-3:])
     for k, (points, kernel) in enumerate(zip(taps.to(wide), kernels, strict=True)):
-        shift = of_set(offset, call.deformed, k, (len(points), 2), call.offset_groups, 0.0)
+        shift = of_set(offset, call.deformed, k, tuple(points.shape), call.offset_groups, 0.0)
         mask = of_set(call.mask, call.masked, k, (len(points),), call.offset_groups, 1.0)
         if kernel is not None:
             kernel = kernel.to(wide).unflatten(0, (call.groups, -1))
@@ -155,7 +158,7 @@ def _sets(
 def of_set(
     values: Tensor | None, present: Sequence[int], k: int, shape: tuple[int, ...], groups: int, absent: float
 ) -> Tensor | None:
-    """The offsets [N, H', W', T, G, 2] or masks [N, H', W', T, G] of set k; None where none of its groups has any."""
+    """The offsets [N, (D',) H', W', T, G, 2 or 3] or masks [N, (D',) H', W', T, G] of set k; None where no group of it has any."""
     mine = [k * groups + g for g in range(groups)]
     if values is None or not any(pair in present for pair in mine):
         return None
@@ -168,44 +171,46 @@ def of_set(
         else:
             each.append(torch.full_like(values[:, :length], absent))
     together = torch.stack(each, 1) if groups > 1 else each[0][:, None]
-    together = together.unflatten(2, shape)  # [N, G, T, (2,) H', W']
-    return together.movedim((-2, -1), (1, 2)).movedim(3, 4)
+    together = together.unflatten(2, shape)  # [N, G, T, (2 or 3,) (D',) H', W']
+    dims = together.ndim - len(shape) - 2
+    positions = together.movedim(tuple(range(-dims, 0)), tuple(range(1, dims + 1)))
+    return positions.movedim(dims + 1, dims + 2)
 
 
-def corners(
-    points: Tensor, shift: Tensor | None, shape: torch.Size, call: Plain
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The four pixels around each point, as rows, their shares in bilinear interpolation, the shares' slopes down and right.
+def corners(points: Tensor, shift: Tensor | None, shape: torch.Size, call: Plain) -> tuple[Tensor, ...]:
+    """The four pixels around each point (eight voxels in a volume), as rows, their shares in linear interpolation, and the shares'
+    slopes in each direction, downward first (in a volume backward).
 
-    Each is [N * H' * W' * T * G, 4]. Whole and fractional part are taken of tap + offset alone, so that shares do not depend
-    on the position. Beyond a border that is continued the corners are its pixels.
+    Each is [N * (D' *) H' * W' * T * G, 4 or 8]. Whole and fractional part are taken of tap + offset alone, so that shares do not
+    depend on the position. Beyond a border that is continued the corners are its pixels.
     """
-    batch, _, height, width = shape
-    groups = call.offset_groups
+    batch, _, *sizes = shape
+    groups, dims = call.offset_groups, len(sizes)
     point = points[:, None] if shift is None else points[:, None] + shift
-    point = point.clamp(-_FAR, _FAR).expand(batch, *call.output_size, len(points), groups, 2)
+    point = point.clamp(-_FAR, _FAR).expand(batch, *call.output_size, len(points), groups, dims)
     whole = point.floor()
-    down, right = (point - whole).unbind(-1)
-    first_row, first_col = (
-        torch.arange(n, device=point.device) * s for n, s in zip(call.output_size, call.stride, strict=True)
-    )
-    top, left = whole.nan_to_num().long().unbind(-1)
-    top = top + first_row.reshape(-1, 1, 1, 1)
-    left = left + first_col.reshape(-1, 1, 1)
-    image = torch.arange(batch, device=point.device).reshape(-1, 1, 1, 1, 1) * height
+    fractions = (point - whole).unbind(-1)
+    first = list(whole.nan_to_num().long().unbind(-1))
+    for k, (side, step) in enumerate(zip(call.output_size, call.stride, strict=True)):
+        centre = torch.arange(side, device=point.device) * step
+        first[k] = first[k] + centre.reshape(-1, *(1,) * (dims + 1 - k))
     group = torch.arange(groups, device=point.device)
-    one = torch.ones_like(down)
-    found = []
-    for y, share_y, slope_y in ((top, 1 - down, -one), (top + 1, down, one)):
-        for x, share_x, slope_x in ((left, 1 - right, -one), (left + 1, right, one)):
-            if call.border:
-                row = (image + y.clamp(0, height - 1)) * width + x.clamp(0, width - 1)
-            else:
-                inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-                row = torch.where(inside, (image + y) * width + x, batch * height * width)
-            found.append((row * groups + group, share_y * share_x, slope_y * share_x, share_y * slope_x))
-    index, share, slope_down, slope_right = (torch.stack(four, -1).reshape(-1, 4) for four in zip(*found, strict=True))
-    return index, share, slope_down, slope_right
+    image = torch.arange(batch, device=point.device).reshape(-1, *(1,) * (dims + 2))
+    one = torch.ones_like(fractions[0])
+    found: list[tuple[Tensor, ...]] = []
+    for ends in itertools.product((0, 1), repeat=dims):
+        at = [start + end for start, end in zip(first, ends, strict=True)]
+        shares = [part if end else 1 - part for part, end in zip(fractions, ends, strict=True)]
+        row, inside = image, torch.ones((), dtype=torch.bool, device=point.device)
+        for place, size in zip(at, sizes, strict=True):
+            row = row * size + (place.clamp(0, size - 1) if call.border else place)
+            inside = inside & (place >= 0) & (place < size)
+        if not call.border:
+            row = torch.where(inside, row, batch * math.prod(sizes))
+        found.append((row * groups + group, reduce(torch.mul, shares)))
+        for k, end in enumerate(ends):
+            found[-1] += (reduce(torch.mul, [*shares[:k], one if end else -one, *shares[k + 1 :]]),)
+    return tuple(torch.stack(each, -1).reshape(-1, 2**dims) for each in zip(*found, strict=True))
 
 
 def definition_of_blend(rows: Tensor, index: Tensor, share: Tensor) -> Tensor:
@@ -223,7 +228,7 @@ def scatter(grad: Tensor, index: Tensor, share: Tensor, rows: int) -> Tensor:
     row, order = index.flatten().to(torch.int32 if rows < 2**31 else torch.int64).sort(stable=True)
     start = torch.searchsorted(row, torch.arange(rows, device=row.device, dtype=row.dtype))
     shares = share.flatten()[order]
-    return F.embedding_bag(order // 4, grad, start, mode="sum", per_sample_weights=shares)
+    return F.embedding_bag(order // index.shape[1], grad, start, mode="sum", per_sample_weights=shares)
 
 
 def exportable(
@@ -231,32 +236,37 @@ def exportable(
 ) -> Tensor:
     """The same function by grid_sample and strided convolutions, operators that exchange formats know."""
     call = Plain(*plain)
-    batch, _, height, width = input.shape
+    batch, _, *sizes = input.shape
     groups, size, mode = call.offset_groups, call.output_size, "border" if call.border else "zeros"
-    rows, cols = (torch.arange(n, device=input.device) * s for n, s in zip(size, call.stride, strict=True))
-    centre = torch.stack(torch.meshgrid(rows, cols, indexing="ij"), -1)[:, :, None, None]
+    dims = len(sizes)
+    lines = [torch.arange(n, device=input.device) * s for n, s in zip(size, call.stride, strict=True)]
+    centre = torch.stack(torch.meshgrid(*lines, indexing="ij"), -1).unsqueeze(-2).unsqueeze(-2)
     # an offset group is read like an image of its own
     maps = input if groups == 1 else input.unflatten(1, (groups, -1)).flatten(0, 1)
     branches = []
     kernels = [None] * len(taps) if weight is None else weight.expand(len(taps), *weight.shape[-3:])
     for k, (points, kernel) in enumerate(zip(taps, kernels, strict=True)):
         point = centre + points[:, None]
-        shift = of_set(offset, call.deformed, k, (len(points), 2), groups, 0.0)
-        point = point + shift if shift is not None else point[None].expand(batch, -1, -1, -1, groups, -1)
-        point = point.movedim(4, 1).flatten(0, 1).flatten(2, 3)
-        down = (2 * point[..., 0].clamp(-2, height + 1) + 1) / height - 1
-        right = (2 * point[..., 1].clamp(-2, width + 1) + 1) / width - 1
-        where = torch.stack((right, down), -1).to(input.dtype)
-        read = F.grid_sample(maps, where, padding_mode=mode, align_corners=False)
+        shift = of_set(offset, call.deformed, k, (len(points), dims), groups, 0.0)
+        point = point + shift if shift is not None else point[None].expand(batch, *(-1,) * dims, -1, groups, -1)
+        point = point.movedim(dims + 2, 1).flatten(0, 1).flatten(dims, dims + 1)
+        places = [
+            (2 * point[..., axis].clamp(-2, side + 1) + 1) / side - 1 for axis, side in reversed(list(enumerate(sizes)))
+        ]
+        read = F.grid_sample(maps, torch.stack(places, -1).to(input.dtype), padding_mode=mode, align_corners=False)
         mask = of_set(call.mask, call.masked, k, (len(points),), groups, 1.0)
         if mask is not None:
-            read = read * mask.movedim(4, 1).flatten(0, 1).flatten(2, 3)[:, None].to(read.dtype)
+            factor = mask.movedim(dims + 2, 1).flatten(0, 1).flatten(dims, dims + 1)
+            read = read * factor[:, None].to(read.dtype)
         if groups > 1:
             read = read.unflatten(0, (batch, groups)).flatten(1, 2)
         if kernel is None:
-            branches.append(read.unflatten(-1, (size[1], len(points))).sum(-1))
-        else:
-            branches.append(F.conv2d(read, kernel[:, :, None], stride=(1, len(points)), groups=call.groups))
+            branches.append(read.unflatten(-1, (size[-1], len(points))).sum(-1))
+            continue
+        step = (*(1,) * (dims - 1), len(points))
+        convolve = F.conv2d if dims == 2 else F.conv3d
+        line = kernel.reshape(*kernel.shape[:2], *(1,) * (dims - 1), -1)
+        branches.append(convolve(read, line, stride=step, groups=call.groups))
     if call.fuse == "concat":
         fused = torch.cat(branches, 1)
     else:
@@ -264,5 +274,5 @@ def exportable(
         for branch in branches[1:]:
             fused = torch.maximum(fused, branch) if call.fuse == "max" else fused + branch
     if bias is not None:
-        fused = fused + bias.reshape(-1, 1, 1)
+        fused = fused + bias.reshape(-1, *(1,) * dims)
     return fused
