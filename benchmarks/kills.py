@@ -1,6 +1,6 @@
 """Kills processes of a run that several train together, at random moments, and counts what is lost or different afterwards.
 
-    python benchmarks/kills.py --ranks 20 --launchers 20 --restarts 10 --ray 20 --json benchmarks/results/kills.json
+    python benchmarks/kills.py --ranks 20 --launchers 20 --restarts 10 --ray 20 --json benchmarks/results/processes/kills.json
 
 A small network is trained by torchrun on the CPU once without a disturbance. Then, again and again: a rank is killed with
 SIGKILL, or the launcher is sent SIGTERM, or a rank is killed under --max-restarts, or a worker of Ray is killed; the same

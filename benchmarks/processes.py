@@ -1,6 +1,6 @@
 """Images a second of one process and of two that train one run together, in turns.
 
-    python benchmarks/processes.py --json benchmarks/results/processes.json
+    python benchmarks/processes.py --json benchmarks/results/processes/processes.json
 
 ResNet-20 on images of 32x32 as in the papers' tables, in memory, one thread a process, batches of 128, gloo. Each turn trains an
 epoch with each number of processes; the clock is that of the epoch's steps, without start and evaluation.

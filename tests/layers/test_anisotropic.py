@@ -453,8 +453,10 @@ def test_costs_of_volumes():
     assert found.conv_macs == 210 * (2 * 27 * 4 * 6 + 27 * 4 * 81)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_volumes_in_onnx(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
     layer = shake(AnisotropicConv3d(4, 6, 3, offset_bound="half"), 0.2).eval()
     input = torch.randn(1, 4, 5, 6, 7)
     program = torch.onnx.export(nn.Sequential(layer).eval(), (input,), dynamo=True, opset_version=20, verbose=False)

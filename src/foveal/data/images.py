@@ -146,8 +146,7 @@ def _jpeg_decoder() -> Callable[[bytes], Tensor] | None:
     It is the operator: the function around it warns that it will go. Its library is loaded alone, for all of torchvision
     takes two seconds to import, a thousand images' time.
     """
-    from PIL import Image
-
+    Image = extra("PIL.Image")
     try:
         if not hasattr(torch.ops.image, "decode_jpeg"):
             torch.ops.load_library(_image_library())
