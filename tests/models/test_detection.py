@@ -150,7 +150,7 @@ def test_one_image_is_learnt_by_heart():
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.5  # the statistics of few steps
-    for _ in range(12):
+    for _ in range(20):
         losses = model([image, image], targets * 2)
         optimizer.zero_grad()
         sum(losses.values()).backward()
