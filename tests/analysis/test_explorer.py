@@ -159,7 +159,7 @@ class TestInABrowser:
           field.dispatchEvent(new Event(field.type === "range" || field.type === "number" ? "input" : "change"));
         };
         const seen = (map) => ({
-          python: $("python").textContent, plan: $("plan").textContent, rule: $("rule").textContent, map,
+          python: $("python").textContent, plan: $("plan").textContent, rule: $("rule").textContent, map, taps: state.kind === "log_polar" ? null : read(),
           costs: [...$("costs").querySelectorAll("tbody tr")].map((row) => [...row.querySelectorAll("td")].map((cell) => Number(cell.textContent.replaceAll(",", "")))),
           wide: document.documentElement.scrollWidth - innerWidth,
         });
@@ -176,6 +176,7 @@ class TestInABrowser:
         key($("image"), "ArrowUp"); key($("image"), "ArrowRight");
         const moved = [state.row - start[0], state.column - start[1]];
         key($("tab-log_polar"), "ArrowRight");
+        const read = () => maths.scaledTaps(state.side, scales(), state.dilation).map((points) => points.map((p) => p.map((x) => x + (state.side - 1) * state.dilation / 2 % 1)));
         const offsets = () => maths.offsetBounds(bound(), scales(), state.dilation).map((most, s) => Array.from({ length: state.side ** 2 }, (_, t) => offsetOf(s, t, most)));
         all.push(seen(offsets()));
         key($("kernel").querySelector("[data-tap='1 0']"), "ArrowDown");
@@ -189,13 +190,14 @@ class TestInABrowser:
         all.push(seen(offsets()));
         set("bound", "none"); set("fuse", "sum"); set("side", 2); $("shaken").click();
         all.push(seen(offsets()));
+        set("dilation", 1); all.push(seen(offsets()));
         $("theme").click();
         give({ all, moved });
         """
         told = in_browser(tmp_path, script, width=width)
         assert told["moved"] == [-1, 1]
         shown = told["all"]
-        assert len(shown) == 9
+        assert len(shown) == 10
         assert all(one["wide"] <= 0 for one in shown), "nothing is wider than the screen"
         broken = shown.pop(2)
         rule = "kernel_size must be a positive odd number or a pair of them, so that the window has a centre tap; got (8, 13)"
@@ -209,8 +211,6 @@ class TestInABrowser:
             plan = yaml.safe_load(one["plan"])
             model = torch.nn.Sequential()
             model.add_module("conv1", torch.nn.Conv2d(layer.in_channels, layer.out_channels, 3, padding=1))
-            if layer.kernel_size[0] % 2 == 0:
-                model.conv1 = torch.nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, padding="same")
             planned = foveal.convert(model, plan).conv1
             size = (layer.in_channels, 6, 6)
             counted = multiply_adds(layer, size)
@@ -222,8 +222,8 @@ class TestInABrowser:
                 dense = torch.nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size)
                 assert one["costs"][1][0] == sum(p.numel() for p in dense.parameters())
                 continue
-            assert repr(planned) == repr(layer) or layer.kernel_size == (2, 2)
-            assert planned.taps.shape == layer.taps.shape
+            assert repr(planned) == repr(layer)
+            assert planned.taps.tolist() == layer.taps.tolist() == one["taps"]
             for given, seen in zip(layer.offsets(torch.zeros(1, *size)), one["map"], strict=True):
                 seen = torch.tensor(seen).float().flatten()
                 if given is None:
