@@ -47,6 +47,7 @@ smartquotes = False
 html_theme = "furo"
 html_title = f"foveal {version}"
 html_static_path = ["_static"]
+html_extra_path = ["../src/foveal/analysis/explorer.html"]  # beside docs/explore.md, which shows it
 html_css_files = ["foveal.css"]
 html_math_renderer = "mathml"
 html_copy_source = False

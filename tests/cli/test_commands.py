@@ -31,6 +31,7 @@ COMMANDS = [
     "cost",
     "choose",
     "draw",
+    "explore",
     "field",
     "cam",
     "bench",

@@ -25,6 +25,7 @@ COMMANDS = {
     "cost": ["cost", "small_cnn"],
     "choose": ["choose", "--field", "5", "--input-size", "2,8,8"],
     "draw": ["draw", "bins", "small_cnn", "--plan", "{conv3: {layer: log_polar, kernel_size: 5}}"],
+    "explore": ["explore"],
     "field": ["field", "small_cnn"],
     "cam": ["cam", "small_cnn", "a.png"],
     "export": ["export", "runs/row/seed0", "--out", "row.onnx"],

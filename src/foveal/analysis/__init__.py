@@ -22,6 +22,7 @@ from foveal.analysis.draw_fields import (
     draw_weight_spread,
 )
 from foveal.analysis.evaluating import evaluating
+from foveal.analysis.explorer import explorer
 from foveal.analysis.feature_maps import draw_feature_maps, feature_maps
 from foveal.analysis.localisation import (
     LocalisationError,
@@ -81,6 +82,7 @@ __all__ = [
     "draw_winning_shares",
     "effective_receptive_field",
     "evaluating",
+    "explorer",
     "feature_maps",
     "field_growth",
     "grad_cam",

@@ -1,4 +1,4 @@
-"""Commands that look into networks: cost, draw, field, cam."""
+"""Commands that look into networks and layers: cost, draw, explore, field, cam."""
 
 # torch takes a second to import, so everything of foveal is imported inside the commands: --help must be instant.
 from __future__ import annotations
@@ -200,6 +200,22 @@ def _draw_what_networks_do(
     out = out or Path(f"{what.value}.png")
     analysis.save(figure, out)
     tell(f"{out}: {text}{_RANDOM if networks.random else ''}")
+
+
+def explore(
+    out: Annotated[Path, typer.Option(help="File, .html.")] = Path("explorer.html"),
+) -> None:
+    """Write a page to play with kernels in the browser.
+
+    Bins and taps on an image of yours, what they cost beside dense kernels, and the line of Python or of a plan for what is seen. One file,
+    which needs no server and no network.
+    Example: foveal explore --out explorer.html
+    """
+    from foveal.analysis import explorer
+    from foveal.data.writing import write_file
+
+    write_file(out, explorer().encode())
+    tell(f"open it in a browser: {out}")
 
 
 def field(

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from foveal.cli.analysis import cam, cost, draw, field
+from foveal.cli.analysis import cam, cost, draw, explore, field
 from foveal.cli.choosing import choose
 from foveal.cli.deploying import export
 from foveal.cli.extras import explained
@@ -124,6 +124,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "cost": cost,
     "choose": choose,
     "draw": draw,
+    "explore": explore,
     "field": field,
     "cam": cam,
     "bench": bench,
